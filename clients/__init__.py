@@ -1,0 +1,1 @@
+"""The participant: one block of simulated clients, the Ray worker, the gossip peer."""

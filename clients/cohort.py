@@ -1,0 +1,166 @@
+"""One block of simulated clients, from broadcast to admitted rows.
+
+Pure: result = f(federation, exchange, start, tensors, clients, client state), so any worker may compute any block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgen.admission import admit, as_sent, check_update
+from fedgen.contracts import Block, Broadcast, Update, View
+from fedgen.errors import FedgenError
+from fedgen.federation import Federation
+from fedgen.parameters import Layout, Tensors
+from fedgen.rows import LocalRows, columns_of
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What the blocks of one exchange have in common, besides tensors.
+
+    names: of the broadcast's tensors, which follow as arguments.  summed: the block returns one weighted sum
+    instead of rows.  f: Byzantine rows that the rule is to withstand.
+    """
+
+    round: int
+    phase: str
+    expects: Layout
+    names: tuple[str, ...]
+    summed: bool
+    plain: bool
+    f: int
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """What a block tells the coordinator: admitted clients with weights and state, and why others are not.
+
+    total float64[d]: weights @ rows (plain sum where the exchange asks for it); None where rows stay as slices.
+    """
+
+    clients: Tensor
+    weights: Tensor
+    rejected: dict[int, str]
+    failed: dict[int, str]
+    client_state: Tensors
+    metrics: Tensors
+    total: Tensor | None = None
+
+
+def train_block(
+    federation: Federation, exchange: Exchange, start: Tensor, *rest: Any
+) -> tuple[BlockReport, ...] | tuple[Any, ...]:
+    """(report, slice 0, slice 1, ...) of one block; only the report where the exchange is summed."""
+    *tensors, clients, client_state = rest
+    broadcast = Broadcast(start, exchange.expects, dict(zip(exchange.names, tensors, strict=True)), exchange.phase)
+    block = federation.block(clients, start, client_state, exchange.round)
+    update, block, failed = _surviving(federation, broadcast, block)
+    sent, weights = _send(federation, exchange, block, update)
+
+    limit = federation.experiment.aggregation.norm_limit if exchange.phase == "train" else inf
+    local = LocalRows(sent, federation.slice_width)
+    admission = admit(local.norms(), weights, limit)
+    mask = admission.mask
+    report = BlockReport(
+        clients=block.clients[mask],
+        weights=weights[mask],
+        rejected={int(block.clients[row]): reason for row, reason in admission.reasons.items()},
+        failed=failed,
+        client_state={name: value[mask] for name, value in update.client_state.items()},
+        metrics={name: value[mask] for name, value in update.metrics.items()},
+    )
+    admitted = sent if bool(mask.all()) else sent[mask]
+    if exchange.summed:
+        shares = torch.ones_like(report.weights) if exchange.plain else report.weights
+        return (replace(report, total=shares @ admitted.double()),)
+    slabs = [admitted[:, columns].contiguous() for columns in columns_of(exchange.expects.size, federation.slice_width)]
+    return (report, *slabs)
+
+
+def _send(federation: Federation, exchange: Exchange, block: Block, update: Update) -> tuple[Tensor, Tensor]:
+    """Rows and weights as they leave the clients: a row-wise attack acts here, an omniscient one on the whole round."""
+    attack, liars = federation.attack, federation.liars(block.clients, exchange.round)
+    equal = federation.experiment.aggregation.weights == "equal"
+    weights = torch.ones_like(update.weights) if equal else update.weights
+    if attack.omniscient or not liars.any():
+        return update.rows, weights
+    view = View(
+        liars, block.clients, weights, exchange.round, block.streams, block.start[0], federation.rule, exchange.f
+    )
+    rows, weights, _ = attack.corrupt(LocalRows(update.rows, federation.slice_width), view)
+    return as_sent(rows.collect(), exchange.expects.dtype), weights
+
+
+def _surviving(federation: Federation, broadcast: Broadcast, block: Block) -> tuple[Update, Block, dict[int, str]]:
+    """The block's update; after an exception, of the clients that train alone without one, and the others' reasons."""
+    try:
+        return _update(federation, broadcast, block), block, {}
+    except FedgenError:
+        raise
+    except Exception:
+        return _one_by_one(federation, broadcast, block)
+
+
+def _one_by_one(federation: Federation, broadcast: Broadcast, block: Block) -> tuple[Update, Block, dict[int, str]]:
+    updates, alive, failed = [], [], {}
+    for position, client in enumerate(block.clients.tolist()):
+        alone = _part(block, torch.tensor([position]))
+        try:
+            updates.append(_update(federation, broadcast, alone))
+            alive.append(position)
+        except FedgenError:
+            raise
+        except Exception as error:
+            failed[client] = f"{type(error).__name__}: {error}"
+    expects = broadcast.expects
+    nothing = Update(torch.empty(0, expects.size, dtype=expects.dtype), torch.empty(0, dtype=torch.float64))
+    return _joined(updates) if updates else nothing, _part(block, torch.tensor(alive, dtype=torch.int64)), failed
+
+
+def _update(federation: Federation, broadcast: Broadcast, block: Block) -> Update:
+    liars = federation.liars(block.clients, block.round)
+    poisoned = federation.attack.poison(block, liars) if liars.any() else block
+    update = federation.method.client_update(broadcast, poisoned)
+    check_update(update, broadcast.expects, len(block.clients))
+    return update
+
+
+def _part(block: Block, positions: Tensor) -> Block:
+    state = {name: value[positions] for name, value in block.client_state.items()}
+    return replace(
+        block,
+        clients=block.clients[positions],
+        start=block.start[positions],
+        x=block.x[positions],
+        y=block.y[positions],
+        counts=block.counts[positions],
+        client_state=state,
+    )
+
+
+def _joined(updates: Sequence[Update]) -> Update:
+    return Update(
+        torch.cat([update.rows for update in updates]),
+        torch.cat([update.weights for update in updates]),
+        {name: torch.cat([update.client_state[name] for update in updates]) for name in updates[0].client_state},
+        {name: torch.cat([update.metrics[name] for update in updates]) for name in updates[0].metrics},
+    )
+
+
+def evaluate_state(federation: Federation, names: tuple[str, ...], *rest: Any) -> dict[str, tuple[float, int]]:
+    """Mean metrics and number of samples of one part of a held-back set: {metric: (mean, samples)}.
+
+    rest: the state's tensors in the order of names, then the number of the set and the samples' slice.
+    """
+    *tensors, number, samples = rest
+    held = federation.evaluations[number]
+    x, y = held.x[samples], held.y[samples]
+    metrics = federation.method.evaluate(dict(zip(names, tensors, strict=True)), x, y)
+    return {held.prefix + name: (float(value.mean()), len(y)) for name, value in metrics.items()}

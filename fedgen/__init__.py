@@ -1,0 +1,38 @@
+"""Federated and decentralised learning on Ray: one experiment file, one run, any method, rule and attack.
+
+The names below load on first use, so that ``import fedgen`` and the command line start without torch and ray.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedgen.config import Experiment as Experiment
+    from fedgen.server.experiment_file import load_experiment as load_experiment
+    from fedgen.server.run import Result as Result
+    from fedgen.server.run import resume as resume
+    from fedgen.server.run import run as run
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Experiment": "fedgen.config",
+    "load_experiment": "fedgen.server.experiment_file",
+    "Result": "fedgen.server.run",
+    "resume": "fedgen.server.run",
+    "run": "fedgen.server.run",
+}
+
+__all__ = ["Experiment", "Result", "__version__", "load_experiment", "resume", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'fedgen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,70 @@
+"""Admission: what a row must be before any rule sees it, the plain mean included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedgen.contracts import Update
+from fedgen.errors import FedgenError
+from fedgen.parameters import Layout
+
+WEIGHT_LIMIT = 1e9
+"""Largest admitted weight: no client holds more samples."""
+
+
+@dataclass(frozen=True)
+class Admission:
+    """mask bool[n] of the admitted rows, and the reason of each row that is not, by position."""
+
+    mask: Tensor
+    reasons: dict[int, str]
+
+
+def admit(norms: Tensor, weights: Tensor, norm_limit: float) -> Admission:
+    """Rows of finite length up to norm_limit (inf for none) and of weight in 0 .. 1e9, 0 excluded.
+
+    norms, weights: float64[n].
+
+    >>> admit(torch.tensor([1.0, float("nan")]), torch.ones(2), 10.0).reasons
+    {1: 'update is not finite'}
+    """
+    finite, short = norms.isfinite(), norms <= norm_limit
+    weighty = weights.isfinite() & (weights > 0) & (weights <= WEIGHT_LIMIT)
+    mask = finite & short & weighty
+    reasons = {}
+    for row in (~mask).nonzero().flatten().tolist():
+        if not finite[row]:
+            reasons[row] = "update is not finite"
+        elif not short[row]:
+            reasons[row] = f"norm {norms[row]:.3g} is above aggregation.norm_limit {norm_limit:.3g}"
+        else:
+            reasons[row] = f"weight {weights[row]:.3g} is not in 0 .. {WEIGHT_LIMIT:.0e}"
+    return Admission(mask, reasons)
+
+
+def check_update(update: Update, expects: Layout, clients: int) -> None:
+    """Whether a block's update has the form the broadcast asked for: a mistake in a method, not a lie.
+
+    Raises FedgenError that names both sides.
+    """
+    want, got = (clients, expects.size), tuple(update.rows.shape)
+    if got != want or update.rows.dtype != expects.dtype:
+        raise FedgenError(
+            f"training.method: client_update returned rows {got} of {update.rows.dtype}, the broadcast expects "
+            f"{want} of {expects.dtype}"
+        )
+    if tuple(update.weights.shape) != (clients,):
+        raise FedgenError(
+            f"training.method: client_update returned weights {tuple(update.weights.shape)}, not {(clients,)}"
+        )
+
+
+def as_sent(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """A liar's numbers as the wire's dtype can carry them: integers are rounded and clamped, NaN becomes 0."""
+    if dtype.is_floating_point:
+        return rows.to(dtype)
+    limits = torch.iinfo(dtype)
+    return rows.double().nan_to_num(0).round().clamp(limits.min, limits.max).to(dtype)

@@ -1,0 +1,397 @@
+"""The experiment file: every key with its unit and default, checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
+
+from fedgen import registry
+from fedgen.errors import SettingError, suggest
+
+
+class Section(BaseModel):
+    """One table of the experiment file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Choice(Section):
+    """A registered part by name, with its parameters: `"mean"` or `{ name = "trimmed_mean", trim = 3 }`."""
+
+    name: str
+    params: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        if isinstance(value, Choice):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError("choice", "expected a name or a table with a name")
+        own = set(cls.model_fields) - {"params"}
+        params = {key: item for key, item in value.items() if key not in own}
+        return {**{key: item for key, item in value.items() if key in own}, "params": params}
+
+    @model_serializer
+    def _scatter(self) -> dict[str, Any]:
+        own = {key: getattr(self, key) for key in type(self).model_fields if key != "params"}
+        return {"name": own.pop("name"), **self.params, **own}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Marks a Choice with what it chooses among, so that its name and parameters are checked with the file."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self.complete, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"x-fedgen-kind": self.kind}
+
+    def complete(self, choice: Choice) -> Choice:
+        """The choice with every parameter written out.
+
+        Raises ValidationError with the parameters' own locations.
+        """
+        try:
+            member = registry.find(self.kind, choice.name)
+        except SettingError as error:
+            raise PydanticCustomError("unknown_name", "{why}", {"why": str(error)}) from error
+        model = registry.parameters(member)
+        try:
+            checked = model.model_validate(choice.params)
+        except ValidationError as error:
+            whys = [f"{_where(detail)}: {_why(detail, choice.name, model)}" for detail in error.errors()]
+            raise PydanticCustomError("parameters", "{why}", {"why": "; ".join(whys)}) from error
+        return choice.model_copy(update={"params": checked.model_dump()})
+
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ExperimentSection(Section):
+    """Who this experiment is."""
+
+    name: str = Field("experiment", min_length=1, description="name of the run folder and the report's title")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every random number of the experiment")
+
+
+class DataSection(Section):
+    """What the clients hold."""
+
+    dataset: Annotated[Choice, Kind("dataset")] = Field(
+        Choice(name="digits"), validate_default=True, description="data set"
+    )
+    clients: int = Field(100, ge=1, description="number of clients N that share the training samples")
+    partition: Annotated[Choice, Kind("partition")] = Field(
+        Choice(name="dirichlet"), validate_default=True, description="how the samples are divided among the clients"
+    )
+    validation: float = Field(
+        0.1, ge=0, lt=1, description="share of the training samples held back, at the server, for early decisions"
+    )
+    standardise: bool = Field(False, description="subtract the training mean and divide by the standard deviation")
+
+
+class ModelSection(Choice):
+    """The model every participant trains; further keys are the model's parameters."""
+
+    name: str = Field("mlp", description="model, or a torch.nn.Module of your own as 'module:Class'")
+    loss: str = Field("cross_entropy", description="loss that training minimises")
+    metrics: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        ("accuracy",), description="metrics computed beside the loss"
+    )
+
+    @model_validator(mode="after")
+    def _registered(self) -> Self:
+        for kind, names in {"loss": (self.loss,), "metric": self.metrics}.items():
+            for name in names:
+                try:
+                    registry.find(kind, name)
+                except SettingError as error:
+                    raise PydanticCustomError("unknown_name", "{why}", {"why": str(error)}) from error
+        return self
+
+
+class TrainingSection(Section):
+    """What a client does in a round."""
+
+    method: Annotated[Choice, Kind("method")] = Field(
+        Choice(name="sgd"), validate_default=True, description="federated method"
+    )
+    wrappers: Annotated[tuple[Annotated[Choice, Kind("wrapper")], ...], Field(strict=False)] = Field(
+        (), description="method wrappers, innermost first"
+    )
+    optimizer: Annotated[Choice, Kind("optimizer")] = Field(
+        Choice(name="sgd"), validate_default=True, description="the clients' optimiser"
+    )
+    keep_optimizer: bool = Field(False, description="the optimiser's state survives rounds as client state")
+    epochs: Count | None = Field(None, description="local epochs a round (1 where neither epochs nor steps is given)")
+    steps: Count | None = Field(None, description="local steps a round, instead of epochs")
+    batch_size: int = Field(32, ge=1, description="samples a step")
+    engine: str = Field("auto", description="how blocks of clients are trained: auto, vmap, reference")
+    block: Literal["auto"] | Count = Field("auto", description="clients trained in lockstep by one worker")
+    threads: int = Field(1, ge=1, description="torch threads of every process")
+    device: Literal["cpu"] = Field("cpu", description="device of the training")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.epochs and self.steps:
+            raise PydanticCustomError("length", "epochs and steps are both given; keep one of them")
+        if self.engine != "auto":
+            try:
+                registry.find("engine", self.engine)
+            except SettingError as error:
+                raise PydanticCustomError("unknown_name", "engine: {why}", {"why": str(error)}) from error
+        return self
+
+
+class FederationSection(Section):
+    """Who takes part in a round, and what the server does with the result."""
+
+    mode: Literal["star"] = Field("star", description="star: a server and its clients")
+    rounds: int = Field(100, ge=1, description="number of rounds")
+    cohort: Count | Share = Field(
+        0.1, description="clients of a round: a count (whole number) or a share of all clients (0 < share <= 1.0)"
+    )
+    server_optimizer: Annotated[Choice, Kind("server_optimizer")] = Field(
+        Choice(name="sgd"), validate_default=True, description="how the server applies the aggregated update"
+    )
+    evaluate_every: int = Field(1, ge=1, description="rounds between evaluations; the last round is always evaluated")
+
+
+class AggregationSection(Section):
+    """How the updates of a round become one."""
+
+    rule: Annotated[Choice, Kind("rule")] = Field(
+        Choice(name="mean"), validate_default=True, description="aggregation rule"
+    )
+    wrappers: Annotated[tuple[Annotated[Choice, Kind("rule_wrapper")], ...], Field(strict=False)] = Field(
+        (), description="rule wrappers, innermost first"
+    )
+    f: int = Field(0, ge=0, description="Byzantine updates to withstand in each aggregated set (cohort or inbox)")
+    weights: Literal["samples", "equal"] = Field(
+        "samples", description="weight of an update: the client's number of samples, or the same for all"
+    )
+    norm_limit: float = Field(1e6, gt=0, description="longest admitted update, Euclidean length")
+    slice: Literal["auto"] | Annotated[int, Field(ge=64, multiple_of=64)] = Field(
+        "auto", description="columns of an update that are aggregated together"
+    )
+
+
+class ByzantineSection(Section):
+    """Who lies, and how."""
+
+    attack: Annotated[Choice, Kind("attack")] = Field(
+        Choice(name="none"), validate_default=True, description="what Byzantine clients do"
+    )
+    clients: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = Field(
+        0, description="Byzantine clients: how many (drawn from the seed) or a list of client numbers"
+    )
+    start: int = Field(0, ge=0, description="first round in which they attack")
+
+
+class RuntimeSection(Section):
+    """Where the experiment runs; nothing here changes its result."""
+
+    backend: Literal["ray", "serial"] = Field("ray", description="worker processes on Ray, or this process alone")
+    workers: Literal["auto"] | Count = Field("auto", description="Ray workers; auto: one a CPU core")
+    address: str | None = Field(None, description="address of a Ray cluster that is already there")
+    data_dir: str | None = Field(
+        None, description="folder of the data sets; default: environment variable FEDGEN_DATA_DIR, then ~/.cache/fedgen"
+    )
+    checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints; the last round always has one")
+    keep_checkpoints: int = Field(3, ge=1, description="checkpoints kept, newest first")
+    block_timeout_s: float = Field(600.0, gt=0, description="seconds after which a stuck block is given up")
+
+
+class TrackingSection(Section):
+    """Where progress is reported besides the run folder."""
+
+
+class Experiment(Section):
+    """One experiment: what is trained, by whom, how it is aggregated, who lies, and where it runs.
+
+    >>> Experiment(data={"clients": 20}).data.partition.name
+    'dirichlet'
+    """
+
+    experiment: ExperimentSection = Field(ExperimentSection(), validate_default=True)
+    data: DataSection = Field(default_factory=DataSection)
+    model: Annotated[ModelSection, Kind("model")] = Field(
+        default_factory=lambda: ModelSection(name="mlp"), validate_default=True
+    )
+    training: TrainingSection = Field(default_factory=TrainingSection)
+    federation: FederationSection = Field(default_factory=FederationSection)
+    aggregation: AggregationSection = Field(default_factory=AggregationSection)
+    byzantine: ByzantineSection = Field(default_factory=ByzantineSection)
+    runtime: RuntimeSection = Field(default_factory=RuntimeSection)
+    tracking: TrackingSection = Field(default_factory=TrackingSection)
+
+    def __init__(self, **tables: Any) -> None:
+        try:
+            super().__init__(**tables)
+        except ValidationError as error:
+            raise SettingError("\n".join(explain(error))) from error
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        cohort, f = self.cohort_size, self.aggregation.f
+        if cohort > self.data.clients:
+            raise _conflict(
+                f"federation.cohort = {cohort} is more than data.clients = {self.data.clients}; ask for at most "
+                f"{self.data.clients}"
+            )
+        if 2 * f >= cohort:
+            raise _conflict(
+                f"aggregation.f = {f} of a cohort of {cohort}: no rule withstands f >= n / 2 liars; lower "
+                f"aggregation.f to at most {(cohort - 1) // 2} or raise federation.cohort"
+            )
+        rule = registry.build("rule", self.aggregation.rule.name, self.aggregation.rule.params)
+        if rule.minimum(f) > cohort:
+            raise _conflict(
+                f"aggregation.rule = {self.aggregation.rule.name!r} needs at least {rule.minimum(f)} updates "
+                f"to withstand aggregation.f = {f}, and federation.cohort gives {cohort}"
+            )
+        liars = self.byzantine.clients
+        worst = max([*liars, len(liars) - 1], default=-1) if isinstance(liars, list) else liars - 1
+        if worst >= self.data.clients:
+            raise _conflict(
+                f"byzantine.clients = {liars} does not fit data.clients = {self.data.clients} (numbered from 0)"
+            )
+        return self
+
+    @property
+    def cohort_size(self) -> int:
+        """Clients of a round; a share is rounded half up, to at least one."""
+        cohort = self.federation.cohort
+        return cohort if isinstance(cohort, int) else max(1, int(cohort * self.data.clients + 0.5))
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of everything that decides the result; runs of one identity and one data set have one state hash."""
+        decisive = self.model_dump(mode="json", exclude={"runtime": True, "tracking": True, "experiment": {"name"}})
+        decisive["federation"].pop("rounds")
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def replace(self, **tables: Mapping[str, Any]) -> Experiment:
+        """The experiment with some keys of some tables changed, checked again.
+
+        >>> Experiment().replace(federation={"rounds": 5}).federation.rounds
+        5
+        """
+        merged = self.model_dump()
+        for table, keys in tables.items():
+            merged[table] = {**merged[table], **keys}
+        return Experiment(**merged)
+
+
+def _conflict(message: str) -> PydanticCustomError:
+    return PydanticCustomError("conflict", "{why}", {"why": message})
+
+
+def parse_experiment(text: str, source: str = "experiment", overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of a TOML text, with dotted keys replaced by `overrides`.
+
+    Raises SettingError that names source, line, key, what was expected and what came.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"{source} is not valid TOML: {error}") from error
+    for path, value in (overrides or {}).items():
+        _set(tables, path, value)
+    try:
+        return Experiment(**tables)
+    except SettingError as error:
+        raise SettingError(f"{source}: {error}") from error
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """'a.b=c' -> ('a.b', c); the value is read as TOML, else as a string.
+
+    >>> parse_override("training.epochs=2"), parse_override("model.name=cnn")
+    (('training.epochs', 2), ('model.name', 'cnn'))
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise SettingError(f"--set {text!r}: expected KEY=VALUE, such as training.epochs=2")
+    try:
+        return path.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return path.strip(), value
+
+
+def _set(tables: dict[str, Any], path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        inner = tables.setdefault(name, {})
+        if isinstance(inner, str):
+            inner = tables[name] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise SettingError(f"--set {path}: {name} is no table but {inner!r}")
+        tables = inner
+    tables[last] = value
+
+
+def explain(error: ValidationError) -> Iterator[str]:
+    """One line a mistake: the key, what was expected, what came, and what the key means."""
+    for detail in error.errors():
+        where, owner = _where(detail), _owner(detail["loc"])
+        if detail["type"] in ("conflict", "length", "parameters", "unknown_name"):
+            yield f"{where}: {detail['msg']}" if where and detail["type"] != "conflict" else detail["msg"]
+        else:
+            yield f"{where}: {_why(detail, '.'.join(map(str, detail['loc'][:-1])), owner)}"
+
+
+def _where(detail: ErrorDetails) -> str:
+    return ".".join(str(part) for part in detail["loc"] if not _is_branch(part))
+
+
+def _is_branch(part: int | str) -> bool:
+    """Pydantic names the branch of a union in the location; a user has no use for it."""
+    return isinstance(part, str) and (part in ("int", "float", "str") or "[" in part)
+
+
+def _owner(location: tuple[int | str, ...]) -> type[BaseModel]:
+    owner: type[BaseModel] = Experiment
+    for part in location[:-1]:
+        field = owner.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            owner = inner
+    return owner
+
+
+def _why(detail: ErrorDetails, of: str, owner: type[BaseModel]) -> str:
+    key = str(next(part for part in reversed(detail["loc"]) if not _is_branch(part))) if detail["loc"] else ""
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key{f' of {of}' if of else ''}; {suggest(key, owner.model_fields)}"
+    if detail["type"] == "missing":
+        return f"this key of {of} has no default; give it a value"
+    field = owner.model_fields.get(key)
+    meaning = f" ({field.description})" if field and field.description else ""
+    expected = detail["msg"].replace("Input should be", "expected").replace("Value error, ", "")
+    return f"{expected}, got {detail['input']!r}{meaning}"

@@ -1,0 +1,297 @@
+"""The contracts every part is built on.
+
+n rows or clients, d columns, N all clients, m padded samples of a client; `...` stands for one state or N stacked.
+All classes are frozen: a stage takes values and returns new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from fedgen.parameters import Layout, Tensors
+from fedgen.streams import Streams
+
+if TYPE_CHECKING:
+    from fedgen.models.model import Model
+    from fedgen.training.server_optimizers import ServerOptimizer
+    from fedgen.training.trainer import Trainer
+
+Reduce = Literal["aggregate", "sum", "gather"]
+Columns = slice
+SlabFunction = Callable[[Tensor, Columns], Tensor]
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """One exchange: what every participant receives, and what it is to send back.
+
+    start: [d] in a star, [N, d] in gossip: the row training begins from.
+    expects: columns and dtype of the rows to return; admission checks against it.
+    tensors: the same for all; an unchanged tensor crosses to a worker once.
+    phase: "train" means that rows are differences from `start`; any other word is the method's own.
+    reduce: "aggregate" by the rule, "sum" plainly, "gather" the rows themselves.
+    everyone: all clients instead of the round's cohort.
+    """
+
+    start: Tensor
+    expects: Layout
+    tensors: Tensors = field(default_factory=dict)
+    phase: str = "train"
+    reduce: Reduce = "aggregate"
+    everyone: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some clients of one round, trained in lockstep; read only.
+
+    clients[n] int64, start[n, d], x[n, m, ...] zero padded, y[n, m], counts[n] samples held,
+    client_state {name: [n, ...]} as the client's last admitted update left it.
+    """
+
+    clients: Tensor
+    start: Tensor
+    x: Tensor
+    y: Tensor
+    counts: Tensor
+    client_state: Tensors
+    round: int
+    streams: Streams
+
+    @property
+    def mask(self) -> Tensor:
+        """bool[n, m]: which samples are real."""
+        return torch.arange(self.y.shape[1]) < self.counts[:, None]
+
+    def stored(self, name: str, like: Tensor) -> Tensor:
+        """The client state of that name, zeros like `like` for clients that hold none."""
+        return self.client_state.get(name, torch.zeros_like(like))
+
+    def uniform(self, purpose: str, size: int, round: int | None = None) -> Tensor:
+        """float32[n, size] in (0, 1), of this round unless another is named."""
+        return self.streams.uniform(purpose, self.round if round is None else round, self.clients, size)
+
+    def normal(self, purpose: str, size: int, round: int | None = None) -> Tensor:
+        """float32[n, size] of the standard normal law, of this round unless another is named."""
+        return self.streams.normal(purpose, self.round if round is None else round, self.clients, size)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a block sends, and keeps.
+
+    rows[n, expects.size], weights[n] float64, client_state {name: [n, ...]} committed with the round for admitted
+    clients only, metrics {name: [n]}.
+    """
+
+    rows: Tensor
+    weights: Tensor
+    client_state: Tensors = field(default_factory=dict)
+    metrics: Tensors = field(default_factory=dict)
+
+
+class Rows(Protocol):
+    """n rows of d columns, in memory or as column slices that stay with the workers."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    def map(self, function: SlabFunction) -> Rows:
+        """Lazy: function(slab[n, c], columns) -> [k, c] on every slice."""
+        ...
+
+    def gram(self) -> Tensor:
+        """float64[n, n], slices summed in order."""
+        ...
+
+    def norms(self) -> Tensor:
+        """float64[n] Euclidean lengths, slices summed in order."""
+        ...
+
+    def collect(self) -> Tensor:
+        """[n, d]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a rule may know besides rows and weights.
+
+    reference[d]: what the rows are differences from (global model, or own model in gossip; zeros for columns that are
+    no model).  clients[n]: who sent each row.  f: how many rows may be Byzantine, rejected ones already deducted.
+    memory: what this rule returned last round.
+    """
+
+    reference: Tensor
+    layout: Layout
+    clients: Tensor
+    f: int
+    memory: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """What a rule returns.
+
+    aggregate[d]; coefficients[n] float64 where aggregate = coefficients @ rows; memory for the rule's next call;
+    diagnostics {name: tensor} for the log.
+    """
+
+    aggregate: Tensor
+    coefficients: Tensor | None = None
+    memory: Tensors = field(default_factory=dict)
+    diagnostics: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class View:
+    """What an attack knows: everything that the strongest published attacks assume.
+
+    byzantine bool[n], clients[n], weights[n], reference[d], the rule that is running and the f it withstands,
+    memory as this attack returned it last round.
+    """
+
+    byzantine: Tensor
+    clients: Tensor
+    weights: Tensor
+    round: int
+    streams: Streams
+    reference: Tensor
+    rule: Rule
+    f: int
+    memory: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a method, rule or attack is built from besides its own parameters."""
+
+    clients: int
+    input_shape: tuple[int, ...]
+    classes: int
+    model: Model
+    trainer: Trainer
+    server_optimizer: ServerOptimizer
+    streams: Streams
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """What reached the holder of a state, after attack and admission.
+
+    clients[n], weights[n]; rows is None where workers have summed already; combine runs the rule, once, on demand.
+    """
+
+    clients: Tensor
+    weights: Tensor
+    rows: Rows | None
+    combine: Callable[[], Aggregation]
+    f: int = 0
+
+    @cached_property
+    def aggregation(self) -> Aggregation:
+        return self.combine()
+
+    @property
+    def aggregate(self) -> Tensor:
+        return self.aggregation.aggregate
+
+
+class Method(Protocol):
+    """Both halves of a federated method, pure; a wrapper is a Method around a Method."""
+
+    @property
+    def modes(self) -> frozenset[str]:
+        """Of "star" and "gossip"."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """Of state["model"]."""
+        ...
+
+    @property
+    def setup_rounds(self) -> int:
+        """Exchanges before round 0, numbered -setup_rounds .. -1."""
+        ...
+
+    def initial_state(self, replica: int) -> Tensors:
+        """The server is replica 0; "model": [d]."""
+        ...
+
+    def broadcast(self, state: Tensors, round: int) -> Broadcast: ...
+
+    def client_update(self, broadcast: Broadcast, block: Block) -> Update: ...
+
+    def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
+        """Run by whoever holds a state; written over leading dimensions so that one code serves 1 and N holders."""
+        ...
+
+    def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
+        """{metric: [...]}, each a mean over the samples."""
+        ...
+
+
+class Rule(Protocol):
+    """How n rows become one. NNM and variance correction are Rules around a Rule.
+
+    A Gram rule also has coefficients(gram, weights, context) -> [n]; a linear rule mix(models[N, d], matrix) -> [N, d].
+    """
+
+    @property
+    def linear(self) -> bool:
+        """Weights alone decide, so workers may return block sums."""
+        ...
+
+    def minimum(self, f: int) -> int:
+        """The fewest rows that withstand f liars; below it the round is skipped and the state kept."""
+        ...
+
+    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation: ...
+
+
+class Attack(Protocol):
+    """What Byzantine clients train on, and send."""
+
+    @property
+    def omniscient(self) -> bool:
+        """Sees every row of the round; else one block at a time."""
+        ...
+
+    def poison(self, block: Block, byzantine: Tensor) -> Block:
+        """The block that is trained on, with the data of byzantine[n] changed."""
+        ...
+
+    def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
+        """(rows, weights, memory) as sent."""
+        ...
+
+
+class Pool(Protocol):
+    """Runs pure tasks on workers that each hold the federation; how many there are, or die, changes no result."""
+
+    def map(
+        self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
+    ) -> list[Any]:
+        """[task(federation, *shared, *item)] in the order of items.
+
+        With keep > 0 a task returns a tuple whose last `keep` members stay with the workers and come as handles,
+        which later items may hold.  An item that cannot be computed gives a `BlockFailure` in its place.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class BlockFailure:
+    """In place of a result that no worker could give; deadline: the wall clock ended it."""
+
+    reason: str
+    deadline: bool = False

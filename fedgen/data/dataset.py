@@ -1,0 +1,74 @@
+"""A data set in memory: training and test samples, checked once when loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedgen.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples of a supervised task.
+
+    x[s, ...] float32, y[s] int64 class numbers; classes: their names, in the order of the numbers.
+    """
+
+    name: str
+    x: Tensor
+    y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for part, x, y in (("training", self.x, self.y), ("test", self.test_x, self.test_y)):
+            self._check(part, x, y)
+
+    def _check(self, part: str, x: Tensor, y: Tensor) -> None:
+        if len(x) != len(y) or len(x) == 0:
+            raise SettingError(f"data.dataset {self.name!r}: {part} has {len(x)} samples and {len(y)} labels")
+        broken = (~torch.isfinite(x.flatten(1)).all(1)).nonzero().flatten()
+        if len(broken):
+            raise SettingError(
+                f"data.dataset {self.name!r}: {len(broken)} {part} samples hold NaN or infinite values (the first is "
+                f"sample {int(broken[0])}); remove or fill them in the data file"
+            )
+        if int(y.min()) < 0 or int(y.max()) >= len(self.classes):
+            raise SettingError(
+                f"data.dataset {self.name!r}: {part} labels run from {int(y.min())} to {int(y.max())}, expected 0 to "
+                f"{len(self.classes) - 1} for {len(self.classes)} classes"
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of every number, so that a run can tell whether it still sees the same data."""
+        digest = hashlib.sha256(repr((self.classes, self.input_shape)).encode())
+        for tensor in (self.x, self.y, self.test_x, self.test_y):
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def standardised(self) -> Dataset:
+        """Every feature minus its training mean, over its training standard deviation (1 for constant features)."""
+        mean, deviation = self.x.mean(0), self.x.std(0, correction=0)
+        deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+        return replace(self, x=(self.x - mean) / deviation, test_x=(self.test_x - mean) / deviation)
+
+
+class Source(Protocol):
+    """What is registered as a "dataset": a frozen dataclass whose `load` reads, or makes, the data."""
+
+    def load(self, folder: Path) -> Dataset:
+        """The data set, from its files under the data directory `folder`."""
+        ...

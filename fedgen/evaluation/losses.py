@@ -1,0 +1,14 @@
+"""Losses: outputs[b, ...] and targets[b] -> one number a sample, [b]."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from fedgen.registry import register
+
+
+@register("loss", "cross_entropy")
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """-log softmax(outputs[b, c])[targets[b]]: classification."""
+    return functional.cross_entropy(outputs, targets, reduction="none")

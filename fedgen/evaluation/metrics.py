@@ -1,0 +1,13 @@
+"""Metrics: outputs[b, ...] and targets[b] -> one number a sample, [b]; reports show the mean."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fedgen.registry import register
+
+
+@register("metric", "accuracy")
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """1 where the largest of outputs[b, c] is the target, else 0."""
+    return (outputs.argmax(-1) == targets).double()

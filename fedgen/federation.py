@@ -1,0 +1,224 @@
+"""What every process rebuilds from the experiment alone: data, shards, method, rule, attack, and who takes part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from fedgen import registry
+from fedgen.config import Choice, Experiment
+from fedgen.contracts import Attack, Block, Facts, Method, Rule
+from fedgen.data.dataset import Dataset
+from fedgen.errors import SettingError
+from fedgen.models.model import Model
+from fedgen.parameters import Tensors
+from fedgen.rows import SLICE
+from fedgen.streams import Streams
+from fedgen.training.trainer import Trainer
+
+BLOCK_BYTES = 64 << 20
+"""Most memory of a block's rows: training holds a few copies of them."""
+
+
+def prepare_process(threads: int) -> None:
+    """Settings that change bits, the same in every process of a run."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
+def data_folder(setting: str | None) -> Path:
+    """runtime.data_dir, else the environment variable FEDGEN_DATA_DIR, else ~/.cache/fedgen."""
+    return Path(setting or os.environ.get("FEDGEN_DATA_DIR") or "~/.cache/fedgen").expanduser().resolve()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Samples that are held back: a name ("" for the test set) that begins the metrics' names."""
+
+    prefix: str
+    x: Tensor
+    y: Tensor
+
+
+class Federation:
+    """Everything a worker holds.
+
+    Attributes: experiment (resolved: no "auto" is left that decides a result), method, rule, attack, streams, shards
+    (sample numbers of each client), byzantine bool[N].
+
+    Raises SettingError where data, model and experiment do not fit together.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        prepare_process(experiment.training.threads)
+        self.streams = Streams(experiment.experiment.seed)
+        source = registry.build("dataset", **_call(experiment.data.dataset))
+        dataset: Dataset = source.load(data_folder(experiment.runtime.data_dir))
+        self.dataset = dataset.standardised() if experiment.data.standardise else dataset
+        self.training, self.validation = self._hold_back(experiment.data.validation)
+        self.shards = self._divide(experiment)
+        self.facts = self._facts(experiment)
+        self.experiment = _resolved(experiment, self.facts.model.layout.size)
+        self.method: Method = _wrapped(
+            "method", "wrapper", experiment.training.method, experiment.training.wrappers, self
+        )
+        aggregation = experiment.aggregation
+        self.rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, self)
+        self.attack: Attack = registry.build("attack", **_call(experiment.byzantine.attack), facts=self.facts)
+        self.byzantine = self._liars(experiment)
+        if experiment.federation.mode not in self.method.modes:
+            raise SettingError(
+                f"training.method {experiment.training.method.name!r} runs in {sorted(self.method.modes)}, "
+                f"not in federation.mode = {experiment.federation.mode!r}"
+            )
+
+    def _hold_back(self, share: float) -> tuple[Tensor, Tensor]:
+        """Sample numbers for training and for validation."""
+        samples = torch.arange(len(self.dataset.y))
+        keys = self.streams.words("validation", 0, samples, 1)[:, 0]
+        held = int(share * len(samples) + 0.5)
+        order = torch.from_numpy(keys.argsort(kind="stable"))
+        return order[held:].sort().values, order[:held].sort().values
+
+    def _divide(self, experiment: Experiment) -> list[Tensor]:
+        clients, samples = experiment.data.clients, len(self.training)
+        if clients > samples:
+            raise SettingError(
+                f"data.clients = {clients} is more than the {samples} training samples of {self.dataset.name!r}; lower "
+                "data.clients or data.validation"
+            )
+        generator = np.random.default_rng(self.streams.seed_for("partition"))
+        partition = registry.build("partition", **_call(experiment.data.partition))
+        labels = self.dataset.y[self.training].numpy()
+        shards = [self.training[torch.from_numpy(shard)] for shard in partition.split(labels, clients, generator)]
+        if min(map(len, shards)) == 0:
+            raise SettingError(f"data.partition {experiment.data.partition.name!r} leaves a client without samples")
+        return shards
+
+    def _facts(self, experiment: Experiment) -> Facts:
+        training = experiment.training
+        model = _model(experiment, self.dataset)
+        engine = registry.build("engine", _engine(training.engine), {})
+        optimizer = registry.build("optimizer", **_call(training.optimizer))
+        epochs = None if training.steps else training.epochs or 1
+        return Facts(
+            clients=experiment.data.clients,
+            input_shape=self.dataset.input_shape,
+            classes=len(self.dataset.classes),
+            model=model,
+            trainer=Trainer(
+                model, engine, optimizer, training.batch_size, epochs, training.steps, training.keep_optimizer
+            ),
+            server_optimizer=registry.build("server_optimizer", **_call(experiment.federation.server_optimizer)),
+            streams=self.streams,
+        )
+
+    def _liars(self, experiment: Experiment) -> Tensor:
+        chosen, mask = experiment.byzantine.clients, torch.zeros(experiment.data.clients, dtype=torch.bool)
+        mask[chosen if isinstance(chosen, list) else self._drawn("byzantine", 0, chosen)] = True
+        return mask
+
+    def _drawn(self, purpose: str, round: int, count: int) -> Tensor:
+        """`count` different clients, in the order of their draw."""
+        keys = self.streams.words(purpose, round, torch.arange(len(self.shards)), 1)[:, 0]
+        return torch.from_numpy(keys.argsort(kind="stable")[:count].copy())
+
+    def cohort(self, round: int, everyone: bool) -> list[Tensor]:
+        """The round's clients in blocks, most samples first: alike in length, and heavy blocks start early."""
+        experiment = self.experiment
+        chosen = torch.arange(experiment.data.clients)
+        if not everyone:
+            chosen = self._drawn("cohort", round, experiment.cohort_size).sort().values
+        counts = torch.tensor([len(self.shards[client]) for client in chosen.tolist()])
+        block = experiment.training.block
+        assert isinstance(block, int)
+        return list(chosen[counts.argsort(descending=True, stable=True)].split(block))
+
+    @property
+    def slice_width(self) -> int:
+        """Columns of an update that are aggregated together."""
+        width = self.experiment.aggregation.slice
+        assert isinstance(width, int)
+        return width
+
+    def liars(self, clients: Tensor, round: int) -> Tensor:
+        """bool[n]: which of these clients lie in this round."""
+        return self.byzantine[clients] & (round >= self.experiment.byzantine.start)
+
+    def block(self, clients: Tensor, start: Tensor, client_state: Tensors, round: int) -> Block:
+        """The data of these clients, zero padded; start is [d] for all or [n, d]."""
+        shards = [self.shards[client] for client in clients.tolist()]
+        counts = torch.tensor([len(shard) for shard in shards])
+        index = pad_sequence(shards, batch_first=True)
+        real = torch.arange(index.shape[1]) < counts[:, None]
+        x, y = self.dataset.x[index], self.dataset.y[index]
+        x = torch.where(real.view(*real.shape, *[1] * (x.dim() - 2)), x, torch.zeros(()))
+        start = start.expand(len(clients), -1)
+        return Block(clients, start, x, torch.where(real, y, 0), counts, client_state, round, self.streams)
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The test set and, where there is one, the validation set."""
+        dataset, held = self.dataset, self.validation
+        test = Evaluation("", dataset.test_x, dataset.test_y)
+        return [test, Evaluation("validation_", dataset.x[held], dataset.y[held])] if len(held) else [test]
+
+    def class_counts(self) -> Tensor:
+        """int64[N, classes]: who holds what."""
+        classes = len(self.dataset.classes)
+        return torch.stack([torch.bincount(self.dataset.y[shard], minlength=classes) for shard in self.shards])
+
+
+def _call(choice: Choice) -> dict[str, Any]:
+    return {"name": choice.name, "params": choice.params}
+
+
+def _wrapped(kind: str, wrapper_kind: str, choice: Choice, wrappers: tuple[Choice, ...], of: Federation) -> Any:
+    """The chosen part inside its wrappers, the first of them innermost."""
+    part = registry.build(kind, **_call(choice), facts=of.facts)
+    for wrapper in wrappers:
+        part = registry.build(wrapper_kind, **_call(wrapper), facts=of.facts, inner=part)
+    return part
+
+
+def _model(experiment: Experiment, dataset: Dataset) -> Model:
+    choice = experiment.model
+    network = registry.build("model", choice.name, choice.params)
+    own = isinstance(network, nn.Module)
+
+    def make() -> nn.Module:
+        if own:
+            return registry.build("model", choice.name, choice.params)  # type: ignore[no-any-return]
+        return network.module(dataset.input_shape, len(dataset.classes))  # type: ignore[no-any-return]
+
+    metrics: Mapping[str, Any] = {name: registry.find("metric", name) for name in choice.metrics}
+    return Model(make, registry.find("loss", choice.loss), metrics)
+
+
+def _engine(setting: str) -> str:
+    return "vmap" if setting == "auto" else setting
+
+
+def _resolved(experiment: Experiment, size: int) -> Experiment:
+    """The experiment with every "auto" that decides its result replaced, from model size and cohort alone."""
+    block = experiment.training.block
+    if block == "auto":
+        quarter = -(-experiment.cohort_size // 4)
+        block = max(1, min(quarter, 64, BLOCK_BYTES // (4 * size)))
+    width = experiment.aggregation.slice
+    return experiment.replace(
+        training={
+            "block": block,
+            "engine": _engine(experiment.training.engine),
+            "epochs": None if experiment.training.steps else experiment.training.epochs or 1,
+        },
+        aggregation={"slice": SLICE if width == "auto" else width},
+    )

@@ -1,0 +1,1 @@
+"""Federated methods, one file each: the client half and the server half."""

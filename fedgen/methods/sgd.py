@@ -1,0 +1,51 @@
+"""Local SGD: federated averaging in a star, gossip learning on a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedgen.contracts import Block, Broadcast, Facts, Inbox, Update
+from fedgen.parameters import Layout, Tensors
+from fedgen.registry import register
+
+
+@register("method", "sgd")
+@dataclass(frozen=True, kw_only=True)
+class LocalSgd:
+    """Clients train the model on their own samples and send the difference (federated averaging).
+
+    row of client k = w_k - w, weight n_k;  model <- server_optimizer(model, aggregate)
+
+    Source: H. B. McMahan et al., arXiv 1602.05629 (2017), algorithm 1; with a server optimiser, S. Reddi et al.,
+    arXiv 2003.00295 (2021), algorithm 1.
+    """
+
+    facts: Facts
+    modes: ClassVar[frozenset[str]] = frozenset({"star", "gossip"})
+    setup_rounds: ClassVar[int] = 0
+
+    @property
+    def layout(self) -> Layout:
+        return self.facts.model.layout
+
+    def initial_state(self, replica: int) -> Tensors:
+        model = self.facts.model.initial(self.facts.streams, replica)
+        return {"model": model, **self.facts.server_optimizer.state(model)}
+
+    def broadcast(self, state: Tensors, round: int) -> Broadcast:
+        return Broadcast(state["model"], self.layout)
+
+    def client_update(self, broadcast: Broadcast, block: Block) -> Update:
+        trained = self.facts.trainer.train(block)
+        metrics = {"train_loss": trained.losses}
+        return Update(trained.rows - block.start, block.counts.double(), trained.optimizer_state, metrics)
+
+    def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
+        model, changed = self.facts.server_optimizer.step(state["model"], inbox.aggregate, state)
+        return {**state, **changed, "model": model}
+
+    def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
+        return self.facts.model.evaluate(state["model"], x, y)

@@ -1,0 +1,1 @@
+"""Models: built in, or any torch.nn.Module by import path."""

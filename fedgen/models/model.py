@@ -1,0 +1,70 @@
+"""A model as functions of flat rows: one torch module, any number of parameter sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedgen.parameters import Layout, Tensors
+from fedgen.streams import Streams
+
+PerSample = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What training engines and evaluation see of a network.
+
+    make() -> a fresh module, initialised from torch's generator; loss and metrics give one number a sample.
+    """
+
+    make: Callable[[], nn.Module]
+    loss: PerSample
+    metrics: Mapping[str, PerSample]
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The one module whose code runs; its own parameters are never trained."""
+        with torch.random.fork_rng(devices=[]):
+            return self.make()
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout({name: tuple(parameter.shape) for name, parameter in self.module.named_parameters()})
+
+    def initial(self, streams: Streams, replica: int) -> Tensor:
+        """row[d] as torch initialises the module, from a seed of this experiment and replica."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(streams.seed_for("initial_model", replica))
+            parameters = {name: parameter.detach() for name, parameter in self.make().named_parameters()}
+        return self.layout.flatten(parameters)
+
+    def forward(self, tensors: Tensors, x: Tensor) -> Tensor:
+        """Outputs of the module with these parameters."""
+        return functional_call(self.module, tensors, (x,))  # type: ignore[no-any-return]
+
+    def masked_loss(self, tensors: Tensors, x: Tensor, y: Tensor, taken: Tensor) -> Tensor:
+        """Mean loss over the samples of x[b, ...] with taken[b]; 0 where none is."""
+        losses = self.loss(self.forward(tensors, x), y)
+        return (losses * taken).sum() / taken.sum().clamp_min(1)
+
+    def evaluate(self, rows: Tensor, x: Tensor, y: Tensor) -> Tensors:
+        """Mean loss and metrics of rows[..., d] over x[s, ...], y[s]: {name: float64[...]}."""
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                each = [self._measure(row, x, y) for row in rows.reshape(-1, self.layout.size)]
+        finally:
+            self.module.train()
+        lead = rows.shape[:-1]
+        return {name: torch.stack([one[name] for one in each]).reshape(lead) for name in each[0]}
+
+    def _measure(self, row: Tensor, x: Tensor, y: Tensor) -> Tensors:
+        outputs = self.forward(self.layout.view(row), x)
+        measures = {**self.metrics, "loss": self.loss}
+        return {name: measure(outputs, y).double().mean() for name, measure in measures.items()}

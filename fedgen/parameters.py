@@ -1,0 +1,63 @@
+"""Named tensors <-> one flat row, and the memory form that makes arithmetic repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+ALIGNMENT_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each named tensor lies in a flat row of one dtype.
+
+    shapes: name -> shape, in row order.  dtype: of the row.
+
+    >>> layout = Layout({"weight": (2, 3), "bias": (2,)})
+    >>> layout.size
+    8
+    >>> {name: tuple(t.shape) for name, t in layout.view(torch.zeros(5, 8)).items()}
+    {'weight': (5, 2, 3), 'bias': (5, 2)}
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtype: torch.dtype = torch.float32
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        return [prod(shape) for shape in self.shapes.values()]
+
+    @cached_property
+    def size(self) -> int:
+        """d, the number of columns."""
+        return sum(self.sizes)
+
+    def view(self, rows: Tensor) -> Tensors:
+        """rows[..., d] -> {name: [..., *shape]}, views of the same memory."""
+        lead, parts = rows.shape[:-1], torch.split(rows, self.sizes, dim=-1)
+        return {name: part.view(*lead, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+
+    def flatten(self, tensors: Tensors) -> Tensor:
+        """{name: [..., *shape]} -> rows[..., d], a copy."""
+        parts = [tensors[name].flatten(tensors[name].dim() - len(shape)) for name, shape in self.shapes.items()]
+        parts = [part if shape else part.unsqueeze(-1) for part, shape in zip(parts, self.shapes.values(), strict=True)]
+        return torch.cat(parts, dim=-1)
+
+
+def canonical(tensor: Tensor) -> Tensor:
+    """The same numbers, contiguous and 64-byte aligned.
+
+    BLAS chooses kernels, and so bits, by stride and alignment: every tensor that enters training passes through here
+    when it is loaded, received or made by ``server_update``.
+    """
+    if tensor.is_contiguous() and tensor.data_ptr() % ALIGNMENT_BYTES == 0:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)

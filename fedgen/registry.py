@@ -1,0 +1,132 @@
+"""Names -> parts. One decorator; command line, configuration, docs and conformance suite read what it collects."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+from pkgutil import walk_packages
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, create_model
+
+from fedgen.errors import SettingError, suggest
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+HOMES = {
+    "dataset": "data",
+    "partition": "data",
+    "model": "models",
+    "loss": "evaluation",
+    "metric": "evaluation",
+    "method": "methods",
+    "wrapper": "methods",
+    "optimizer": "training",
+    "server_optimizer": "training",
+    "engine": "training",
+    "rule": "aggregation",
+    "rule_wrapper": "aggregation",
+    "attack": "attacks",
+}
+"""kind -> the sub-package whose modules register its members."""
+
+INJECTED = ("facts", "inner")
+"""Fields that `build` supplies; every other field of a registered dataclass is a parameter of the experiment file."""
+
+_MEMBERS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in HOMES}
+
+
+def register(kind: str, name: str) -> Callable[[T], T]:
+    """Make a frozen dataclass of parameters (or a plain function) available under `kind` and `name`."""
+
+    def add(member: T) -> T:
+        if name in _MEMBERS[kind]:
+            raise ValueError(f"{kind} {name!r} is registered twice: {_MEMBERS[kind][name]} and {member}")
+        _MEMBERS[kind][name] = member
+        return member
+
+    return add
+
+
+@cache
+def _load(home: str) -> None:
+    package = import_module(f"fedgen.{home}")
+    for module in walk_packages(package.__path__, f"{package.__name__}."):
+        import_module(module.name)
+
+
+def members(kind: str) -> Mapping[str, Callable[..., Any]]:
+    """Every registered member of a kind, by name in alphabetical order."""
+    _load(HOMES[kind])
+    return dict(sorted(_MEMBERS[kind].items()))
+
+
+def find(kind: str, name: str) -> Callable[..., Any]:
+    """The member of that name, or the class behind a user's own "module:Class".
+
+    Raises SettingError for an unknown name, a module that does not import, a class that is not in it.
+    """
+    if ":" in name:
+        return _imported(kind, name)
+    known = members(kind)
+    if name not in known:
+        raise SettingError(f"{kind} {name!r} is not known: {suggest(name, known)}; your own is written 'module:Class'")
+    return known[name]
+
+
+def _imported(kind: str, path: str) -> Callable[..., Any]:
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = getattr(import_module(module_name), attribute)
+    except ImportError as error:
+        raise SettingError(
+            f"{kind} {path!r} cannot be imported: {error}; the folder of the experiment file and these are searched: "
+            f"{', '.join(sys.path[:3])}, ..."
+        ) from error
+    except AttributeError as error:
+        raise SettingError(f"{kind} {path!r}: module {module_name!r} has no {attribute!r}") from error
+    if not callable(found):
+        raise SettingError(f"{kind} {path!r} is no class: it is {found!r}")
+    return found  # type: ignore[no-any-return]
+
+
+@cache
+def parameters(member: Callable[..., Any]) -> type[BaseModel]:
+    """The pydantic model of a member's parameters: types, ranges, descriptions and defaults from its fields."""
+    fields: dict[str, Any] = {}
+    if dataclasses.is_dataclass(member):
+        hints = get_type_hints(member, include_extras=True)
+        for each in dataclasses.fields(member):
+            if each.name not in INJECTED and each.init:
+                fields[each.name] = (hints[each.name], _default(each))
+    elif inspect.isclass(member):
+        for each_name, argument in inspect.signature(member).parameters.items():
+            if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+                default = ... if argument.default is argument.empty else argument.default
+                fields[each_name] = (Any, default)
+    config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    return create_model(getattr(member, "__name__", "Parameters"), __config__=config, **fields)
+
+
+def _default(each: dataclasses.Field[Any]) -> Any:
+    if each.default is not dataclasses.MISSING:
+        return each.default
+    return ... if each.default_factory is dataclasses.MISSING else each.default_factory()
+
+
+def build(kind: str, name: str, params: Mapping[str, Any], **injected: Any) -> Any:
+    """The member with its parameters; of `injected` it gets what its fields ask for. A function is returned as is."""
+    member = find(kind, name)
+    if not inspect.isclass(member):
+        return member
+    wanted = {each.name for each in dataclasses.fields(member)} if dataclasses.is_dataclass(member) else set()
+    return member(**params, **{key: value for key, value in injected.items() if key in wanted})
+
+
+def summary(member: Callable[..., Any]) -> str:
+    """The first line of its docstring."""
+    return (inspect.getdoc(member) or "").partition("\n")[0]

@@ -1,0 +1,101 @@
+"""Rows cut into column slices: the two reductions and the one map that rules and attacks are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedgen.contracts import Columns, SlabFunction
+from fedgen.parameters import canonical
+
+SLICE = 65_536
+"""Columns of a slice unless the experiment says otherwise: 10 rows of it are 2.6 MB, enough for Ray to share."""
+
+
+def columns_of(size: int, width: int) -> list[Columns]:
+    """Slices of `width` columns that cover 0 .. size, at least one.
+
+    >>> columns_of(100, 64)
+    [slice(0, 64, None), slice(64, 100, None)]
+    """
+    return [slice(first, min(first + width, size)) for first in range(0, max(size, 1), width)]
+
+
+def apply(functions: Sequence[SlabFunction], slab: Tensor, columns: Columns) -> Tensor:
+    """slab[n, c] through every function in turn."""
+    for function in functions:
+        slab = function(slab, columns)
+    return slab
+
+
+def slab_gram(slab: Tensor) -> Tensor:
+    """slab[n, c] -> float64[n, n]."""
+    wide = canonical(slab).double()
+    return wide @ wide.T
+
+
+def slab_squares(slab: Tensor) -> Tensor:
+    """slab[n, c] -> float64[n]: squared Euclidean lengths."""
+    lengths: Tensor = torch.linalg.vector_norm(slab, dim=1, dtype=torch.float64)
+    return lengths.square()
+
+
+@dataclass(frozen=True)
+class LocalRows:
+    """Rows in this process.
+
+    data[n, d]; slice: columns of a slab, as in the experiment, so that sums have the experiment's order.
+    """
+
+    data: Tensor
+    slice: int = SLICE
+    functions: tuple[SlabFunction, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.data.shape[0], self.data.shape[1]
+
+    def map(self, function: SlabFunction) -> LocalRows:
+        return LocalRows(self.data, self.slice, (*self.functions, function))
+
+    def slabs(self) -> list[Tensor]:
+        """The mapped slices, in order."""
+        columns = columns_of(self.shape[1], self.slice)
+        return [apply(self.functions, canonical(self.data[:, each]), each) for each in columns]
+
+    def gram(self) -> Tensor:
+        return torch.stack([slab_gram(slab) for slab in self.slabs()]).sum(0)
+
+    def norms(self) -> Tensor:
+        return torch.stack([slab_squares(slab) for slab in self.slabs()]).sum(0).sqrt()
+
+    def collect(self) -> Tensor:
+        return torch.cat(self.slabs(), dim=1) if self.functions else self.data
+
+
+@dataclass(frozen=True)
+class Combine:
+    """slab -> coefficients[k, n] @ slab[n, c]."""
+
+    coefficients: Tensor
+
+    def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
+        return self.coefficients.to(slab.dtype) @ slab
+
+
+@dataclass(frozen=True)
+class Select:
+    """slab -> its rows where mask[n]."""
+
+    mask: Tensor
+
+    def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
+        return slab[self.mask]
+
+
+def total(slab: Tensor, columns: Columns) -> Tensor:
+    """slab[n, c] -> float64[1, c]: the plain sum."""
+    return slab.sum(0, keepdim=True, dtype=torch.float64)

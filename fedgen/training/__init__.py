@@ -1,0 +1,1 @@
+"""Training engines: a block of clients from start rows to trained rows."""

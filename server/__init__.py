@@ -1,0 +1,1 @@
+"""The coordinator: command line, run life, loops, pools, checkpoints, reports, metrics."""

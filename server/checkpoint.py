@@ -1,0 +1,122 @@
+"""Atomic checkpoints of a run: named tensors and a little JSON, no generator state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fedgen.errors import FedgenError
+from fedgen.parameters import Tensors, canonical
+from fedgen.server.client_store import ClientStore
+
+FOLDER = "checkpoints"
+
+
+@dataclass
+class Standing:
+    """All that a run knows between two rounds: `round` is the next to play."""
+
+    round: int
+    state: Tensors
+    clients: ClientStore = field(default_factory=ClientStore)
+    rule_memory: Tensors = field(default_factory=dict)
+    attack_memory: Tensors = field(default_factory=dict)
+
+    def tensors(self) -> Tensors:
+        """ "<group>/<name>" of everything."""
+        groups = {
+            "state": self.state,
+            "client": self.clients.tensors(),
+            "rule": self.rule_memory,
+            "attack": self.attack_memory,
+        }
+        return {f"{group}/{name}": tensor for group, held in groups.items() for name, tensor in held.items()}
+
+    @classmethod
+    def restore(cls, round: int, tensors: Tensors) -> Standing:
+        """The inverse of `tensors`."""
+        groups: dict[str, Tensors] = {"state": {}, "client": {}, "rule": {}, "attack": {}}
+        for key, tensor in tensors.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = canonical(tensor)
+        clients = ClientStore.restore(groups["client"])
+        return cls(round, groups["state"], clients, groups["rule"], groups["attack"])
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of sorted names, shapes, dtypes and little-endian bytes."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        flat = tensor.reshape(-1).view(torch.uint8).numpy()
+        if sys.byteorder == "big":
+            flat = np.ascontiguousarray(flat.reshape(-1, tensor.element_size())[:, ::-1])
+        sha.update(flat.data)
+    return sha.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+    scratch = path.with_suffix(".tmp")
+    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, scratch, metadata)
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    scratch.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(folder: Path, standing: Standing, facts: dict[str, Any], keep: int) -> None:
+    """Write RUN/checkpoints/round-NNNNNN.safetensors and drop all but the newest `keep`.
+
+    facts: the byte offsets of both logs, and the experiment's identity and data hash.
+    """
+    home = folder / FOLDER
+    home.mkdir(exist_ok=True)
+    tensors = standing.tensors()
+    metadata = {"round": standing.round, "sha256": digest(tensors), **facts}
+    save_tensors(home / f"round-{standing.round:06d}.safetensors", tensors, {"fedgen": json.dumps(metadata)})
+    for old in sorted(home.glob("round-*.safetensors"))[:-keep]:
+        old.unlink()
+
+
+def load_newest(folder: Path) -> tuple[Standing, dict[str, Any], list[str]] | None:
+    """(standing, facts, what was wrong with newer files) of the newest whole checkpoint; None where there is none.
+
+    Raises FedgenError where checkpoints exist and none of them is whole.
+    """
+    troubles: list[str] = []
+    paths = sorted((folder / FOLDER).glob("round-*.safetensors"), reverse=True)
+    for path in paths:
+        try:
+            standing, facts = _load(path)
+            return standing, facts, troubles
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            troubles.append(f"{path.name} is damaged ({error})")
+    if paths:
+        raise FedgenError(f"no checkpoint in {folder / FOLDER} can be read: {'; '.join(troubles)}; start the run again")
+    return None
+
+
+def _load(path: Path) -> tuple[Standing, dict[str, Any]]:
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["fedgen"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if digest(tensors) != facts["sha256"]:
+        raise ValueError("its contents do not match its checksum")
+    return Standing.restore(facts["round"], tensors), facts

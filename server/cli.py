@@ -1,0 +1,180 @@
+"""The command line. Parsing needs the standard library only: torch, ray and the registries load inside commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+Command = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one paragraph, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"fedgen: {message}\nTry `{self.prog} --help`.\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 completed, 1 failed, 2 bad input, 3 degraded, 130 stopped)."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    parsed = parser().parse_args(arguments)
+    from fedgen.errors import FedgenError, SettingError
+
+    try:
+        code: int = parsed.command(parsed)
+        return code
+    except SettingError as error:
+        print(f"fedgen: {error}", file=sys.stderr)
+        return 2
+    except FedgenError as error:
+        print(f"fedgen: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception:
+        traceback.print_exc()
+        print("fedgen: this is a defect of fedgen or of a module of yours; the traceback says where", file=sys.stderr)
+        return 1
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    root = Parser(
+        prog="fedgen",
+        description="Federated and decentralised learning: one experiment file, one run.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit codes: 0 completed, 1 failed, 2 bad input, 3 degraded, 130 stopped",
+    )
+    from fedgen import __version__
+
+    root.add_argument("--version", action="version", version=f"fedgen {__version__}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+
+    run = _command(commands, "run", _run, "run an experiment file")
+    run.add_argument("file", metavar="FILE", help="the experiment file (TOML)")
+    run.add_argument("--out", metavar="DIR", help="the run folder (default runs/NAME-TIME)")
+    _add_run_options(run)
+
+    resume = _command(commands, "resume", _resume, "continue a run that was stopped or killed")
+    resume.add_argument("folder", metavar="RUN", help="the run folder")
+    resume.add_argument("--rounds", type=int, metavar="N", help="a new, larger number of rounds")
+    _add_run_options(resume)
+
+    init = _command(commands, "init", _init, "write a commented starter file")
+    init.add_argument("file", metavar="FILE", nargs="?", default="experiment.toml", help="default: experiment.toml")
+
+    report = _command(commands, "report", _report, "draw the report of a run again")
+    report.add_argument("folder", metavar="RUN", help="the run folder")
+
+    listing = _command(commands, "list", _list, "show every registered part, one line each")
+    listing.add_argument("kind", metavar="KIND", nargs="?", help="one kind only, such as rule or attack")
+
+    schema = _command(commands, "schema", _schema, "print the JSON Schema of the experiment file")
+    schema.add_argument("--markdown", action="store_true", help="the same as a table of keys, as in the docs")
+    return root
+
+
+def _command(commands: Any, name: str, function: Command, help: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    command.set_defaults(command=function)
+    return command
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as training.epochs=2"
+    )
+    command.add_argument("--address", metavar="ADDRESS", help="a Ray cluster that is already there (runtime.address)")
+    command.add_argument("--json", action="store_true", help="end with one JSON object on the last line of stdout")
+
+
+def _overrides(parsed: argparse.Namespace) -> dict[str, Any]:
+    from fedgen.config import parse_override
+
+    overrides = dict(map(parse_override, parsed.set))
+    return {**overrides, **({"runtime.address": parsed.address} if parsed.address else {})}
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    path = Path(parsed.file)
+    home = str(path.resolve().parent)
+    sys.path.append(home)
+    from fedgen.server.experiment_file import load_experiment, read_text
+    from fedgen.server.run import run
+
+    experiment = load_experiment(path, _overrides(parsed))
+    text = read_text(path)
+    return _ended(parsed, lambda view: run(experiment, parsed.out, text=text, view=view, search_path=(home,)))
+
+
+def _resume(parsed: argparse.Namespace) -> int:
+    from fedgen.server.run import resume
+
+    return _ended(
+        parsed, lambda view: resume(parsed.folder, rounds=parsed.rounds, overrides=_overrides(parsed), view=view)
+    )
+
+
+def _ended(parsed: argparse.Namespace, live: Callable[[Any], Any]) -> int:
+    from fedgen.server.run import RunFailed
+    from fedgen.server.view import view_for
+
+    try:
+        result = live(view_for(sys.stdout, json=parsed.json))
+    except RunFailed as failure:
+        result = failure.result
+    if parsed.json:
+        print(json.dumps(result.to_json()), flush=True)
+    return int(result.exit_code)
+
+
+def _init(parsed: argparse.Namespace) -> int:
+    from fedgen.errors import SettingError
+    from fedgen.server.experiment_file import starter
+
+    path = Path(parsed.file)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(starter())
+    except FileExistsError as error:
+        raise SettingError(f"{path} exists already; name another file") from error
+    except OSError as error:
+        raise SettingError(f"{path} cannot be written: {error.strerror}") from error
+    print(f"Wrote {path}. Run it with: fedgen run {path}")
+    return 0
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from fedgen.errors import SettingError
+    from fedgen.server.report import write_report
+
+    try:
+        print(write_report(Path(parsed.folder)))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"no report of {parsed.folder}: {error}") from error
+    return 0
+
+
+def _list(parsed: argparse.Namespace) -> int:
+    from fedgen.server.schema import listing
+
+    print(listing(parsed.kind))
+    return 0
+
+
+def _schema(parsed: argparse.Namespace) -> int:
+    from fedgen.server.schema import experiment_schema, key_table
+
+    print(key_table() if parsed.markdown else json.dumps(experiment_schema(), indent=2))
+    return 0

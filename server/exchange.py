@@ -1,0 +1,175 @@
+"""One exchange with a star's clients: train, attack, admit; reduction waits until somebody asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedgen.admission import admit
+from fedgen.clients.cohort import BlockReport, Exchange, train_block
+from fedgen.contracts import Aggregation, BlockFailure, Broadcast, Context, Inbox, Rows, View
+from fedgen.errors import FedgenError
+from fedgen.parameters import Tensors
+from fedgen.rows import Select, columns_of, total
+from fedgen.server.checkpoint import Standing
+from fedgen.server.session import Session
+from fedgen.server.sliced_rows import SlicedRows
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An exchange after its last admission: what the server half may use, and what is kept if the round counts."""
+
+    inbox: Inbox
+    reports: list[BlockReport]
+    rejected: int
+    failed: int
+    attack_memory: Tensors
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {"admitted": len(self.inbox.clients), "rejected": self.rejected, "failed": self.failed, "late": 0}
+
+    def commit(self, standing: Standing) -> None:
+        """Keep the state of admitted clients, of the rule where it ran, and of the attack."""
+        admitted = set(self.inbox.clients.tolist())
+        for report in self.reports:
+            kept = torch.tensor([client in admitted for client in report.clients.tolist()], dtype=torch.bool)
+            state = {name: value[kept] for name, value in report.client_state.items()}
+            standing.clients.commit(report.clients[kept], state)
+        if "aggregation" in vars(self.inbox):
+            standing.rule_memory = self.inbox.aggregation.memory
+        standing.attack_memory = self.attack_memory
+
+    def metrics(self) -> dict[str, float]:
+        """Means of the clients' own metrics, weighted as their updates are."""
+        weights = torch.cat([report.weights for report in self.reports])
+        if not len(weights):
+            return {}
+        means = {}
+        for name in self.reports[0].metrics:
+            values = torch.cat([report.metrics[name] for report in self.reports if name in report.metrics])
+            means[name] = float((values.double() * weights).sum() / weights.sum())
+        return means
+
+
+def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Outcome:
+    """Send `broadcast` to the clients of `blocks` and gather what they return.
+
+    Raises FedgenError where every client failed.
+    """
+    federation, standing = session.federation, session.standing
+    attack, f = federation.attack, federation.experiment.aggregation.f
+    plain = broadcast.reduce == "sum"
+    summed = not attack.omniscient and (plain or (broadcast.reduce == "aggregate" and federation.rule.linear))
+
+    results = _train(session, broadcast, blocks, summed, plain)
+    answers = [result for result in results if not isinstance(result, BlockFailure)]
+    reports: list[BlockReport] = [answer[0] for answer in answers]
+    failed = _note_failures(session, blocks, results)
+    rejected = sum(len(report.rejected) for report in reports)
+    clients = torch.cat([report.clients for report in reports])
+    weights = torch.cat([report.weights for report in reports])
+    memory = standing.attack_memory
+    if summed:
+        session.journal.event("admitted", standing.round, clients=clients.tolist())
+        combine = partial(_block_sums, [report.total for report in reports if report.total is not None], weights, plain)
+        return Outcome(Inbox(clients, weights, None, combine, max(0, f - rejected)), reports, rejected, failed, memory)
+
+    width = federation.slice_width
+    parts = tuple(zip(*(answer[1:] for answer in answers), strict=True))
+    rows: Rows = SlicedRows(session.pool, parts, (len(clients), broadcast.expects.size), width)
+    liars = federation.liars(clients, standing.round)
+    if attack.omniscient and bool(liars.any()):
+        view = View(
+            liars, clients, weights, standing.round, federation.streams, broadcast.start, federation.rule, f, memory
+        )
+        rows, weights, memory = attack.corrupt(rows, view)
+        mask = _admit_again(session, broadcast, rows, clients, weights)
+        rejected += int((~mask).sum())
+        rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
+    session.journal.event("admitted", standing.round, clients=clients.tolist())
+    allowed = max(0, f - rejected)
+    inbox = Inbox(clients, weights, rows, _reduction(session, broadcast, rows, clients, weights, allowed), allowed)
+    return Outcome(inbox, reports, rejected, failed, memory)
+
+
+def _train(session: Session, broadcast: Broadcast, blocks: list[Tensor], summed: bool, plain: bool) -> list[Any]:
+    """One result a block: (report, slices ...) or a BlockFailure; blocks that were given up before stay given up."""
+    federation, standing = session.federation, session.standing
+    common = Exchange(
+        round=standing.round,
+        phase=broadcast.phase,
+        expects=broadcast.expects,
+        names=tuple(broadcast.tensors),
+        summed=summed,
+        plain=plain,
+        f=federation.experiment.aggregation.f,
+    )
+    keep = 0 if summed else len(columns_of(broadcast.expects.size, federation.slice_width))
+    reasons = [session.given_up.get((standing.round, number)) for number in range(len(blocks))]
+    items = [
+        (clients, standing.clients.take(clients))
+        for clients, reason in zip(blocks, reasons, strict=True)
+        if reason is None
+    ]
+    shared = (common, broadcast.start, *broadcast.tensors.values())
+    computed = iter(session.pool.map(train_block, items, shared, keep))
+    return [next(computed) if reason is None else BlockFailure(reason) for reason in reasons]
+
+
+def _note_failures(session: Session, blocks: list[Tensor], results: list[Any]) -> int:
+    """Log who sent nothing and who was rejected; returns how many sent nothing.
+
+    Raises FedgenError where that is everyone.
+    """
+    journal, round = session.journal, session.standing.round
+    failed: dict[int, str] = {}
+    for number, (clients, result) in enumerate(zip(blocks, results, strict=True)):
+        if isinstance(result, BlockFailure):
+            journal.event("block_failed", round, block=number, clients=clients.tolist(), reason=result.reason)
+            failed.update(dict.fromkeys(clients.tolist(), result.reason))
+            continue
+        failed.update(result[0].failed)
+        for client, reason in result[0].failed.items():
+            journal.event("failed", round, client=client, reason=reason)
+        for client, reason in result[0].rejected.items():
+            journal.event("rejected", round, client=client, reason=reason)
+    if len(failed) == sum(map(len, blocks)):
+        raise FedgenError(
+            f"round {round}: every one of its {len(failed)} clients failed; client {next(iter(failed))}: "
+            f"{next(iter(failed.values()))}"
+        )
+    return len(failed)
+
+
+def _admit_again(session: Session, broadcast: Broadcast, rows: Rows, clients: Tensor, weights: Tensor) -> Tensor:
+    """bool[n]: the rows that pass admission after an omniscient attack."""
+    limit = session.federation.experiment.aggregation.norm_limit if broadcast.phase == "train" else inf
+    admission = admit(rows.norms(), weights, limit)
+    for row, reason in admission.reasons.items():
+        session.journal.event("rejected", session.standing.round, client=int(clients[row]), reason=reason)
+    return admission.mask
+
+
+def _block_sums(totals: list[Tensor], weights: Tensor, plain: bool) -> Aggregation:
+    """The blocks' float64 sums added in order, over the admitted weights unless the sum itself is wanted."""
+    whole = torch.stack(totals).sum(0)
+    return Aggregation(whole if plain else (whole / weights.sum()).float())
+
+
+def _reduction(
+    session: Session, broadcast: Broadcast, rows: Rows, clients: Tensor, weights: Tensor, allowed: int
+) -> Callable[[], Aggregation]:
+    if broadcast.reduce == "sum":
+        return lambda: Aggregation(rows.map(total).collect()[0])
+    models = broadcast.start.numel() == broadcast.expects.size
+    reference = broadcast.start if models else torch.zeros(broadcast.expects.size)
+    context = Context(reference, broadcast.expects, clients, allowed, session.standing.rule_memory)
+    return lambda: session.federation.rule.aggregate(rows, weights, context)

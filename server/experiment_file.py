@@ -1,0 +1,90 @@
+"""The experiment file on disk: read, written with every default, and the commented starter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import BaseModel
+from tomlkit.items import Item
+
+from fedgen.config import Experiment, parse_experiment
+from fedgen.errors import SettingError
+
+
+def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of a TOML file, with dotted keys replaced by `overrides`.
+
+    Raises SettingError that names the file, the key, what was expected and what came.
+    """
+    return parse_experiment(read_text(path), str(path), overrides)
+
+
+def read_text(path: str | Path) -> str:
+    """The file's text; SettingError where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(
+            f"experiment file {path} cannot be read ({error}); `fedgen init` writes a starter"
+        ) from error
+
+
+def dump(experiment: Experiment) -> str:
+    """TOML of every key, defaults included; keys without a value are left out."""
+    document = tomlkit.document()
+    for name, keys in experiment.model_dump(mode="json").items():
+        table = tomlkit.table()
+        for key, value in keys.items():
+            if value is not None:
+                table.add(key, _inline(value))
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def starter() -> str:
+    """A commented experiment file that holds every key with its default."""
+    experiment = Experiment()
+    document = tomlkit.document()
+    document.add(
+        tomlkit.comment("An experiment of fedgen. Every key has its default here; delete what you do not change.")
+    )
+    document.add(
+        tomlkit.comment("`fedgen list` shows what the named choices can be, `fedgen run FILE` runs this file.")
+    )
+    for name in Experiment.model_fields:
+        section = getattr(experiment, name)
+        document.add(tomlkit.nl())
+        table = tomlkit.table()
+        for line in _lines(section):
+            table.add(line[0], line[1]) if isinstance(line, tuple) else table.add(line)
+        if len(table.value.body):
+            document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def _lines(section: BaseModel) -> list[Any]:
+    """Comments and (key, value) pairs of one section."""
+    lines: list[Any] = []
+    dumped = section.model_dump(mode="json")
+    for key, value in dumped.items():
+        field = type(section).model_fields.get(key)
+        lines.append(tomlkit.comment((field and field.description) or f"{key} of {dumped.get('name')}"))
+        lines.append(tomlkit.comment(f"{key} =") if value is None else (key, _inline(value)))
+    return lines
+
+
+def _inline(value: Any) -> Item:
+    if isinstance(value, Mapping):
+        table = tomlkit.inline_table()
+        table.update({key: _inline(item) for key, item in value.items() if item is not None})
+        return table
+    if isinstance(value, list):
+        array = tomlkit.array()
+        for each in value:
+            array.append(_inline(each))
+        return array
+    item: Item = tomlkit.item(value)
+    return item

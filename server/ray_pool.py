@@ -1,0 +1,210 @@
+"""The Ray pool: persistent worker processes that may die, and results that do not depend on it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+from torch import Tensor
+
+from fedgen.clients.worker import Worker
+from fedgen.config import Experiment
+from fedgen.contracts import BlockFailure
+from fedgen.errors import FedgenError
+from fedgen.server.pool import Interrupt
+from fedgen.server.ray_cluster import connect, register_serializer
+
+IN_FLIGHT = 2
+"""Blocks sent to a worker at a time: the next one waits there while the driver handles the last."""
+
+TASK_RETRIES = 20
+"""Tries that Ray gives a block whose worker dies, before the block fails."""
+
+START_TIMEOUT_S = 300.0
+POLL_S = 0.25
+
+OnRetry = Callable[[str], None]
+
+
+class RayWorker(Worker):
+    """A worker in a Ray actor: its answers carry its process id, by which the driver notices a restart."""
+
+    def __init__(self, experiment: Experiment, search_path: tuple[str, ...]) -> None:
+        import ray
+
+        register_serializer(ray)
+        super().__init__(experiment, search_path)
+
+    def answer(self, keep: int, task: Callable[..., Any], *arguments: Any) -> Any:
+        """((process id, result),) or, with keep, ((process id, head), kept, ...)."""
+        result = self.run(task, *arguments)
+        if not keep:
+            return self.pid(), result
+        first = result[: len(result) - keep]
+        return ((self.pid(), first), *result[len(result) - keep :])
+
+
+@dataclass
+class _Seat:
+    """One worker: what it is computing, oldest first, and since when."""
+
+    actor: Any
+    pid: int
+    running: deque[int] = field(default_factory=deque)
+    since: float = 0.0
+
+
+@dataclass
+class _Job:
+    """One call of `map`."""
+
+    task: Callable[..., Any]
+    items: Sequence[tuple[Any, ...]]
+    shared: list[Any]
+    keep: int
+    waiting: deque[int]
+    results: list[Any]
+    alone: set[int] = field(default_factory=set)
+
+
+class RayPool:
+    """`workers` actors on Ray, each with the federation of `experiment`.
+
+    search_path: folders of a user's own modules.  on_retry: told of every block that was computed again.
+
+    Raises FedgenError where Ray or a worker does not start.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        workers: int,
+        interrupt: Interrupt,
+        search_path: tuple[str, ...] = (),
+        on_retry: OnRetry = lambda reason: None,
+    ) -> None:
+        self._interrupt, self._on_retry = interrupt, on_retry
+        self._timeout_s = experiment.runtime.block_timeout_s
+        self._ray = connect(experiment.runtime.address, workers)
+        actor = self._ray.remote(
+            num_cpus=experiment.training.threads if experiment.runtime.address else 1,
+            max_restarts=-1,
+            max_task_retries=TASK_RETRIES,
+        )(RayWorker)
+        self._hire: Callable[[], Any] = lambda: actor.remote(experiment, search_path)
+        self._put: dict[int, tuple[Any, Any]] = {}
+        self._seats = self._start(workers)
+
+    def _start(self, workers: int) -> list[_Seat]:
+        actors = [self._hire() for _ in range(workers)]
+        pids = [actor.pid.remote() for actor in actors]
+        try:
+            deadline = monotonic() + START_TIMEOUT_S
+            while len(self._ray.wait(pids, num_returns=workers, timeout=POLL_S)[0]) < workers:
+                self._interrupt.check()
+                if monotonic() > deadline:
+                    raise FedgenError(
+                        f"runtime.workers = {workers}: the Ray cluster did not start them within "
+                        f"{START_TIMEOUT_S:.0f} s; it may have fewer free CPUs; lower runtime.workers"
+                    )
+            return [_Seat(actor, pid) for actor, pid in zip(actors, self._ray.get(pids), strict=True)]
+        except self._ray.exceptions.RayError as error:
+            self.close()
+            raise FedgenError(f"a Ray worker did not start: {error}") from error
+
+    def map(
+        self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
+    ) -> list[Any]:
+        job = _Job(task, items, self._handles(shared), keep, deque(range(len(items))), [None] * len(items))
+        refs: dict[Any, tuple[int, _Seat, list[Any]]] = {}
+        while job.waiting or refs:
+            self._send(job, refs)
+            done, _ = self._ray.wait(list(refs), num_returns=1, timeout=POLL_S)
+            self._interrupt.check()
+            for ref in done:
+                self._receive(job, ref, *refs.pop(ref))
+            if not done:
+                self._end_stuck(job, refs)
+        return job.results
+
+    def _handles(self, shared: Sequence[Any]) -> list[Any]:
+        """Tensors go out once: an unchanged one keeps its handle from call to call."""
+        kept = {id(each): self._put[id(each)] for each in shared if id(each) in self._put}
+        for each in shared:
+            if isinstance(each, Tensor) and id(each) not in kept:
+                kept[id(each)] = each, self._ray.put(each)
+        self._put = kept
+        return [kept[id(each)][1] if isinstance(each, Tensor) else each for each in shared]
+
+    def _send(self, job: _Job, refs: dict[Any, tuple[int, _Seat, list[Any]]]) -> None:
+        for depth in range(IN_FLIGHT):
+            for seat in self._seats:
+                if not job.waiting or len(seat.running) > depth or any(number in job.alone for number in seat.running):
+                    continue
+                if job.waiting[0] in job.alone and seat.running:
+                    continue
+                number = job.waiting.popleft()
+                if not seat.running:
+                    seat.since = monotonic()
+                seat.running.append(number)
+                call = seat.actor.answer.options(num_returns=1 + job.keep)
+                answer = call.remote(job.keep, job.task, *job.shared, *job.items[number])
+                first, *kept = answer if job.keep else [answer]
+                refs[first] = number, seat, kept
+
+    def _receive(self, job: _Job, ref: Any, number: int, seat: _Seat, kept: list[Any]) -> None:
+        shared_worker = len(seat.running) > 1
+        seat.running.remove(number)
+        seat.since = monotonic()
+        try:
+            pid, value = self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except self._ray.exceptions.RayError as error:
+            if shared_worker and number not in job.alone:
+                # Two blocks were on this worker and one of them kills it: each is tried again by itself.
+                job.alone.add(number)
+                job.waiting.append(number)
+            else:
+                job.results[number] = BlockFailure(f"its worker died {TASK_RETRIES + 1} times ({type(error).__name__})")
+            return
+        if pid != seat.pid:
+            self._on_retry(
+                f"worker process {seat.pid} died; process {pid} took its place and computed its blocks again"
+            )
+            seat.pid = pid
+        job.results[number] = (*value, *kept) if job.keep else value
+
+    def _end_stuck(self, job: _Job, refs: dict[Any, tuple[int, _Seat, list[Any]]]) -> None:
+        """Give up the oldest block of every worker that has been silent for too long, and hire a new worker."""
+        for seat in self._seats:
+            if not seat.running or monotonic() - seat.since < self._timeout_s:
+                continue
+            stuck, *others = seat.running
+            self._ray.kill(seat.actor, no_restart=True)
+            for ref in [ref for ref, (_, owner, _) in refs.items() if owner is seat]:
+                del refs[ref]
+            reason = f"no answer within runtime.block_timeout_s = {self._timeout_s:g}"
+            job.results[stuck] = BlockFailure(reason, deadline=True)
+            job.waiting.extendleft(reversed(others))
+            seat.actor, seat.running = self._hire(), deque()
+            seat.pid = self._ray.get(seat.actor.pid.remote(), timeout=START_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Ends the workers, and the cluster where this pool started it."""
+        self._put.clear()
+        if not self._ray.is_initialized():
+            return
+        for seat in getattr(self, "_seats", []):
+            self._ray.kill(seat.actor)
+        self._ray.shutdown()
+
+
+def default_workers() -> int:
+    """One a CPU core that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,0 +1,337 @@
+"""A run's life: from an experiment to a folder with a model and a report, through stops, kills and resumes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal
+
+import numpy as np
+
+from fedgen.config import Experiment
+from fedgen.contracts import Pool
+from fedgen.errors import FedgenError, SettingError
+from fedgen.federation import Federation
+from fedgen.parameters import canonical
+from fedgen.server import checkpoint, experiment_file, run_folder
+from fedgen.server.checkpoint import Standing
+from fedgen.server.environment import describe
+from fedgen.server.journal import EVENTS, METRICS, Journal, finite, read_lines, truncate
+from fedgen.server.pool import Interrupt, SerialPool, StopRequested
+from fedgen.server.session import Session
+from fedgen.server.star import play_round
+from fedgen.server.view import SilentView, View
+
+State = Literal["completed", "degraded", "failed", "stopped"]
+EXIT_CODES: Mapping[State, int] = {"completed": 0, "degraded": 3, "failed": 1, "stopped": 130}
+DEGRADING = frozenset({"skipped", "failed", "block_failed", "checkpoint_fell_back"})
+"""Events after which a run that reached its last round is not simply completed."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    rounds: how many were played.  metrics: the last value of each.  sha256: of the server's state.  client_sha256: of
+    what clients keep, None where they keep nothing.  seconds: wall time, resumes included.  message: why it is so.
+    """
+
+    folder: Path
+    state: State
+    rounds: int
+    metrics: dict[str, float]
+    sha256: str
+    client_sha256: str | None
+    seconds: float
+    message: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.state]
+
+    @property
+    def history(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+        """{metric: float64[rounds]}, NaN in rounds where it was not measured."""
+        records = read_lines(self.folder / METRICS)
+        names = dict.fromkeys(name for record in records for name in record["metrics"])
+        return {
+            name: np.array([_number(record["metrics"].get(name)) for record in records], np.float64) for name in names
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `--json` and of result.json."""
+        fields = {**vars(self), "run": str(self.folder)}
+        del fields["folder"]
+        return finite({"run": fields.pop("run"), **fields})  # type: ignore[no-any-return]
+
+
+class RunFailed(FedgenError):
+    """A run that could not go on; `result` says how far it came, its folder holds everything up to then."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.message)
+        self.result = result
+
+
+def run(
+    experiment: Experiment,
+    out: str | Path | None = None,
+    *,
+    text: str | None = None,
+    view: View | None = None,
+    search_path: Sequence[str] = (),
+) -> Result:
+    """Run an experiment from its first round.
+
+    out: the run folder (default runs/NAME-TIME).  text: the experiment file as given.  search_path: folders of a user's
+    own modules.
+
+    Raises SettingError where experiment, data or folder do not allow a run, RunFailed where it could not go on.
+    """
+    began = monotonic()
+    folder = run_folder.choose(out, experiment.experiment.name)
+    sys.path.extend(each for each in search_path if each not in sys.path)
+    federation = Federation(experiment)
+    run_folder.make(folder)
+    with run_folder.held(folder):
+        resolved = federation.experiment
+        (folder / run_folder.EXPERIMENT).write_text(text if text is not None else experiment_file.dump(experiment))
+        environment = describe(resolved, federation, tuple(search_path))
+        run_folder.write_json(folder / run_folder.ENVIRONMENT, environment)
+        run_folder.write_json(folder / run_folder.PARTITION, _partition(federation))
+        (folder / run_folder.RESOLVED).write_text(experiment_file.dump(resolved))
+        life = _Life(folder, federation, environment, view or SilentView(), began)
+        return life.live(life.newborn())
+
+
+def resume(
+    folder: str | Path,
+    *,
+    rounds: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    view: View | None = None,
+) -> Result:
+    """Continue a run from its newest whole checkpoint, bit for bit as if it had never stopped.
+
+    rounds: a new, larger number of rounds.  overrides: dotted keys of [runtime] and [tracking]; any other change is
+    another experiment.
+
+    Raises SettingError where the folder holds no run, or another experiment's; RunFailed where it could not go on.
+    """
+    began, folder = monotonic(), Path(folder)
+    if not (folder / run_folder.RESOLVED).exists():
+        raise SettingError(f"{folder} holds no run (no {run_folder.RESOLVED} in it); start one with `fedgen run`")
+    changes = {**(overrides or {}), **({} if rounds is None else {"federation.rounds": rounds})}
+    environment = run_folder.read_json(folder / run_folder.ENVIRONMENT)
+    sys.path.extend(each for each in environment["search_path"] if each not in sys.path)
+    experiment = experiment_file.load_experiment(folder / run_folder.RESOLVED, changes)
+    if experiment.identity != environment["identity"]:
+        raise SettingError(
+            f"{folder / run_folder.RESOLVED} and --set no longer describe the experiment this run began with; only "
+            "[runtime], [tracking] and a larger --rounds may change: start a new run for anything else"
+        )
+    with run_folder.held(folder):
+        federation = Federation(experiment)
+        if federation.dataset.sha256 != environment["data"]["sha256"]:
+            raise SettingError(
+                f"data.dataset {federation.dataset.name!r} is not what this run began with (its hash differs); restore "
+                "the data or start a new run"
+            )
+        life = _Life(folder, federation, environment, view or SilentView(), began)
+        standing = life.restored()
+        if standing.round > experiment.federation.rounds:
+            raise SettingError(
+                f"--rounds {experiment.federation.rounds}: this run has already played {standing.round} rounds"
+            )
+        (folder / run_folder.RESOLVED).write_text(experiment_file.dump(experiment))
+        return life.live(standing)
+
+
+class _Life:
+    """One process's part of a run."""
+
+    def __init__(
+        self, folder: Path, federation: Federation, environment: Mapping[str, Any], view: View, began: float
+    ) -> None:
+        self.folder, self.federation, self.environment = folder, federation, environment
+        self.view, self.began = view, began
+        self.earlier_seconds = 0.0
+        self.resumed: list[tuple[str, dict[str, Any]]] = []
+        self.given_up: dict[tuple[int, int], str] = {}
+        self.interrupt = Interrupt()
+
+    def newborn(self) -> Standing:
+        """The standing before the first exchange."""
+        method = self.federation.method
+        state = {name: canonical(value) for name, value in method.initial_state(0).items()}
+        return Standing(-method.setup_rounds, state)
+
+    def restored(self) -> Standing:
+        """The standing of the newest whole checkpoint; the logs are cut to it, blocks given up since are noted."""
+        loaded = checkpoint.load_newest(self.folder)
+        offsets = {METRICS: 0, EVENTS: 0} if loaded is None else loaded[1]["offsets"]
+        standing = self.newborn() if loaded is None else loaded[0]
+        for event in read_lines(self.folder / EVENTS):
+            if event["event"] == "block_failed" and event["round"] >= standing.round:
+                self.given_up[event["round"], event["block"]] = event["reason"]
+        truncate(self.folder, offsets)
+        if loaded is not None:
+            self.earlier_seconds = loaded[1]["seconds"]
+            self.resumed += [("checkpoint_fell_back", {"reason": trouble}) for trouble in loaded[2]]
+        self.resumed.append(("resumed", {"reason": f"continued before round {standing.round}"}))
+        return standing
+
+    def live(self, standing: Standing) -> Result:
+        """Play the rounds that are left and end in one of the four states; the folder is whole in every case."""
+        journal = Journal(self.folder)
+        for event, details in self.resumed:
+            journal.event(event, **details)
+        with self.view:
+            self.view.start(
+                self.federation.experiment.experiment.name,
+                str(self.folder),
+                self.federation.experiment.federation.rounds,
+                standing.round,
+            )
+            try:
+                state, message = self._play(standing, journal)
+            except StopRequested:
+                state, message = "stopped", f"stopped before round {standing.round}"
+            except FedgenError as error:
+                state, message = "failed", str(error)
+            except Exception as error:
+                self._end(standing, journal, "failed", f"{type(error).__name__}: {error}")
+                raise
+            result = self._end(standing, journal, state, message)
+        if state == "failed":
+            raise RunFailed(result)
+        return result
+
+    def _play(self, standing: Standing, journal: Journal) -> tuple[State, str]:
+        experiment = self.federation.experiment
+        rounds, every = experiment.federation.rounds, experiment.federation.evaluate_every
+        if standing.round >= rounds:
+            return self._reached(journal)
+        pool = self._pool(journal)
+        try:
+            with _signals(self.interrupt):
+                session = Session(self.federation, pool, standing, journal, self.given_up)
+                while standing.round < rounds:
+                    self.interrupt.check()
+                    due = (standing.round + 1) % every == 0 or standing.round + 1 == rounds
+                    record = play_round(session, evaluate=due)
+                    journal.commit(record)
+                    self.view.round(record)
+                    if standing.round % experiment.runtime.checkpoint_every == 0 or standing.round == rounds:
+                        self._save(standing, journal)
+        finally:
+            pool.close()
+        return self._reached(journal)
+
+    def _reached(self, journal: Journal) -> tuple[State, str]:
+        journal.flush()
+        troubles = [event for event in read_lines(self.folder / EVENTS) if event["event"] in DEGRADING]
+        if not troubles:
+            return "completed", ""
+        kinds = sorted({event["event"].replace("_", " ") for event in troubles})
+        return "degraded", f"{len(troubles)} events ({', '.join(kinds)}); events.jsonl and the report name them"
+
+    def _pool(self, journal: Journal) -> Pool:
+        runtime = self.federation.experiment.runtime
+        if runtime.backend == "serial":
+            return SerialPool(self.federation, self.interrupt)
+        from fedgen.server.ray_pool import RayPool, default_workers
+
+        def retried(reason: str) -> None:
+            journal.event("retried", reason=reason)
+            self.view.note(reason)
+
+        workers = default_workers() if runtime.workers == "auto" else int(runtime.workers)
+        path = tuple(self.environment["search_path"])
+        return RayPool(self.federation.experiment, workers, self.interrupt, path, retried)
+
+    def _save(self, standing: Standing, journal: Journal) -> None:
+        facts = {"offsets": journal.sync(), "identity": self.environment["identity"], "seconds": self._seconds()}
+        checkpoint.save(self.folder, standing, facts, self.federation.experiment.runtime.keep_checkpoints)
+
+    def _seconds(self) -> float:
+        return round(self.earlier_seconds + monotonic() - self.began, 3)
+
+    def _end(self, standing: Standing, journal: Journal, state: State, message: str) -> Result:
+        journal.drop_round()
+        if state in ("stopped", "failed"):
+            journal.event(state, reason=message)
+            self._save(standing, journal)
+        journal.close()
+        result = Result(
+            folder=self.folder,
+            state=state,
+            rounds=max(standing.round, 0),
+            metrics=_last_metrics(self.folder),
+            sha256=checkpoint.digest(standing.state),
+            client_sha256=checkpoint.digest(standing.clients.tensors()) if standing.clients.tensors() else None,
+            seconds=self._seconds(),
+            message=message,
+        )
+        model = self.federation.method.layout.view(standing.state["model"])
+        checkpoint.save_tensors(self.folder / run_folder.MODEL, model, {"sha256": result.sha256})
+        run_folder.write_json(self.folder / run_folder.RESULT, result.to_json())
+        self._report()
+        self.view.end(result.to_json())
+        return result
+
+    def _report(self) -> None:
+        """The report; a failure to draw it must not lose the run, and is said."""
+        from fedgen.server.report import write_report
+
+        try:
+            write_report(self.folder)
+        except Exception as error:
+            self.view.note(f"the report could not be written ({error}); try `fedgen report {self.folder}`")
+
+
+@contextmanager
+def _signals(interrupt: Interrupt) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for a stop; a second one is not waited for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def request(number: int, frame: Any) -> None:
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        interrupt.requested = True
+
+    before = {each: signal.signal(each, request) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _partition(federation: Federation) -> dict[str, Any]:
+    return {
+        "classes": list(federation.dataset.classes),
+        "counts": federation.class_counts().tolist(),
+        "byzantine": federation.byzantine.nonzero().flatten().tolist(),
+    }
+
+
+def _last_metrics(folder: Path) -> dict[str, float]:
+    """The last value of every metric, primary ones first."""
+    metrics: dict[str, float] = {}
+    for record in read_lines(folder / METRICS):
+        metrics.update({name: value for name, value in record["metrics"].items() if value is not None})
+    return metrics
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else value

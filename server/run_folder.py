@@ -1,0 +1,86 @@
+"""The folder of a run: made once, held by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fedgen.errors import SettingError
+from fedgen.server.ray_cluster import ray_home, remove_ray_home
+
+EXPERIMENT, RESOLVED, ENVIRONMENT = "experiment.toml", "resolved.toml", "environment.json"
+PARTITION, RESULT, MODEL, LOCK = "partition.json", "result.json", "model.safetensors", ".lock"
+
+
+def choose(out: str | Path | None, name: str) -> Path:
+    """The folder a new run may use: `out`, or runs/NAME-TIME.
+
+    Raises SettingError where it holds a run, is a file, or cannot be written.
+    """
+    if out is None:
+        stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = Path("runs") / stem
+        number = 2
+        while folder.exists():
+            folder, number = Path("runs") / f"{stem}-{number}", number + 1
+        return folder
+    folder = Path(out)
+    if (folder / RESOLVED).exists() or (folder / EXPERIMENT).exists():
+        raise SettingError(
+            f"--out {folder} holds a run; continue it with `fedgen resume {folder}` or name another folder"
+        )
+    return folder
+
+
+def make(folder: Path) -> None:
+    """Create the folder, with its parents.
+
+    Raises SettingError where that fails.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / LOCK
+        probe.touch()
+    except OSError as error:
+        raise SettingError(
+            f"--out {folder} cannot be written ({error.strerror}); name a folder that you may write to"
+        ) from error
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other processes out; what a killed owner left behind in Ray's temporary folder is removed.
+
+    Raises SettingError where another process holds the folder.
+    """
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SettingError(f"run folder {folder} is in use by another process") from error
+        file.seek(0)
+        left = file.read().strip()
+        if left and Path(left) != ray_home():
+            remove_ray_home(Path(left))
+        file.truncate(0)
+        file.write(str(ray_home()))
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The value as indented JSON, whole or not at all."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(scratch, path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

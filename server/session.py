@@ -1,0 +1,62 @@
+"""What a running federation consists of; the loops play rounds on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from fedgen.clients.cohort import evaluate_state
+from fedgen.contracts import BlockFailure, Pool
+from fedgen.errors import FedgenError
+from fedgen.federation import Federation
+from fedgen.parameters import Tensors
+from fedgen.rows import columns_of
+from fedgen.server.checkpoint import Standing
+from fedgen.server.journal import Journal
+
+EVALUATION_SAMPLES = 2_048
+"""Samples that one task evaluates."""
+
+
+@dataclass
+class Session:
+    """Only `standing` changes, a round at a time and only as a whole.
+
+    given_up: (round, block) -> why an earlier part of this run could not compute it.
+    """
+
+    federation: Federation
+    pool: Pool
+    standing: Standing
+    journal: Journal
+    given_up: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def evaluate(self, state: Tensors) -> dict[str, float]:
+        """Mean metrics of a state over the test and validation samples, summed in order."""
+        items = [
+            (number, samples)
+            for number, held in enumerate(self.federation.evaluations)
+            for samples in columns_of(len(held.y), EVALUATION_SAMPLES)
+        ]
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for result in self.pool.map(evaluate_state, items, (tuple(state), *state.values())):
+            if isinstance(result, BlockFailure):
+                raise FedgenError(f"round {self.standing.round} could not be evaluated: {result.reason}")
+            for name, (mean, count) in result.items():
+                sums[name] = sums.get(name, 0.0) + mean * count
+                counts[name] = counts.get(name, 0) + count
+        return {name: sums[name] / counts[name] for name in sums}
+
+
+class Stopwatch:
+    """Wall seconds of a round's phases."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = perf_counter()
+        self.laps[phase] = round(now - self._last, 6)
+        self._last = now

@@ -1,0 +1,64 @@
+"""The star: one server, a cohort of clients a round."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedgen.contracts import Broadcast
+from fedgen.parameters import canonical
+from fedgen.server.exchange import Outcome, exchange
+from fedgen.server.session import Session, Stopwatch
+
+
+def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
+    """One round of a federation; returns its line of metrics.jsonl.
+
+    Raises FedgenError where every client of the round failed.
+    """
+    federation, standing, clock = session.federation, session.standing, Stopwatch()
+    method, round = federation.method, standing.round
+    # 1. What participants receive.
+    broadcast = method.broadcast(standing.state, round)
+    # 2. Who takes part.
+    blocks = federation.cohort(round, broadcast.everyone)
+    # 3. They train; attacks and admission act.
+    outcome = exchange(session, broadcast, blocks)
+    clock.lap("train")
+    # 4. The server half, or too few updates: the round is skipped and every state kept.
+    skipped, state = _too_few(session, broadcast, outcome), standing.state
+    if skipped:
+        session.journal.event("skipped", round, reason=skipped)
+    else:
+        updated = method.server_update(state, outcome.inbox, round)
+        state = {name: canonical(value) for name, value in updated.items()}
+    clock.lap("aggregate")
+    # 5. Held-back samples.
+    held_back = session.evaluate(state) if evaluate else {}
+    clock.lap("evaluate")
+    # 6. Only now, when nothing can interrupt it any more, the round counts.
+    if not skipped:
+        outcome.commit(standing)
+    standing.state, standing.round = state, round + 1
+    return {
+        "round": round,
+        "metrics": {**held_back, **outcome.metrics()},
+        "clients": outcome.counts,
+        "skipped": bool(skipped),
+        "bytes": _traffic(broadcast, sum(map(len, blocks)), outcome),
+        "seconds": clock.laps,
+    }
+
+
+def _too_few(session: Session, broadcast: Broadcast, outcome: Outcome) -> str:
+    inbox = outcome.inbox
+    needed = max(1, session.federation.rule.minimum(inbox.f) if broadcast.reduce == "aggregate" else 1)
+    if len(inbox.clients) >= needed:
+        return ""
+    return f"{len(inbox.clients)} updates were admitted, aggregation needs {needed} to withstand f = {inbox.f}"
+
+
+def _traffic(broadcast: Broadcast, receivers: int, outcome: Outcome) -> dict[str, int]:
+    """Payload bytes that a real network would carry: one broadcast a client, one row from each that answered."""
+    down = sum(tensor.nbytes for tensor in (broadcast.start, *broadcast.tensors.values()))
+    answered = outcome.counts["admitted"] + outcome.counts["rejected"]
+    return {"up": broadcast.expects.size * broadcast.expects.dtype.itemsize * answered, "down": down * receivers}

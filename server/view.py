@@ -1,0 +1,453 @@
+"""What a person sees while a run goes: a live panel on a terminal, plain lines in a log, or nothing.
+
+A view is handed the same records that go to ``metrics.jsonl`` and never fails on one: what it cannot read is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+    from rich.table import Table
+
+Clock = Callable[[], float]
+
+OUTCOMES = ("admitted", "late", "failed", "rejected")
+STATE_MARKS = {"completed": "✓", "degraded": "▲", "failed": "✕", "stopped": "■", "running": "…"}
+RECENT_ROUNDS = 50
+
+
+class View(Protocol):
+    """One run as it goes. Use it as a context manager: leaving it gives the terminal back, also after an exception."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def start(self, title: str, folder: str, rounds: int, first_round: int) -> None:
+        """Begin: `rounds` is the number planned, `first_round` the one this process begins with (above 0 on resume)."""
+
+    def round(self, record: dict[str, Any]) -> None:
+        """Show one finished round, given as its line of ``metrics.jsonl``."""
+
+    def note(self, message: str) -> None:
+        """Say one warning or event worth a person's attention."""
+
+    def end(self, result: dict[str, Any]) -> None:
+        """Finish with the contents of ``result.json``."""
+
+
+def view_for(stream: TextIO, *, json: bool = False) -> View:
+    """The view that suits `stream`; with `json` it goes to stderr, as stdout then belongs to the JSON object."""
+    from rich.console import Console
+
+    target = sys.stderr if json else stream
+    console = Console(file=target)
+    live = console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
+    return LiveView(console) if live else PlainView(target)
+
+
+class SilentView:
+    """Shows nothing: runs inside a program, sweeps, tests."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def start(self, title: str, folder: str, rounds: int, first_round: int) -> None: ...
+
+    def round(self, record: dict[str, Any]) -> None: ...
+
+    def note(self, message: str) -> None: ...
+
+    def end(self, result: dict[str, Any]) -> None: ...
+
+
+class Tally:
+    """The records so far, added up: what every view shows.
+
+    Counts and bytes are those of this process; on a resumed run the rounds before `first_round` are not among them.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self.clock = clock
+        self.begin(0, 0)
+
+    def begin(self, rounds: int, first_round: int) -> None:
+        self.rounds = rounds
+        self.done = first_round
+        self.last: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+        self.total: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+        self.skipped = 0
+        self.bytes = {"up": 0.0, "down": 0.0}
+        self.histories: dict[str, list[tuple[int, float]]] = {}
+        self.began = self.clock()
+        self.stamps: deque[float] = deque([self.began], maxlen=RECENT_ROUNDS + 1)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self.stamps.append(self.clock())
+        number = finite(record.get("round"))
+        self.done = self.done + 1 if number is None else max(self.done, int(number) + 1)
+        self.skipped += bool(record.get("skipped"))
+        clients, traffic = numbers(record.get("clients")), numbers(record.get("bytes"))
+        for outcome in OUTCOMES:
+            self.last[outcome] = int(clients.get(outcome, 0))
+            self.total[outcome] += self.last[outcome]
+        for direction in self.bytes:
+            self.bytes[direction] += traffic.get(direction, 0.0)
+        for name, value in numbers(record.get("metrics")).items():
+            self.histories.setdefault(name, []).append((self.done - 1, value))
+
+    @property
+    def metric(self) -> str | None:
+        """The metric worth one line: accuracy where there is one."""
+        return leading_metric(self.histories)
+
+    def best(self, name: str) -> tuple[int, float]:
+        """Round and value of the best so far."""
+        sign = 1 if lower_is_better(name) else -1
+        return min(self.histories[name], key=lambda point: sign * point[1])
+
+    @property
+    def seconds_a_round(self) -> float | None:
+        """Mean over the last 50 rounds; None before the first round has ended."""
+        return (self.stamps[-1] - self.stamps[0]) / (len(self.stamps) - 1) if len(self.stamps) > 1 else None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to the end at the pace of the last 50 rounds, counting down while a round runs."""
+        pace = self.seconds_a_round
+        if pace is None:
+            return None
+        return max(0.0, (self.rounds - self.done) * pace - (self.clock() - self.stamps[-1]))
+
+
+class PlainView:
+    """One line a round, at most one a second, always the first and the last; no escape codes, for a log file."""
+
+    def __init__(self, stream: TextIO, clock: Clock = time.monotonic, every_s: float = 1.0) -> None:
+        self.stream, self.every_s = stream, every_s
+        self.tally = Tally(clock)
+        self._said_at: float | None = None
+        self._held: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._release()
+
+    def start(self, title: str, folder: str, rounds: int, first_round: int) -> None:
+        self.tally.begin(rounds, first_round)
+        self._said_at = self._held = None
+        resumed = f", from round {first_round}" if first_round else ""
+        self._say(f"{title}: {rounds} rounds{resumed}, folder {folder}")
+
+    def round(self, record: dict[str, Any]) -> None:
+        self.tally.add(record)
+        self._held = plain_line(self.tally, skipped=bool(record.get("skipped")))
+        now = self.tally.clock()
+        if self._said_at is None or now - self._said_at >= self.every_s or self.tally.done >= self.tally.rounds:
+            self._said_at = now
+            self._release()
+
+    def note(self, message: str) -> None:
+        self._say(f"note: {message}")
+
+    def end(self, result: dict[str, Any]) -> None:
+        self._release()
+        self._say(end_line(result))
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._say(self._held)
+        self._held = None
+
+    def _say(self, line: str) -> None:
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        text = printable(line).encode(encoding, "replace").decode(encoding)
+        print(text, file=self.stream, flush=True)
+
+
+class LiveView:
+    """A panel that redraws in place: progress and ETA, the metric and its course, clients, bytes, pace."""
+
+    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
+        self.console = console
+        self.tally = Tally(clock)
+        self.title = self.folder = ""
+        self._live: Live | None = None
+        # Live redraws from a thread of its own, which must not see a half-added record.
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
+
+    def start(self, title: str, folder: str, rounds: int, first_round: int) -> None:
+        from rich.live import Live
+
+        self._close()
+        self.title, self.folder = printable(title), printable(folder)
+        self.tally.begin(rounds, first_round)
+        # Piped standard output belongs to whoever reads it, even while the panel is drawn on stderr.
+        self._live = Live(
+            console=self.console, get_renderable=self.panel, refresh_per_second=4, redirect_stdout=sys.stdout.isatty()
+        )
+        self._live.start(refresh=True)
+
+    def round(self, record: dict[str, Any]) -> None:
+        with self._lock:
+            self.tally.add(record)
+
+    def note(self, message: str) -> None:
+        from rich.text import Text
+
+        self.console.print(Text.assemble(("note ", "yellow"), printable(message)))
+
+    def end(self, result: dict[str, Any]) -> None:
+        from rich.text import Text
+
+        self._close()
+        style = {"completed": "green", "degraded": "yellow", "stopped": "yellow", "failed": "red"}
+        self.console.print(Text(end_line(result), style=style.get(str(result.get("state")), "")))
+
+    def panel(self) -> RenderableType:
+        """The panel as it stands now, for whatever width the console has."""
+        from rich.console import Group
+        from rich.text import Text
+
+        head = Text.assemble((self.title, "bold"), "  ", (self.folder, "dim"), no_wrap=True, overflow="ellipsis")
+        with self._lock:
+            return Group(head, self._progress(), self._body())
+
+    def _progress(self) -> RenderableType:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        tally = self.tally
+        total = max(tally.rounds, 1)
+        bar = ProgressBar(total=total, completed=max(0, min(tally.done, total)))
+        eta = "" if tally.eta_s is None or tally.done >= tally.rounds else f" · {human_seconds(tally.eta_s)} left"
+        words = Text(f"{tally.done}/{tally.rounds} rounds{eta}", no_wrap=True, overflow="ellipsis")
+        line = Table.grid(padding=(0, 1), expand=True)
+        line.add_column(ratio=1)
+        if self.console.width >= 70:
+            line.add_column(no_wrap=True)
+            line.add_row(bar, words)
+        else:
+            line.add_row(bar)
+            line.add_row(words)
+        return line
+
+    def _body(self) -> Table:
+        from rich.table import Table
+
+        tally = self.tally
+        table = Table.grid(padding=(0, 1))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(ratio=1)
+        if tally.metric is not None:
+            self._add_metric(table, tally.metric)
+        table.add_row("clients", client_counts(tally))
+        up, down = human_bytes(tally.bytes["up"]), human_bytes(tally.bytes["down"])
+        pace = "" if tally.seconds_a_round is None else f" · {human_seconds(tally.seconds_a_round)} a round"
+        table.add_row("traffic", f"up {up} · down {down}")
+        skipped = f" · {tally.skipped} skipped" if tally.skipped else ""
+        table.add_row("time", f"{human_seconds(tally.clock() - tally.began)}{pace}{skipped}")
+        return table
+
+    def _add_metric(self, table: Table, name: str) -> None:
+        from rich.text import Text
+
+        values = [value for _, value in self.tally.histories[name]]
+        at, best = self.tally.best(name)
+        label = name if len(name) <= 10 else name[:9] + "…"
+        now = Text(human_metric(name, values[-1]), style="bold")
+        now.append(f" · best {human_metric(name, best)} at {at}", style="not bold dim")
+        table.add_row(printable(label), now)
+        table.add_row("", Text(sparkline(values, max(8, min(60, self.console.width - 14))), style="cyan"))
+
+    def _close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def client_counts(tally: Tally) -> Table:
+    """Clients ok, late, failed and rejected: this round, and in total."""
+    from rich.table import Table
+    from rich.text import Text
+
+    def cell(outcome: str, count: int) -> Text:
+        styles = {"rejected": "yellow", "failed": "red"}
+        return Text(human_count(count), style=styles.get(outcome, "") if count else "dim")
+
+    table = Table.grid(padding=(0, 1))
+    table.add_column(style="dim")
+    for _ in OUTCOMES:
+        table.add_column(justify="right", no_wrap=True)
+    table.add_row("", *("ok" if outcome == "admitted" else outcome for outcome in OUTCOMES), style="dim")
+    for label, counts in (("round", tally.last), ("total", tally.total)):
+        table.add_row(label, *(cell(outcome, counts[outcome]) for outcome in OUTCOMES))
+    return table
+
+
+def plain_line(tally: Tally, *, skipped: bool = False) -> str:
+    """One round as one line of a log, in ASCII but for the metric's own name."""
+    parts = [f"{tally.done}/{tally.rounds} rounds"]
+    if skipped:
+        parts.append("SKIPPED")
+    if (name := tally.metric) is not None:
+        now, best = tally.histories[name][-1][1], tally.best(name)[1]
+        parts.append(f"{name} {human_metric(name, now)} (best {human_metric(name, best)})")
+    counts = [
+        f"{'ok' if outcome == 'admitted' else outcome} {tally.last[outcome]}"
+        for outcome in OUTCOMES
+        if outcome == "admitted" or tally.last[outcome] or tally.total[outcome]
+    ]
+    parts.append(", ".join(counts))
+    parts.append(f"up {human_bytes(tally.bytes['up'])}, down {human_bytes(tally.bytes['down'])}")
+    if (pace := tally.seconds_a_round) is not None:
+        parts.append(f"{human_seconds(pace)} a round")
+    if (eta := tally.eta_s) is not None and tally.done < tally.rounds:
+        parts.append(f"{human_seconds(eta)} left")
+    return " | ".join(parts)
+
+
+def end_line(result: Mapping[str, Any]) -> str:
+    """How the run ended, in one sentence."""
+    state = str(result.get("state", "ended"))
+    metrics = numbers(result.get("metrics"))
+    name = leading_metric(metrics)
+    parts = [f"{STATE_MARKS.get(state, '-')} {state}"]
+    if (rounds := finite(result.get("rounds"))) is not None:
+        parts.append(f"after {int(rounds)} rounds")
+    if (seconds := finite(result.get("seconds"))) is not None:
+        parts.append(f"in {human_seconds(seconds)}")
+    text = " ".join(parts)
+    if name is not None:
+        text += f", {name} {human_metric(name, metrics[name])}"
+    if message := result.get("message"):
+        text += f": {message}"
+    return printable(text)
+
+
+def leading_metric(names: Iterable[str]) -> str | None:
+    """The metric to put first: test before validation before training, accuracy before others before losses."""
+
+    def order(name: str) -> tuple[int, int, str]:
+        split, base = split_metric(name)
+        return (
+            ("test", "validation", "train").index(split),
+            0 if base == "accuracy" else 1 + lower_is_better(base),
+            base,
+        )
+
+    return min(names, key=order, default=None)
+
+
+def split_metric(name: str) -> tuple[str, str]:
+    """``validation_loss`` -> (``validation``, ``loss``); a name without a prefix belongs to the test set."""
+    for split in ("validation", "train"):
+        if name.startswith(split + "_"):
+            return split, name[len(split) + 1 :]
+    return "test", name
+
+
+def lower_is_better(name: str) -> bool:
+    return any(word in name.lower() for word in ("loss", "error", "perplexity", "deviance", "distance"))
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is a share of one, to be shown in per cent."""
+    return name.lower().endswith("accuracy")
+
+
+def finite(value: object) -> float | None:
+    """`value` as a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def numbers(mapping: object) -> dict[str, float]:
+    """The finite numbers of a mapping, by name; nothing where it is no mapping."""
+    if not isinstance(mapping, Mapping):
+        return {}
+    return {str(name): number for name, value in mapping.items() if (number := finite(value)) is not None}
+
+
+def printable(text: object) -> str:
+    """`text` on one line without control characters: messages may quote what an untrusted client sent."""
+    return "".join(character if character.isprintable() else " " for character in str(text))
+
+
+def human_bytes(size_bytes: float) -> str:
+    """1234567 -> ``1.2 MB`` (decimal units)."""
+    size, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if abs(size) < 999.5:
+            break
+        size, unit = size / 1000, larger
+    if unit == "B" or abs(size) >= 99.95:
+        return f"{size:,.0f} {unit}" if abs(size) < 1e6 else f"{size:.2g} {unit}"
+    return f"{size:.1f} {unit}"
+
+
+def human_seconds(seconds: float) -> str:
+    """200 -> ``3 min 20 s``."""
+    if abs(seconds) < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if abs(seconds) < 59.95:
+        return f"{seconds:.1f} s" if abs(seconds) < 9.95 else f"{seconds:.0f} s"
+    if abs(seconds) > 1e10:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def human_count(count: float) -> str:
+    """12345 -> ``12,345``; beyond a million, ``1.2 M``."""
+    if abs(count) < 1e6:
+        return f"{count:,.0f}"
+    return f"{count / 1e6:,.1f} M" if abs(count) < 1e12 else f"{count:.2g}"
+
+
+def human_metric(name: str, value: float) -> str:
+    """An accuracy in per cent, anything else with four significant digits."""
+    return f"{100 * value:.2f} %" if is_share(name) and abs(value) < 1e6 else f"{value:.4g}"
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """`values` as at most `width` block characters, each the mean of its share of the values."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    edges = [index * len(values) // count for index in range(count + 1)]
+    means = [sum(value / (end - begin) for value in values[begin:end]) for begin, end in pairwise(edges)]
+    low, high = min(means), max(means)
+    # Halved, as the difference of two finite numbers may overflow.
+    span = high / 2 - low / 2
+    levels = [0 if span <= 0 else int(7.999 * ((mean / 2 - low / 2) / span)) for mean in means]
+    return "".join("▁▂▃▄▅▆▇█"[min(7, max(0, level))] for level in levels)

@@ -1,0 +1,142 @@
+"""Imports point only downwards, and ``fedgen/`` stays pure: no Ray, no Flower, no socket, no clock, no open file."""
+
+import ast
+import re
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LAYERS = ("fedgen", "fedgen.clients", "fedgen.server")  # lowest first
+FORBIDDEN = {
+    "fedgen": {"ray", "flwr", "grpc", "socket", "time", "datetime"},
+    "fedgen.clients": {"flwr", "grpc"},
+    "fedgen.server": set[str](),
+}
+# The one exception: it resolves the public names lazily, through importlib, so it must name what lies above it.
+FACADE = "fedgen"
+
+OPENERS = re.compile(
+    r"(np|numpy|torch)\.(load|save)|(.*\.)?(open|read_text|read_bytes|write_text|write_bytes|fromfile|tofile|memmap"
+    r"|loadtxt|savetxt|genfromtxt|savez|savez_compressed|load_file|save_file|safe_open)"
+)
+UPPER_MODULE_IN_STRING = re.compile(r"(fedgen\.|\.+)(clients|server)([.:]\w+)*")
+
+
+def layer_of(module: str) -> str:
+    """The highest layer whose name begins ``module``."""
+    return next((layer for layer in reversed(LAYERS) if f"{module}.".startswith(f"{layer}.")), "")
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """(line, absolute module name) of every import at any depth, and of upper modules in strings (importlib)."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, alias.name) for alias in names)
+            case ast.ImportFrom(module=module, level=level, names=names):
+                origin = resolve_name("." * level + (module or ""), package)
+                yield from ((node.lineno, f"{origin}.{alias.name}") for alias in names)
+            case ast.Constant(value=str(text)) if UPPER_MODULE_IN_STRING.fullmatch(text):
+                yield node.lineno, resolve_name(text, package).replace(":", ".")
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    """What ``source``, read as the code of ``module``, does against the layers."""
+    tree = ast.parse(source)
+    layer, package = layer_of(module), module if is_package else module.rpartition(".")[0]
+    found = []
+    for line, name in imports(tree, package):
+        target = layer_of(name)
+        if target and LAYERS.index(target) > LAYERS.index(layer) and module != FACADE:
+            found.append(f"{module}:{line} {layer} must not import {name}, which lies above it")
+        if name.split(".")[0] in FORBIDDEN[layer]:
+            found.append(f"{module}:{line} {layer} must not import {name}")
+        if name.split(".")[0] in ("clients", "server"):
+            found.append(f"{module}:{line} {name} is imported as fedgen.{name}")
+    if layer == "fedgen" and not f"{module}.".startswith("fedgen.data."):
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if OPENERS.fullmatch(name := ast.unparse(call.func)):
+                found.append(f"{module}:{call.lineno} {name} opens a file outside fedgen.data")
+    return found
+
+
+def modules() -> dict[str, Path]:
+    """Import name -> file, of all three layers, each file once."""
+    found: dict[str, Path] = {}
+    for layer in LAYERS:
+        folder = ROOT / layer.rpartition(".")[2]
+        for path in folder.rglob("*.py"):
+            inside = path.relative_to(folder)
+            if folder.name == "fedgen" and inside.parts[0] in ("clients", "server"):
+                continue
+            found[".".join([layer, *inside.with_suffix("").parts]).removesuffix(".__init__")] = path
+    return found
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_downwards_and_fedgen_is_pure(module: str) -> None:
+    path = modules()[module]
+    assert violations(path.read_text(), module, is_package=path.name == "__init__.py") == []
+
+
+def test_every_layer_is_looked_at() -> None:
+    assert {layer_of(module) for module in modules()} == set(LAYERS)
+
+
+@pytest.mark.parametrize("name", ["clients", "server"])
+def test_upper_layers_are_relative_links(name: str) -> None:
+    link = ROOT / "fedgen" / name
+    assert link.is_symlink(), f"{link} is no link: was the repository checked out without symbolic links?"
+    assert link.readlink() == Path("..") / name
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("fedgen.rows", "import fedgen.server.pool"),
+        ("fedgen.rows", "from fedgen import clients"),
+        ("fedgen.rows", "from fedgen.clients.cohort import Cohort"),
+        ("fedgen.rows", "from .server import pool"),
+        ("fedgen.rows", "from . import server"),
+        ("fedgen.methods.sgd", "from ..clients import cohort"),
+        ("fedgen.rows", "def late():\n    from fedgen.server import run"),
+        ("fedgen.rows", "import_module('fedgen.server.run')"),
+        ("fedgen.methods.sgd", "import_module('..clients', __package__)"),
+        ("fedgen.clients.worker", "from ..server.pool import Pool"),
+        ("fedgen.clients.worker", "import flwr.app"),
+        ("fedgen.clients.worker", "from grpc import aio"),
+        ("fedgen.server.run", "from clients.worker import Worker"),
+        ("fedgen.rows", "import ray"),
+        ("fedgen.rows", "def now():\n    from time import monotonic"),
+        ("fedgen.rows", "import socket as s"),
+        ("fedgen.config", "text = open(path).read()"),
+        ("fedgen.config", "text = Path(path).read_text()"),
+        ("fedgen.database", "rows = np.load(path)"),
+        ("fedgen.config", "with path.open() as file: pass"),
+    ],
+)
+def test_violations_are_found(module: str, source: str) -> None:
+    assert len(violations(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("fedgen", "from fedgen.server.run import run"),
+        ("fedgen.rows", "import torch\nfrom .parameters import Layout\n'ray is fine in prose'"),
+        ("fedgen.data.mnist", "with np.load(path) as arrays: pass"),
+        ("fedgen.config", "settings = tomllib.loads(text)"),
+        ("fedgen.clients.worker", "import ray, time\nfrom ..rows import Rows\nopen(path)"),
+        ("fedgen.server.flower", "import flwr.app, grpc\nfrom ..clients import worker\nfrom fedgen import rows"),
+    ],
+)
+def test_what_is_allowed_passes(module: str, source: str) -> None:
+    assert violations(source, module) == []
+
+
+def test_a_package_resolves_its_dots_against_itself() -> None:
+    assert violations("from .server import run", "fedgen.methods", is_package=True) == []
+    assert violations("from ..server import run", "fedgen.methods", is_package=True) != []

@@ -1,0 +1,559 @@
+"""The report: built from whole, half and hostile run folders, and read back as HTML and XML."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedgen.server import figures
+from fedgen.server.report import common_text, write_report
+
+RESOLVED = """[experiment]
+name = "{name}"
+seed = 1
+
+[data]
+dataset = "digits"
+clients = {clients}
+partition = {{ name = "dirichlet", alpha = 0.3 }}
+
+[model]
+name = "mlp"
+
+[training]
+method = "sgd"
+
+[federation]
+mode = "star"
+rounds = {rounds}
+
+[aggregation]
+rule = {{ name = "median" }}
+
+[byzantine]
+attack = {{ name = "sign_flip" }}
+"""
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+def make_run(
+    folder: Path,
+    *,
+    rounds: int = 30,
+    clients: int = 100,
+    liars: int = 10,
+    classes: int = 10,
+    name: str = "digits-dirichlet",
+) -> Path:
+    """A run folder as a finished run leaves it, with made-up numbers that are the same in every call."""
+    draw = random.Random(7)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = RESOLVED.format(name=name, clients=clients, rounds=rounds)
+    (folder / "resolved.toml").write_text(config)
+    (folder / "experiment.toml").write_text('[data]\ndataset = "digits"\n')
+    counts = np.random.default_rng(0).dirichlet([0.3] * classes, clients) * np.random.default_rng(1).integers(
+        4, 40, (clients, 1)
+    )
+    byzantine = list(range(liars))
+    write_json(
+        folder / "partition.json",
+        {
+            "classes": [str(k) for k in range(classes)],
+            "counts": counts.round().astype(int).tolist(),
+            "byzantine": byzantine,
+        },
+    )
+    write_json(folder / "environment.json", environment())
+    records, events = [], []
+    for number in range(rounds):
+        liar = draw.randrange(liars) if liars and number % 3 == 0 else None
+        records.append(record(number, draw, rejected=liar is not None))
+        if liar is not None:
+            reason = f"norm {draw.uniform(1e8, 1e9):.3g} is above aggregation.norm_limit 1e+06"
+            events.append({"event": "rejected", "round": number, "client": liar, "reason": reason})
+        events.append({"event": "admitted", "round": number, "clients": draw.sample(range(clients), min(9, clients))})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in events))
+    final = dict(records[-1]["metrics"]) if records else {}
+    write_json(
+        folder / "result.json",
+        {
+            "run": str(folder),
+            "state": "completed",
+            "rounds": rounds,
+            "metrics": final,
+            "sha256": "ab" * 32,
+            "client_sha256": None,
+            "seconds": 12.3 + rounds,
+            "message": "",
+        },
+    )
+    return folder
+
+
+def record(number: int, draw: random.Random, *, rejected: bool) -> dict[str, Any]:
+    reached = 1 - math.exp(-(number + 2) / 9)
+    metrics = {"train_loss": 2.3 * math.exp(-number / 8) + 0.04 + draw.uniform(0, 0.05)}
+    if number % 2 == 1 or number == 0:
+        metrics |= {
+            "accuracy": 0.975 * reached + draw.uniform(-0.008, 0.008),
+            "validation_accuracy": 0.95 * reached + draw.uniform(-0.01, 0.01),
+            "loss": 2.2 * math.exp(-number / 9) + 0.1,
+            "validation_loss": 2.2 * math.exp(-number / 9) + 0.16,
+        }
+    return {
+        "round": number,
+        "metrics": metrics,
+        "clients": {"admitted": 10 - rejected, "rejected": int(rejected), "failed": 0, "late": 0},
+        "skipped": False,
+        "bytes": {"up": 381_000 - 38_000 * rejected, "down": 420_000},
+        "seconds": {
+            "train": 0.2 + draw.uniform(0, 0.05),
+            "aggregate": 0.01,
+            "evaluate": 0.03 * (number % 2),
+            "checkpoint": 0.02 * (number % 10 == 0),
+        },
+    }
+
+
+def environment() -> dict[str, Any]:
+    return {
+        "fedgen": "0.1.0",
+        "python": "3.11.7",
+        "platform": "Linux-6.1-x86_64",
+        "cpu": "AMD EPYC",
+        "cores": 2,
+        "memory_gib": 23.5,
+        "packages": {"torch": "2.13.0+cpu", "numpy": "2.4.6"},
+        "git": {"commit": "0123abc", "dirty": True},
+        "device": "cpu",
+        "command": ["fedgen", "run", "my experiment.toml"],
+        "started": "2026-01-02T03:04:05+00:00",
+        "identity": "cd" * 32,
+        "data": {"dataset": "digits", "sha256": "ef" * 32, "training": 1293, "validation": 144, "test": 360},
+    }
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value))
+
+
+class Page(HTMLParser):
+    """A report as a browser reads it: its tags, the text outside of styles, and every address it would load."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.identifiers: list[str] = []
+        self.words: list[str] = []
+        self.source = path.read_text()
+        self.feed(self.source)
+        self.close()
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        self.identifiers += [value or "" for name, value in attrs if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open, f"</{tag}> closes nothing"
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+def report_of(folder: Path) -> Page:
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    page = Page(path)
+    assert page.open == []
+    for figure in (folder / "figures").glob("*.svg"):
+        ElementTree.parse(figure)
+    return page
+
+
+def rewrite(path: Path, **changes: object) -> None:
+    write_json(path, json.loads(path.read_text()) | changes)
+
+
+def append(path: Path, *lines: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def test_a_whole_run_is_told_in_order(tmp_path: Path) -> None:
+    page = report_of(make_run(tmp_path / "run"))
+    told = [
+        "digits-dirichlet",
+        "Completed",
+        "test accuracy",
+        "Accuracy",
+        "Loss",
+        "Clients in each round",
+        "Who holds what",
+        "Time and traffic",
+        "Bytes in each round",
+        "Who was rejected, and why",
+        "Events",
+        "Configuration",
+        "Environment",
+        "Reproduce",
+    ]
+    places = [page.text.find(words) for words in told]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert {path.stem for path in (tmp_path / "run/figures").iterdir()} == {
+        "accuracy", "loss", "clients", "time", "traffic", "partition",
+    }  # fmt: skip
+    assert page.tags.count("svg") == 6
+
+
+def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=4, clients=3, liars=1)
+    records = [
+        {"round": number, "metrics": {"accuracy": accuracy}, "clients": {"admitted": 2, "rejected": number % 2},
+         "bytes": {"up": 1000, "down": 2500}, "seconds": {"train": 3.0, "evaluate": 1.0}}
+        for number, accuracy in enumerate((0.5, 0.75, 0.95, 0.9))
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+    rewrite(folder / "result.json", metrics={"accuracy": 0.9}, seconds=200.0)
+    rewrite(folder / "partition.json", counts=[[1, 0], [2, 3], [0, 9]], classes=["cat", "dog"])
+    text = report_of(folder).text
+    assert "90.00 %" in text
+    assert "best 95.00 % in round 2" in text
+    assert "3 min 20 s" in text
+    assert "14.0 kB 4.0 kB up, 10.0 kB down" in text
+    assert (
+        "3 clients with 15 samples in all: 1 to 9 (median 5) samples each, from 1 to 2 (median 1) of 2 classes." in text
+    )
+    # 4 rounds of 3 s and 1 s in a run of 200 s: 6 %, 2 %, and 92 % outside the rounds.
+    assert re.search(r"train 6\.0 % 12 s .* evaluate 2\.0 % 4\.0 s .* outside rounds 92\.0 % 3 min 04 s", text)
+    assert "admitted 8 80.0 % 4" in text
+    assert "rejected 2 20.0 % 2" in text
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
+    page = report_of(make_run(tmp_path / "run", clients=500))
+    assert page.addresses
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert not {"script", "iframe", "object", "img"} & set(page.tags)
+    assert "http" not in page.source
+    assert "@import" not in page.source
+    assert re.findall(r"url\((?!#)", page.source) == []
+
+
+def test_references_inside_the_page_meet_one_identifier_each(tmp_path: Path) -> None:
+    page = report_of(make_run(tmp_path / "run"))
+    assert len(page.identifiers) == len(set(page.identifiers))
+    wanted = {address[1:] for address in page.addresses if address.startswith("#")} | set(
+        re.findall(r"url\(#([^)]*)\)", page.source)
+    )
+    assert wanted <= set(page.identifiers)
+
+
+def test_pictures_follow_the_page_and_stand_alone(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", clients=10)
+    page = report_of(folder)
+    pictures = "".join(re.findall(r"<svg.*?</svg>", page.source, flags=re.DOTALL))
+    assert set(re.findall(r"(?:fill|stroke): (#\w+)", pictures)) == set()
+    style = page.source[: page.source.index("</style>")]
+    light, dark = style.split("prefers-color-scheme: dark")
+    for role in set(re.findall(r"var\(--([a-z0-9]+)\)", page.source)):
+        assert f"--{role}:" in light
+        assert f"--{role}:" in dark
+    assert "var(" not in (folder / "figures/partition.svg").read_text()
+
+
+def test_light_variables_are_the_colours_of_the_files() -> None:
+    style = (Path(figures.__file__).parent / "templates/report.css").read_text().split("@media")[0]
+    light = dict(re.findall(r"--(\w+): (#\w+)", style))
+    # Muted text on a page needs a little more contrast than in a picture.
+    assert {role: light[role] for role in figures.COLOURS if role != "muted"} == {
+        role: colour for role, colour in figures.COLOURS.items() if role != "muted"
+    }
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", clients=500)
+    page = write_report(folder).read_bytes()
+    pictures = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert write_report(folder).read_bytes() == page
+    assert {path.name: path.read_bytes() for path in (folder / "figures").iterdir()} == pictures
+
+
+HOSTILE = "<script>alert('&\"')</script></pre></svg>"
+
+
+def test_everything_a_run_says_is_escaped(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=6, clients=8, classes=3)
+    (folder / "resolved.toml").write_text(f'[experiment]\nname = """{HOSTILE}"""\n')
+    (folder / "experiment.toml").write_text(f"# {HOSTILE}\n")
+    append(folder / "events.jsonl", {"event": "rejected", "round": 1, "client": 3, "reason": HOSTILE})
+    append(folder / "events.jsonl", {"event": HOSTILE, "round": 2, "reason": HOSTILE, HOSTILE: HOSTILE})
+    append(
+        folder / "metrics.jsonl",
+        {"round": 6, "metrics": {HOSTILE: 1.0}, "clients": {HOSTILE: 1}, "seconds": {HOSTILE: 1}},
+    )
+    rewrite(folder / "partition.json", classes=[HOSTILE, 'style="font-family: x', "$x$"])
+    rewrite(
+        folder / "environment.json",
+        cpu=HOSTILE,
+        packages={HOSTILE: HOSTILE},
+        command=["fedgen", HOSTILE],
+        identity=HOSTILE,
+    )
+    rewrite(folder / "result.json", state=HOSTILE, message=HOSTILE, sha256=HOSTILE)
+    page = report_of(folder)
+    assert "script" not in page.tags
+    assert HOSTILE in page.text
+    assert "<script" not in page.source.lower()
+    assert all("<script" not in path.read_text() for path in (folder / "figures").iterdir())
+
+
+PARTS = ["experiment.toml", "environment.json", "partition.json", "metrics.jsonl", "events.jsonl", "result.json"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_any_optional_part_may_be_missing(tmp_path: Path, part: str) -> None:
+    folder = make_run(tmp_path / "run", rounds=3)
+    (folder / part).unlink()
+    page = report_of(folder)
+    assert "digits-dirichlet" in page.text
+    assert ("Running" in page.text) == (part == "result.json")
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    for part in PARTS:
+        (folder / part).unlink()
+    text = report_of(folder).text
+    assert "Running" in text
+    assert "No round has been evaluated yet" in text
+    assert "partition.json is missing" in text
+    assert "fedgen resume" in text
+
+
+def test_zero_rounds(tmp_path: Path) -> None:
+    assert "No round has ended yet" in report_of(make_run(tmp_path / "run", rounds=0)).text
+
+
+def test_a_log_cut_short_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=5)
+    whole = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(whole[:-30])
+    (folder / "result.json").unlink()
+    text = report_of(folder).text
+    assert "The last line of metrics.jsonl is cut short" in text
+    assert "rounds 4 of 5 planned" in text
+
+
+@pytest.mark.parametrize("part", ["metrics.jsonl", "events.jsonl"])
+def test_a_log_damaged_in_the_middle_is_an_error_that_names_it(tmp_path: Path, part: str) -> None:
+    folder = make_run(tmp_path / "run", rounds=5)
+    lines = (folder / part).read_text().splitlines()
+    (folder / part).write_text("\n".join([lines[0], lines[1][:20], *lines[2:]]) + "\n")
+    with pytest.raises(ValueError, match=rf"{part}, line 2"):
+        write_report(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"[experiment\n", b"\xff\xfe"])
+def test_without_a_readable_configuration_the_error_names_it(tmp_path: Path, content: bytes | None) -> None:
+    folder = make_run(tmp_path / "run", rounds=5)
+    if content is None:
+        (folder / "resolved.toml").unlink()
+    else:
+        (folder / "resolved.toml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"resolved\.toml"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b"\xff", b'{"counts": 3}', b'{"counts": [[1, 2], [3]], "data": 7, "packages": 1}']
+)
+@pytest.mark.parametrize("part", ["environment.json", "partition.json", "result.json"])
+def test_a_damaged_optional_part_is_left_out(tmp_path: Path, part: str, content: bytes) -> None:
+    folder = make_run(tmp_path / "run", rounds=0)
+    (folder / part).write_bytes(content)
+    text = report_of(folder).text
+    assert "digits-dirichlet" in text
+    if part == "partition.json":
+        assert "partition.json" in text
+        assert "samples in all" not in text
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [("completed", "Completed"), ("degraded", "Degraded"), ("failed", "Failed"), ("stopped", "Stopped")],
+)
+def test_the_end_state_is_said_in_words(tmp_path: Path, state: str, word: str) -> None:
+    folder = make_run(tmp_path / "run", rounds=3)
+    rewrite(folder / "result.json", state=state, message="because of this")
+    page = report_of(folder)
+    assert word in page.text
+    assert "because of this" in page.text
+    assert ("fedgen resume" in page.text) == (state != "completed")
+
+
+def test_rejections_are_grouped_by_reason_and_by_client(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=0, liars=2)
+    events = [
+        {"event": "rejected", "round": number, "client": number % 3, "reason": f"norm {number + 1}e+09 is above 1e+06"}
+        for number in range(9)
+    ]
+    events.append({"event": "failed", "round": 9, "clients": [7, 8], "reason": "RuntimeError: no"})
+    (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in events))
+    text = report_of(folder).text
+    assert "9 updates were rejected and 2 client runs failed, of 5 clients; 2 of the 2 Byzantine clients and" in text
+    assert "rejected norm 1e+09 to 9e+09 is above 1e+06 9 0, 1, 2 0 to 8" in text
+    assert "failed RuntimeError: no 2 7, 8 9" in text
+    assert "0 Byzantine 3 norm 1e+09 to 7e+09 is above 1e+06 0 to 6" in text
+    assert "2 3 norm 3e+09 to 9e+09" in text
+
+
+def test_unknown_events_are_shown_with_all_they_say(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=2)
+    append(folder / "events.jsonl", {"event": "checkpoint_fell_back", "round": 1, "reason": "torn file"})
+    append(
+        folder / "events.jsonl",
+        {"event": "moon_phase", "round": 1, "phase": "full", "nights": [3, 4]},
+        {"strange": None},
+    )
+    text = report_of(folder).text
+    assert "1 checkpoint fell back torn file" in text
+    assert "1 moon phase phase full; nights [3, 4]" in text
+    assert "event strange null" in text
+
+
+def test_other_metrics_get_their_own_curve(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=0)
+    append(
+        folder / "metrics.jsonl",
+        *({"round": number, "metrics": {"mean_squared_error": 9.0 - number, "train_loss": 1.0}} for number in range(5)),
+    )
+    (folder / "result.json").unlink()
+    text = report_of(folder).text
+    assert "Mean squared error" in text
+    assert "test mean squared error 5 best 5 in round 4" in text
+
+
+def test_a_resumed_round_that_was_written_twice_counts_once(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=3)
+    append(folder / "metrics.jsonl", {"round": 2, "metrics": {"accuracy": 0.123}})
+    (folder / "result.json").unlink()
+    text = report_of(folder).text
+    assert "12.30 %" in text
+    assert "rounds 3 of 3 planned" in text
+
+
+@pytest.mark.parametrize(
+    ("clients", "classes"), [(1, 1), (30, 10), (31, 10), (400, 3), (401, 3), (300, 77), (10_000, 10)]
+)
+def test_who_holds_what_for_any_number_of_clients(tmp_path: Path, clients: int, classes: int) -> None:
+    page = report_of(make_run(tmp_path / "run", rounds=2, clients=clients, classes=classes, liars=1))
+    assert f"{clients:,} client{'s' * (clients > 1)} with" in page.text
+    assert (tmp_path / "run/figures/partition.svg").stat().st_size < 150_000
+
+
+def test_a_long_run_with_many_clients_stays_small(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=1000, clients=10_000, liars=400)
+    lines = (
+        {"event": "failed", "round": k % 1000, "client": k, "reason": f"client {k}: {'a' * 600}"} for k in range(10_000)
+    )
+    append(folder / "events.jsonl", *lines)
+    append(folder / "events.jsonl", *({"event": "retried", "round": k, "reason": "worker died"} for k in range(3000)))
+    page = report_of(folder)
+    assert len(page.source) < 1_500_000
+    assert "The first 300 of" in page.text
+    assert page.text.count("worker died") == 300
+
+
+def test_columns_of_the_partition_map_hold_every_client_once() -> None:
+    counts = np.random.default_rng(3).integers(0, 9, (1003, 4))
+    columns = figures.client_columns(counts)
+    assert len(columns) == figures.MAX_COLUMNS
+    clients = np.concatenate(columns)
+    assert sorted(clients.tolist()) == list(range(1003))
+    main = counts.argmax(axis=1)[clients]
+    assert (np.diff(main) >= 0).all()
+
+
+def test_texts_that_differ_in_numbers_become_one() -> None:
+    assert common_text(["norm 9 is above 5"]) == "norm 9 is above 5"
+    assert common_text(["norm 9 is above 5", "norm -7.5 is above 5"]) == "norm -7.5 to 9 is above 5"
+    assert (
+        common_text(["norm inf of layer1.weight", "norm 1e+40 of layer1.weight"])
+        == "norm 1e+40 to inf of layer1.weight"
+    )
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+NUMBER_TABLES = st.dictionaries(
+    st.sampled_from(["accuracy", "loss", "train_loss", "up", "admitted", "train", "odd"]), JSON, max_size=4
+)
+RECORDS = st.fixed_dictionaries(
+    {"round": st.integers(-3, 10**6)},
+    optional=dict.fromkeys(("metrics", "clients", "bytes", "seconds", "skipped"), NUMBER_TABLES | JSON),
+)
+EVENTS = st.dictionaries(st.sampled_from(["round", "client", "clients", "reason", "odd"]), JSON, max_size=4).flatmap(
+    lambda event: st.sampled_from(["admitted", "rejected", "failed", "retried", "odd"]).map(
+        lambda kind: {"event": kind, **event}
+    )
+)
+
+
+RESULTS = st.dictionaries(
+    st.sampled_from(["run", "state", "rounds", "metrics", "sha256", "seconds", "message"]), JSON, max_size=4
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(records=st.lists(RECORDS, max_size=4), events=st.lists(EVENTS, max_size=4), result=RESULTS)
+def test_no_record_event_or_result_breaks_the_report(
+    tmp_path_factory: pytest.TempPathFactory,
+    records: list[dict[str, Any]],
+    events: list[dict[str, Any]],
+    result: dict[str, Any],
+) -> None:
+    folder = make_run(tmp_path_factory.mktemp("run"), rounds=0, clients=3, classes=2)
+    append(folder / "metrics.jsonl", *records)
+    append(folder / "events.jsonl", *events)
+    write_json(folder / "result.json", result)
+    assert "digits-dirichlet" in report_of(folder).text
+
+
+@settings(max_examples=25, deadline=None)
+@given(values=st.lists(st.floats(-1e30, 1e30, exclude_min=True, exclude_max=True), min_size=1, max_size=6))
+def test_any_curve_can_be_drawn(values: list[float]) -> None:
+    svg = figures.curves({"test": (range(len(values)), values)}, "loss")
+    ElementTree.fromstring(svg)
