@@ -221,4 +221,5 @@ def _resolved(experiment: Experiment, size: int) -> Experiment:
             "epochs": None if experiment.training.steps else experiment.training.epochs or 1,
         },
         aggregation={"slice": SLICE if width == "auto" else width},
+        runtime={"data_dir": str(data_folder(experiment.runtime.data_dir))},
     )
