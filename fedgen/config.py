@@ -84,7 +84,7 @@ class Kind:
             checked = model.model_validate(choice.params)
         except ValidationError as error:
             whys = [f"{_where(detail)}: {_why(detail, choice.name, model)}" for detail in error.errors()]
-            raise PydanticCustomError("parameters", "{why}", {"why": "; ".join(whys)}) from error
+            raise PydanticCustomError("parameters", "{whys}", {"whys": whys}) from error
         return choice.model_copy(update={"params": checked.model_dump()})
 
 
@@ -228,7 +228,9 @@ class RuntimeSection(Section):
 
 
 class TrackingSection(Section):
-    """Where progress is reported besides the run folder."""
+    """What is written about a run; nothing here changes its result."""
+
+    report: bool = Field(True, description="write report.html and its pictures when the run ends")
 
 
 class Experiment(Section):
@@ -297,12 +299,14 @@ class Experiment(Section):
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def replace(self, **tables: Mapping[str, Any]) -> Experiment:
-        """The experiment with some keys of some tables changed, checked again.
+        """The experiment with some keys of some tables changed, checked again; a new model begins at its own defaults.
 
         >>> Experiment().replace(federation={"rounds": 5}).federation.rounds
         5
         """
         merged = self.model_dump()
+        if tables.get("model", {}).get("name", self.model.name) != self.model.name:
+            merged["model"] = {"loss": self.model.loss, "metrics": self.model.metrics}
         for table, keys in tables.items():
             merged[table] = {**merged[table], **keys}
         return Experiment(**merged)
@@ -360,7 +364,9 @@ def explain(error: ValidationError) -> Iterator[str]:
     """One line a mistake: the key, what was expected, what came, and what the key means."""
     for detail in error.errors():
         where, owner = _where(detail), _owner(detail["loc"])
-        if detail["type"] in ("conflict", "length", "parameters", "unknown_name"):
+        if detail["type"] == "parameters":
+            yield from (f"{where}.{why}" for why in detail["ctx"]["whys"])
+        elif detail["type"] in ("conflict", "length", "unknown_name"):
             yield f"{where}: {detail['msg']}" if where and detail["type"] != "conflict" else detail["msg"]
         else:
             yield f"{where}: {_why(detail, '.'.join(map(str, detail['loc'][:-1])), owner)}"

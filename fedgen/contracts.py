@@ -291,7 +291,6 @@ class Pool(Protocol):
 
 @dataclass(frozen=True)
 class BlockFailure:
-    """In place of a result that no worker could give; deadline: the wall clock ended it."""
+    """In place of a result that no worker could give."""
 
     reason: str
-    deadline: bool = False

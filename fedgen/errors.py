@@ -23,5 +23,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     'known: flag, mean'
     """
     names = sorted(known)
+    if not names:
+        return "there is none"
     near = get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"

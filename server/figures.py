@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ MAX_POINTS, MAX_STEPS = 1000, 200
 MAX_BAR_CLIENTS, MAX_BAR_CLASSES = 30, 10
 MAX_SINGLE_CLIENTS, MAX_COLUMNS = 400, 240
 FONT_STACK = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
+
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def curves(series: Mapping[str, Series], label: str, *, percent: bool = False) -> str:
@@ -249,7 +252,9 @@ def drawing(width: int = WIDTH, height: int = HEIGHT) -> Iterator[Figure]:
     defaults: Any = {
         name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")
     }
-    with matplotlib.rc_context({**defaults, **settings}):
+    with matplotlib.rc_context({**defaults, **settings}), warnings.catch_warnings():
+        # Text stays text in the SVG: the reader's fonts draw it, whatever matplotlib's own can.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield Figure(figsize=(width / 72, height / 72), layout="constrained")
 
 
@@ -289,7 +294,7 @@ def written(figure: Figure, salt: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": f"fedgen {salt}"}):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = re.sub(r"font-family: [^;\"<>]*", f"font-family: {FONT_STACK}", buffer.getvalue())
-    return re.sub(r"\n\s+", "\n", svg)
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", re.sub(r"\n\s+", "\n", svg))
 
 
 def standalone(svg: str, title: str) -> str:
@@ -313,6 +318,7 @@ def inline(svg: str, name: str, title: str) -> str:
 
 
 def escaped(text: str) -> str:
+    text = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
         text = text.replace(character, entity)
     return text

@@ -36,8 +36,10 @@ def remove_ray_home(home: Path) -> None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def connect(address: str | None, workers: int) -> Any:
-    """The ray module, connected; a local cluster of `workers` CPUs where no address is given.
+def connect(address: str | None, workers: int) -> tuple[Any, bool]:
+    """(the ray module, connected; whether this call connected it).
+
+    A connection that this process has already is used; else the cluster at `address`, or a local one of `workers` CPUs.
 
     Raises FedgenError where that fails.
     """
@@ -48,8 +50,9 @@ def connect(address: str | None, workers: int) -> Any:
         _use_token()
     import ray
 
+    fresh = not ray.is_initialized()
     try:
-        if not ray.is_initialized():
+        if fresh:
             _initialise(ray, address, workers)
     except Exception as error:
         where = f"runtime.address = {address!r}" if address else "a local cluster"
@@ -58,7 +61,8 @@ def connect(address: str | None, workers: int) -> Any:
             "set runtime.backend = 'serial'"
         ) from error
     register_serializer(ray)
-    return ray
+    _silence(ray)
+    return ray, fresh
 
 
 def _initialise(ray: Any, address: str | None, workers: int) -> None:
@@ -78,6 +82,12 @@ def _use_token() -> None:
     path.write_text(uuid4().hex)
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _silence(ray: Any) -> None:
+    """Ray prints a notice of every dead worker to stdout, which `--json` owns; our events log has them already."""
+    if hasattr(ray._private.worker, "print_to_stdstream"):
+        ray._private.worker.print_to_stdstream = lambda *words, **settings: None
 
 
 def register_serializer(ray: Any) -> None:

@@ -51,12 +51,13 @@ class RayWorker(Worker):
 
 @dataclass
 class _Seat:
-    """One worker: what it is computing, oldest first, and since when."""
+    """One worker: the greeting it still owes, what it is computing, oldest first, and since when."""
 
     actor: Any
-    pid: int
+    greeting: Any
+    pid: int = 0
     running: deque[int] = field(default_factory=deque)
-    since: float = 0.0
+    since: float = field(default_factory=monotonic)
 
 
 @dataclass
@@ -90,32 +91,45 @@ class RayPool:
     ) -> None:
         self._interrupt, self._on_retry = interrupt, on_retry
         self._timeout_s = experiment.runtime.block_timeout_s
-        self._ray = connect(experiment.runtime.address, workers)
-        actor = self._ray.remote(
+        self._ray, self._owned = connect(experiment.runtime.address, workers)
+        self._federation_of = experiment, search_path
+        self._actor = self._ray.remote(
             num_cpus=experiment.training.threads if experiment.runtime.address else 1,
             max_restarts=-1,
             max_task_retries=TASK_RETRIES,
         )(RayWorker)
-        self._hire: Callable[[], Any] = lambda: actor.remote(experiment, search_path)
         self._put: dict[int, tuple[Any, Any]] = {}
-        self._seats = self._start(workers)
-
-    def _start(self, workers: int) -> list[_Seat]:
-        actors = [self._hire() for _ in range(workers)]
-        pids = [actor.pid.remote() for actor in actors]
+        self._seats: list[_Seat] = []
         try:
-            deadline = monotonic() + START_TIMEOUT_S
-            while len(self._ray.wait(pids, num_returns=workers, timeout=POLL_S)[0]) < workers:
-                self._interrupt.check()
-                if monotonic() > deadline:
-                    raise FedgenError(
-                        f"runtime.workers = {workers}: the Ray cluster did not start them within "
-                        f"{START_TIMEOUT_S:.0f} s; it may have fewer free CPUs; lower runtime.workers"
-                    )
-            return [_Seat(actor, pid) for actor, pid in zip(actors, self._ray.get(pids), strict=True)]
-        except self._ray.exceptions.RayError as error:
+            self._start(workers)
+        except BaseException:
             self.close()
+            raise
+
+    def _start(self, workers: int) -> None:
+        self._seats = [self._hire() for _ in range(workers)]
+        greetings = [seat.greeting for seat in self._seats]
+        while len(self._ray.wait(greetings, num_returns=workers, timeout=POLL_S)[0]) < workers:
+            self._interrupt.check()
+            if monotonic() - self._seats[0].since > START_TIMEOUT_S:
+                raise FedgenError(
+                    f"runtime.workers = {workers}: the Ray cluster did not start them within {START_TIMEOUT_S:g} s; it "
+                    "may have fewer free CPUs; lower runtime.workers"
+                )
+        for seat in self._seats:
+            self._greet(seat)
+
+    def _hire(self) -> _Seat:
+        actor = self._actor.remote(*self._federation_of)
+        return _Seat(actor, actor.pid.remote())
+
+    def _greet(self, seat: _Seat) -> None:
+        """A worker is there: from now on its silence counts."""
+        try:
+            seat.pid = self._ray.get(seat.greeting)
+        except self._ray.exceptions.RayError as error:
             raise FedgenError(f"a Ray worker did not start: {error}") from error
+        seat.greeting, seat.since = None, monotonic()
 
     def map(
         self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
@@ -124,10 +138,14 @@ class RayPool:
         refs: dict[Any, tuple[int, _Seat, list[Any]]] = {}
         while job.waiting or refs:
             self._send(job, refs)
-            done, _ = self._ray.wait(list(refs), num_returns=1, timeout=POLL_S)
+            greetings = {seat.greeting: seat for seat in self._seats if seat.greeting is not None}
+            done, _ = self._ray.wait([*refs, *greetings], num_returns=1, timeout=POLL_S)
             self._interrupt.check()
             for ref in done:
-                self._receive(job, ref, *refs.pop(ref))
+                if ref in greetings:
+                    self._greet(greetings[ref])
+                else:
+                    self._receive(job, ref, *refs.pop(ref))
             if not done:
                 self._end_stuck(job, refs)
         return job.results
@@ -182,27 +200,27 @@ class RayPool:
 
     def _end_stuck(self, job: _Job, refs: dict[Any, tuple[int, _Seat, list[Any]]]) -> None:
         """Give up the oldest block of every worker that has been silent for too long, and hire a new worker."""
-        for seat in self._seats:
-            if not seat.running or monotonic() - seat.since < self._timeout_s:
+        for place, seat in enumerate(self._seats):
+            limit = self._timeout_s if seat.greeting is None else START_TIMEOUT_S
+            if not seat.running or monotonic() - seat.since < limit:
                 continue
             stuck, *others = seat.running
             self._ray.kill(seat.actor, no_restart=True)
             for ref in [ref for ref, (_, owner, _) in refs.items() if owner is seat]:
                 del refs[ref]
             reason = f"no answer within runtime.block_timeout_s = {self._timeout_s:g}"
-            job.results[stuck] = BlockFailure(reason, deadline=True)
+            job.results[stuck] = BlockFailure(reason)
             job.waiting.extendleft(reversed(others))
-            seat.actor, seat.running = self._hire(), deque()
-            seat.pid = self._ray.get(seat.actor.pid.remote(), timeout=START_TIMEOUT_S)
+            self._seats[place] = self._hire()
 
     def close(self) -> None:
-        """Ends the workers, and the cluster where this pool started it."""
+        """Ends the workers, and the connection to Ray where this pool made it."""
         self._put.clear()
-        if not self._ray.is_initialized():
-            return
-        for seat in getattr(self, "_seats", []):
-            self._ray.kill(seat.actor)
-        self._ray.shutdown()
+        if self._ray.is_initialized():
+            for seat in self._seats:
+                self._ray.kill(seat.actor)
+            if self._owned:
+                self._ray.shutdown()
 
 
 def default_workers() -> int:

@@ -193,7 +193,7 @@ class _Life:
         journal = Journal(self.folder)
         for event, details in self.resumed:
             journal.event(event, **details)
-        with self.view:
+        with self.view, _signals(self.interrupt):
             self.view.start(
                 self.federation.experiment.experiment.name,
                 str(self.folder),
@@ -221,7 +221,7 @@ class _Life:
             return self._reached(journal)
         pool = self._pool(journal)
         try:
-            with _signals(self.interrupt):
+            with _signals(self.interrupt):  # again: Ray installs handlers of its own
                 session = Session(self.federation, pool, standing, journal, self.given_up)
                 while standing.round < rounds:
                     self.interrupt.check()
@@ -283,7 +283,8 @@ class _Life:
         model = self.federation.method.layout.view(standing.state["model"])
         checkpoint.save_tensors(self.folder / run_folder.MODEL, model, {"sha256": result.sha256})
         run_folder.write_json(self.folder / run_folder.RESULT, result.to_json())
-        self._report()
+        if self.federation.experiment.tracking.report:
+            self._report()
         self.view.end(result.to_json())
         return result
 

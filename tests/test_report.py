@@ -494,6 +494,18 @@ def test_a_long_run_with_many_clients_stays_small(tmp_path: Path) -> None:
     assert page.text.count("worker died") == 300
 
 
+def test_class_names_in_any_script_are_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=0, clients=4, classes=2)
+    rewrite(folder / "partition.json", classes=["猫", "\U00029a41"])
+    assert {"猫", "\U00029a41"} <= set(report_of(folder).text.split())
+
+
+def test_names_that_xml_cannot_hold_are_replaced(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=0, clients=4, classes=2)
+    append(folder / "metrics.jsonl", {"round": 0, "metrics": {"a\x03": 1.0}, "seconds": {"b\x00\ud800": 1.0}})
+    report_of(folder)
+
+
 def test_columns_of_the_partition_map_hold_every_client_once() -> None:
     counts = np.random.default_rng(3).integers(0, 9, (1003, 4))
     columns = figures.client_columns(counts)

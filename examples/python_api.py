@@ -1,0 +1,13 @@
+"""Build an experiment in code, run it, and read its histories as arrays."""
+
+from fedgen import Experiment, run
+
+experiment = Experiment(
+    data={"clients": 50},
+    training={"optimizer": {"name": "sgd", "lr": 0.2}, "epochs": 2},
+    federation={"rounds": 30, "cohort": 0.2, "server_optimizer": {"name": "sgd", "momentum": 0.9}},
+    runtime={"backend": "serial"},  # this process alone; leave it out for worker processes on Ray
+)
+result = run(experiment)
+accuracy = result.history["accuracy"]  # float64[rounds]
+print(f"{result.state}: accuracy {accuracy[-1]:.3f}, best {accuracy.max():.3f} in round {accuracy.argmax()}")

@@ -1,0 +1,423 @@
+"""Admission: one client's garbage, or one client's exception, costs that client and nobody else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf, nan
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedgen.admission import admit, as_sent, check_update
+from fedgen.attacks.base import BaseAttack, Replace
+from fedgen.clients.cohort import BlockReport, Exchange, train_block
+from fedgen.config import Experiment
+from fedgen.contracts import Columns, Rows, Update, View
+from fedgen.data.dataset import Dataset
+from fedgen.errors import FedgenError
+from fedgen.federation import Federation
+from fedgen.parameters import Layout, Tensors
+from fedgen.server.checkpoint import Standing
+from fedgen.server.journal import Journal, read_lines
+from fedgen.server.pool import Interrupt, SerialPool
+from fedgen.server.run import Result
+from fedgen.server.session import Session
+from fedgen.server.star import play_round
+
+
+@dataclass(frozen=True)
+class Constant:
+    """slab -> a slab full of one number."""
+
+    value: float
+
+    def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
+        return torch.full_like(slab, self.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Garbage(BaseAttack):
+    """Sends one number in every column, or a weight of its own."""
+
+    value: float = nan
+    weight: float = 1.0
+
+    def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
+        weights = torch.where(view.byzantine, self.weight, view.weights)
+        return rows.map(Replace(view.byzantine, Constant(self.value))), weights, view.memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class GarbageFromAll(Garbage):
+    """The same, sent with a view of the whole round."""
+
+    omniscient: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbered:
+    """Forty samples in two classes whose first feature is the sample's number; test samples are numbered from 1000."""
+
+    def load(self, folder: Path) -> Dataset:
+        x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+        x[:, 0] = torch.arange(40)
+        test_x = x + torch.tensor([1000.0, 0, 0])
+        y = torch.arange(40) % 2
+        return Dataset(name="numbered", x=x, y=y, test_x=test_x, test_y=y, classes=("even", "odd"))
+
+
+@pytest.fixture
+def parts(registered: Callable[..., Any]) -> None:
+    registered("attack", "garbage")(Garbage)
+    registered("attack", "garbage_from_all")(GarbageFromAll)
+    registered("dataset", "numbered")(Numbered)
+
+
+FRAGILE = """
+import torch
+
+class Fragile(torch.nn.Linear):
+    '''Fails where it is trained on the sample with this number.'''
+
+    def __init__(self, marker: float = 7.0) -> None:
+        super().__init__(3, 2)
+        self.marker = marker
+
+    def forward(self, x):
+        if self.training and (x[:, 0] == self.marker).any():
+            raise ValueError(f"cannot look at sample {self.marker:g}")
+        return super().forward(x / 1000)
+
+class Broken(torch.nn.Linear):
+    '''Fails whenever it is trained.'''
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+
+    def forward(self, x):
+        if self.training:
+            raise ValueError("cannot train")
+        return super().forward(x)
+"""
+
+
+@pytest.fixture
+def fragile(parts: None, user_module: Callable[[str, str], Path], tiny: Callable[..., Experiment]) -> Any:
+    """fragile(**tables) -> an experiment on `numbered` whose model fails at sample 7, which one client holds."""
+    user_module("fragile_model", FRAGILE)
+
+    def make(**tables: dict[str, Any]) -> Experiment:
+        base: dict[str, dict[str, Any]] = {
+            "data": {"dataset": "numbered", "clients": 8, "validation": 0.0},
+            "model": {"name": "fragile_model:Fragile"},
+            "training": {"engine": "reference", "batch_size": 2, "steps": None, "epochs": 1, "block": 3},
+            "federation": {"cohort": 8},
+        }
+        return tiny(**{name: base.get(name, {}) | tables.get(name, {}) for name in base | tables})
+
+    return make
+
+
+def owner(federation: Federation, sample: int) -> int:
+    """The client who holds this sample."""
+    return next(client for client, shard in enumerate(federation.shards) if sample in shard.tolist())
+
+
+def column(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_every_reason() -> None:
+    admission = admit(
+        column(1, nan, inf, 10.5, 10, 1, 1, 1, 1, 1, 0),
+        column(1, 1, 1, 1, 1, nan, 0, -3, 1e9, 1.1e9, inf),
+        norm_limit=10,
+    )
+    assert admission.mask.tolist() == [True, False, False, False, True, False, False, False, True, False, False]
+    assert admission.reasons == {
+        1: "update is not finite",
+        2: "update is not finite",
+        3: "norm 10.5 is above aggregation.norm_limit 10",
+        5: "weight nan is not in 0 .. 1e+09",
+        6: "weight 0 is not in 0 .. 1e+09",
+        7: "weight -3 is not in 0 .. 1e+09",
+        9: "weight 1.1e+09 is not in 0 .. 1e+09",
+        10: "weight inf is not in 0 .. 1e+09",
+    }
+
+
+def test_without_a_limit_every_finite_length_passes() -> None:
+    assert admit(column(1e300, inf, 0), column(1, 1, 1), inf).mask.tolist() == [True, False, True]
+
+
+def test_nobody_is_admitted_of_nobody() -> None:
+    admission = admit(column(), column(), 1.0)
+    assert admission.mask.shape == (0,)
+    assert admission.reasons == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_floats_carry(dtype: torch.dtype) -> None:
+    rows = torch.tensor([[0.5, nan, inf, -1e30]], dtype=torch.float64)
+    sent = as_sent(rows, dtype)
+    assert sent.dtype == dtype
+    assert (
+        torch.equal(
+            sent,
+            rows.to(dtype),
+        )
+        or sent[0, 1].isnan()
+    )
+    assert sent[0].isnan().tolist() == [False, True, False, False]
+    assert sent[0].isinf().tolist() == [False, False, True, False]
+
+
+def test_what_integers_carry() -> None:
+    """Rounded half to even, clamped to -128 .. 127; NaN is 0."""
+    rows = torch.tensor([[0.4, 0.5, 1.5, -1.6, 127.6, 1e30, -1e30, nan, inf, -inf]])
+    sent = as_sent(rows, torch.int8)
+    assert sent.dtype == torch.int8
+    assert sent.tolist() == [[0, 0, 2, -2, 127, 127, -128, 0, 127, -128]]
+    assert as_sent(torch.tensor([[-5.0, 300.0]]), torch.uint8).tolist() == [[0, 255]]
+    assert as_sent(sent, torch.int8).tolist() == sent.tolist()
+
+
+EXPECTS = Layout({"w": (3,)})
+
+
+def test_a_proper_update_passes() -> None:
+    check_update(Update(torch.zeros(2, 3), torch.ones(2, dtype=torch.float64)), EXPECTS, 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "weights", "message"),
+    [
+        (torch.zeros(2, 4), torch.ones(2), r"rows \(2, 4\) of torch.float32, .*\(2, 3\) of torch.float32"),
+        (torch.zeros(1, 3), torch.ones(1), r"rows \(1, 3\) of torch.float32, .*\(2, 3\)"),
+        (torch.zeros(2, 3).double(), torch.ones(2), r"rows \(2, 3\) of torch.float64, the broadcast expects .*float32"),
+        (torch.zeros(2, 3), torch.ones(3), r"weights \(3,\), not \(2,\)"),
+        (torch.zeros(2, 3), torch.ones(2, 1), r"weights \(2, 1\), not \(2,\)"),
+        pytest.param(
+            torch.zeros(2, 3),
+            torch.ones(2),
+            r"weights .*float32",
+            marks=pytest.mark.xfail(
+                reason="admission.py:59 does not look at the dtype of the weights; float32 ones break block sums "
+                "(cohort.py:82) with a RuntimeError"
+            ),
+        ),
+    ],
+    ids=["columns", "rows", "dtype", "weights", "shape of weights", "dtype of weights"],
+)
+def test_a_method_that_breaks_its_promise_is_named(rows: Tensor, weights: Tensor, message: str) -> None:
+    with pytest.raises(FedgenError, match=f"training.method: client_update returned {message}"):
+        check_update(Update(rows, weights), EXPECTS, 2)
+
+
+def one_block(experiment: Experiment, *, summed: bool = False, federation: Federation | None = None) -> Any:
+    """(report, the admitted rows or None) of all clients in one block."""
+    federation = federation or Federation(experiment)
+    layout, method = federation.method.layout, federation.method
+    common = Exchange(round=0, phase="train", expects=layout, names=(), summed=summed, plain=False, f=0)
+    clients = torch.arange(experiment.data.clients)
+    report, *slabs = train_block(federation, common, method.initial_state(0)["model"], clients, {})
+    assert isinstance(report, BlockReport)
+    return report, torch.cat(slabs, dim=1) if slabs else None
+
+
+LIES = [
+    ({"value": nan}, "not finite"),
+    ({"value": inf}, "not finite"),
+    ({"value": -inf}, "not finite"),
+    ({"value": 1e30}, "above aggregation.norm_limit"),
+    ({"value": 3e38}, "above aggregation.norm_limit"),
+    ({"value": 0.0, "weight": nan}, "weight nan"),
+    ({"value": 0.0, "weight": -1.0}, "weight -1"),
+    ({"value": 0.0, "weight": 0.0}, "weight 0"),
+    ({"value": 0.0, "weight": 1e10}, "weight 1e+10"),
+]
+
+
+@pytest.mark.parametrize(("lie", "reason"), LIES, ids=str)
+@pytest.mark.parametrize("summed", [False, True], ids=["rows", "sums"])
+def test_garbage_costs_the_liar_and_nobody_else(
+    lie: dict[str, float], reason: str, summed: bool, parts: None, tiny: Callable[..., Experiment]
+) -> None:
+    attack = {"attack": {"name": "garbage", **lie}, "clients": [2, 9]}
+    report, rows = one_block(tiny(byzantine=attack), summed=summed)
+    _, honest = one_block(tiny())
+    assert set(report.rejected) == {2, 9}
+    assert all(reason in why for why in report.rejected.values())
+    assert report.failed == {}
+    others = [client for client in range(12) if client not in (2, 9)]
+    assert report.clients.tolist() == others
+    assert all(len(value) == 10 for value in (report.weights, *report.metrics.values()))
+    if summed:
+        expected = report.weights @ honest[others].double()
+        assert report.total is not None
+        assert torch.equal(report.total, expected)
+    else:
+        assert torch.equal(rows, honest[others]), "who is honest sends the same bits as without liars"
+
+
+@pytest.mark.parametrize("attack", ["garbage", "garbage_from_all"])
+@pytest.mark.parametrize("rule", ["mean", "median"])
+def test_a_round_of_garbage_and_honest_rows_counts(
+    attack: str, rule: str, parts: None, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    result = run_in(
+        tiny(
+            federation={"cohort": 12},
+            aggregation={"rule": rule, "f": 2},
+            byzantine={"attack": {"name": attack, "value": inf}, "clients": [2, 9], "start": 1},
+        )
+    )
+    assert (result.state, result.rounds) == ("completed", 2)
+    rounds = read_lines(result.folder / "metrics.jsonl")
+    assert [record["clients"]["rejected"] for record in rounds] == [0, 2]
+    assert [record["clients"]["admitted"] for record in rounds] == [12, 10]
+    assert not any(record["skipped"] for record in rounds)
+    rejected = [event for event in read_lines(result.folder / "events.jsonl") if event["event"] == "rejected"]
+    assert sorted((event["round"], event["client"]) for event in rejected) == [(1, 2), (1, 9)]
+    assert {event["reason"] for event in rejected} == {"update is not finite"}
+
+
+def test_a_round_of_garbage_alone_is_skipped_and_keeps_the_state(
+    parts: None, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    result = run_in(tiny(byzantine={"attack": {"name": "garbage"}, "clients": 12}))
+    untrained = run_in(tiny(byzantine={"attack": {"name": "garbage"}, "clients": 12}, federation={"rounds": 1}), "one")
+    assert (result.state, result.rounds) == ("degraded", 2)
+    assert result.sha256 == untrained.sha256
+    assert [record["skipped"] for record in read_lines(result.folder / "metrics.jsonl")] == [True, True]
+
+
+def session_of(experiment: Experiment, folder: Path) -> Session:
+    federation = Federation(experiment)
+    standing = Standing(0, federation.method.initial_state(0))
+    return Session(federation, SerialPool(federation, Interrupt()), standing, Journal(folder))
+
+
+@pytest.mark.parametrize("attack", ["garbage", "garbage_from_all"])
+def test_client_state_is_kept_for_admitted_clients_only(
+    attack: str, parts: None, tiny: Callable[..., Experiment], tmp_path: Path
+) -> None:
+    optimizer = {"name": "sgd", "momentum": 0.9}
+    session = session_of(
+        tiny(
+            training={"optimizer": optimizer, "keep_optimizer": True},
+            federation={"cohort": 12},
+            byzantine={"attack": attack, "clients": [2, 9], "start": 1},
+        ),
+        tmp_path,
+    )
+    play_round(session, evaluate=False)
+    first = session.standing.clients.take(torch.arange(12))["optimizer.momentum"]
+    assert (first.norm(dim=1) > 0).all()
+    play_round(session, evaluate=False)
+    second = session.standing.clients.take(torch.arange(12))["optimizer.momentum"]
+    unchanged = (first == second).all(1)
+    assert unchanged.nonzero().flatten().tolist() == [2, 9]
+    session.journal.close()
+
+
+def test_a_skipped_round_keeps_no_client_state(parts: None, tiny: Callable[..., Experiment], tmp_path: Path) -> None:
+    session = session_of(
+        tiny(
+            training={"optimizer": {"name": "sgd", "momentum": 0.9}, "keep_optimizer": True},
+            federation={"cohort": 12},
+            aggregation={"rule": "median", "f": 5},
+            byzantine={"attack": {"name": "garbage", "value": 0.0, "weight": -1.0}, "clients": 12},
+        ),
+        tmp_path,
+    )
+    record = play_round(session, evaluate=False)
+    assert record["skipped"]
+    assert session.standing.clients.tensors() == {}
+    assert session.standing.round == 1
+    session.journal.close()
+
+
+def test_an_exception_costs_its_client_and_nobody_else(fragile: Callable[..., Experiment]) -> None:
+    experiment = fragile()
+    federation = Federation(experiment)
+    unlucky = owner(federation, 7)
+    report, rows = one_block(experiment, federation=federation)
+    assert report.failed == {unlucky: "ValueError: cannot look at sample 7"}
+    assert report.rejected == {}
+    others = [client for client in range(8) if client != unlucky]
+    assert report.clients.tolist() == others
+    sound = fragile(model={"name": "fragile_model:Fragile", "marker": -1.0})
+    _, expected = one_block(sound)
+    assert torch.equal(rows, expected[others])
+
+
+def test_where_every_client_of_a_block_fails_its_report_is_empty(fragile: Callable[..., Experiment]) -> None:
+    report, rows = one_block(fragile(model={"name": "fragile_model:Broken"}))
+    assert report.failed == dict.fromkeys(range(8), "ValueError: cannot train")
+    assert report.clients.tolist() == []
+    assert rows.shape == (0, 8)
+
+
+def test_a_defect_of_a_method_is_no_clients_fault(tiny: Callable[..., Experiment]) -> None:
+    """An update of the wrong shape is a FedgenError, which ends the run instead of rejecting everyone."""
+    federation = Federation(tiny())
+
+    method = federation.method
+
+    class Short:
+        layout, initial_state = method.layout, method.initial_state
+
+        def client_update(self, broadcast: Any, block: Any) -> Update:
+            update = method.client_update(broadcast, block)
+            return replace(update, rows=update.rows[:, 1:])
+
+    federation.method = Short()  # type: ignore[assignment]
+    with pytest.raises(FedgenError, match="client_update returned rows"):
+        one_block(tiny(), federation=federation)
+
+
+def test_a_run_with_a_failing_client_is_degraded_and_says_why(
+    fragile: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    experiment = fragile()
+    unlucky = owner(Federation(experiment), 7)
+    result = run_in(experiment)
+    assert (result.state, result.exit_code, result.rounds) == ("degraded", 3, 2)
+    failures = [event for event in read_lines(result.folder / "events.jsonl") if event["event"] == "failed"]
+    assert failures == [
+        {"event": "failed", "round": round, "client": unlucky, "reason": "ValueError: cannot look at sample 7"}
+        for round in (0, 1)
+    ]
+    assert json.loads((result.folder / "result.json").read_text())["state"] == "degraded"
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        pytest.param(
+            "first",
+            marks=pytest.mark.xfail(
+                reason="exchange.py:56 reads the metrics' names off the first report, which is empty where every "
+                "client of the first block failed: train_loss is missing from that round"
+            ),
+        ),
+        "last",
+    ],
+)
+def test_a_failed_block_does_not_hide_the_others_metrics(
+    position: str, fragile: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    """Blocks of one client, most samples first; the marked sample is one of the first or of the last client."""
+    federation = Federation(fragile(training={"block": 1}))
+    blocks = federation.cohort(0, everyone=False)
+    marker = int(federation.shards[int(blocks[0 if position == "first" else -1])][0])
+    result = run_in(fragile(model={"name": "fragile_model:Fragile", "marker": float(marker)}, training={"block": 1}))
+    for record in read_lines(result.folder / "metrics.jsonl"):
+        assert record["clients"]["failed"] == 1
+        assert "train_loss" in record["metrics"]

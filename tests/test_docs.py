@@ -1,0 +1,300 @@
+"""What the documents say is true: code blocks run, experiments parse, commands exist, links lead somewhere.
+
+`.venv/bin/python tests/test_docs.py` writes the table of docs/configuration.md anew.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, fields
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from fedgen.config import parse_experiment, parse_override
+from fedgen.errors import SettingError
+from fedgen.server.cli import parser
+from fedgen.server.experiment_file import load_experiment, starter
+from fedgen.server.run import Result
+from fedgen.server.schema import key_table
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+EXAMPLES = sorted(ROOT.glob("examples/*.toml"))
+API_EXAMPLE = ROOT / "examples/python_api.py"
+CONFIGURATION = ROOT / "docs/configuration.md"
+
+LANGUAGES = {"console", "json", "python", "sh", "text", "toml"}
+FOLDERS = ("benchmarks", "clients", "deploy", "docs", "examples", "fedgen", "server", "tests")
+FENCED = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TABLE = re.compile(r"(<!-- begin table .*?-->\n).*?(<!-- end table -->)", re.DOTALL)
+
+EXECUTE = """
+import json, sys
+for name, line, text in json.load(sys.stdin):
+    exec(compile("\\n" * line + text, name, "exec", dont_inherit=True), globals())
+"""
+
+
+@dataclass(frozen=True)
+class Fence:
+    """One fenced block; line: number of its opening fence."""
+
+    language: str
+    line: int
+    text: str
+
+
+def fences(text: str, *languages: str) -> list[Fence]:
+    """The fenced blocks in these languages, all of them where none is named."""
+    found = [Fence(match[1], text.count("\n", 0, match.start()) + 1, match[2]) for match in FENCED.finditer(text)]
+    return [fence for fence in found if not languages or fence.language in languages]
+
+
+def fence_problems(text: str) -> list[str]:
+    """Fences that no check would look at."""
+    unknown = [
+        f"line {each.line}: a block in {each.language!r}" for each in fences(text) if each.language not in LANGUAGES
+    ]
+    return unknown + (["a block is not closed"] if len(re.findall("^```", text, re.MULTILINE)) % 2 else [])
+
+
+def execute(name: str, text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """All Python blocks of a document in one process and one namespace, warnings as errors."""
+    blocks = [(name, fence.line, fence.text) for fence in fences(text, "python")]
+    command = [sys.executable, "-W", "error", "-c", EXECUTE]
+    return subprocess.run(command, input=json.dumps(blocks), cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def experiment_problems(text: str) -> list[str]:
+    """TOML blocks that are no experiment."""
+    found = []
+    for fence in fences(text, "toml"):
+        try:
+            parse_experiment(fence.text, f"line {fence.line}")
+        except SettingError as error:
+            found.append(str(error))
+    return found
+
+
+def commands(text: str) -> Iterator[tuple[int, list[str]]]:
+    """(line of the block, words) of every simple command in the shell blocks and in sentences.
+
+    A sentence may name a command without what it needs: then only its name is looked at.
+    """
+    for fence in fences(text, "console", "sh"):
+        lines = fence.text.replace("\\\n", " ").splitlines()
+        if fence.language == "console":
+            lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        yield from ((fence.line, words) for line in lines for words in simple_commands(line))
+    for span in spans(text):
+        if span.startswith(("fedgen ", "make ")):
+            ((program, *arguments),) = simple_commands(span)
+            bare = program == "fedgen" and len(arguments) == 1
+            yield 0, [program, *arguments, *(["--help"] if bare else [])]
+
+
+def simple_commands(line: str) -> list[list[str]]:
+    """`A=1 fedgen run x | cat` -> [[fedgen, run, x], [cat]]."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if set(word) <= set("();<>|&"):
+            found.append([])
+        elif found[-1] or not re.match(r"[A-Z_]+=", word):
+            found[-1].append(word)
+    return [words for words in found if words]
+
+
+def command_problems(text: str) -> list[str]:
+    """Commands of fedgen and make that do not exist or have no such options, keys or files."""
+    found = []
+    for line, (program, *arguments) in commands(text):
+        name = Path(program).name
+        check = {"fedgen": fedgen_problem, "make": make_problem}.get(name)
+        problem = check(arguments) if check else ""
+        if problem:
+            found.append(f"line {line}: {shlex.join([name, *arguments])}: {problem}")
+    return found
+
+
+def fedgen_problem(arguments: list[str]) -> str:
+    said = StringIO()
+    try:
+        with redirect_stderr(said), redirect_stdout(said):
+            parsed = parser().parse_args(arguments)
+    except SystemExit as end:
+        return said.getvalue() if end.code else ""
+    try:
+        parse_experiment(starter(), overrides=dict(map(parse_override, getattr(parsed, "set", []))))
+    except SettingError as error:
+        return str(error)
+    file = Path(getattr(parsed, "file", ""))
+    return f"{file} does not exist" if file.parts[:1] == ("examples",) and not (ROOT / file).exists() else ""
+
+
+def make_problem(arguments: list[str]) -> str:
+    known = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    unknown = [word for word in arguments if "=" not in word and word not in known]
+    return f"no target {unknown}" if unknown else ""
+
+
+def spans(text: str) -> list[str]:
+    """`code` in sentences."""
+    return re.findall(r"`([^`\n]+)`", FENCED.sub("", text))
+
+
+def link_problems(text: str, home: Path) -> list[str]:
+    """Relative links, anchors and files of the repository named in a sentence that do not exist."""
+    found = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", FENCED.sub("", text))):
+        path, _, anchor = target.partition("#")
+        file = home / path if path else None
+        if "://" in target:
+            continue
+        if file is not None and not file.exists():
+            found.append(f"{target}: no such file")
+        elif anchor and anchor not in anchors(file.read_text() if file else text):
+            found.append(f"{target}: no such heading")
+    for span in spans(text):
+        if re.fullmatch(rf"({'|'.join(FOLDERS)})/[\w./-]+\.\w+", span) and not (ROOT / span).exists():
+            found.append(f"{span}: no such file")
+    return found
+
+
+def anchors(text: str) -> set[str]:
+    """Headings as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def with_table(text: str) -> str:
+    """docs/configuration.md with the table as the code has it now."""
+    renewed, count = TABLE.subn(lambda match: f"{match[1]}\n{key_table()}\n{match[2]}", text)
+    assert count == 1, f"the two marker comments of the table are not in {CONFIGURATION}"
+    return renewed
+
+
+def code_lines(text: str) -> int:
+    """Lines that are neither blank nor a comment nor the docstring."""
+    code = re.sub(r'\A""".*?"""\n', "", text, flags=re.DOTALL)
+    return sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in code.splitlines())
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_python_blocks_run(document: Path, tmp_path: Path) -> None:
+    text = document.read_text()
+    if fences(text, "python"):
+        done = execute(document.name, text, tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_document_is_true(document: Path) -> None:
+    text = document.read_text()
+    problems = [
+        *fence_problems(text),
+        *experiment_problems(text),
+        *command_problems(text),
+        *link_problems(text, document.parent),
+    ]
+    assert problems == []
+
+
+def test_documents_and_examples_are_there() -> None:
+    expected = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"}
+    expected |= {f"docs/{name}.md" for name in ("configuration", "design", "running")}
+    assert expected <= set(names(DOCUMENTS))
+    assert "examples/quickstart.toml" in names(EXAMPLES)
+
+
+def test_configuration_table_is_current() -> None:
+    text = CONFIGURATION.read_text()
+    assert text == with_table(text), "the table is stale; write it anew with: .venv/bin/python tests/test_docs.py"
+
+
+def test_json_object_has_the_fields_of_a_result() -> None:
+    (fence,) = fences((ROOT / "docs/running.md").read_text(), "json")
+    assert set(json.loads(fence.text)) == {field.name for field in fields(Result)} - {"folder"} | {"run"}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=names(EXAMPLES))
+def test_example_experiment_is_valid(example: Path) -> None:
+    assert load_experiment(example).experiment.name
+
+
+def test_python_example_runs_in_ten_lines(tmp_path: Path) -> None:
+    assert code_lines(API_EXAMPLE.read_text()) <= 10
+    command = [sys.executable, "-W", "error", API_EXAMPLE]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    accuracy = re.search(r"accuracy (0\.\d+)", done.stdout)
+    assert accuracy, done.stdout
+    assert float(accuracy[1]) > 0.8
+
+
+def test_readme_shows_python_in_ten_lines() -> None:
+    (fence,) = fences((ROOT / "README.md").read_text(), "python")
+    assert code_lines(fence.text) <= 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```py\nraise ValueError\n```\n",
+        "```\nfedgen nonsense\n```\n",
+        "text\n```sh\nfedgen run x.toml\n",
+        "```toml\n[data]\nclient = 3\n```\n",
+        "```toml\nnot TOML\n```\n",
+        "```console\n$ fedgen nonsense\n```\n",
+        "```sh\nfedgen run x.toml --jsonn\n```\n",
+        "```sh\nfedgen run\n```\n",
+        "```sh\nX=1 .venv/bin/fedgen run \\\n  x.toml --set training.epoch=2 | cat\n```\n",
+        "```sh\nfedgen run examples/nonsense.toml\n```\n",
+        "```sh\ncd x && make nonsense\n```\n",
+        "Type `fedgen nonsense`.",
+        "See [this](nonsense.md).",
+        "![picture](docs/images/nonsense.png)",
+        "See [this](#nonsense).",
+        "See [this](README.md#nonsense).",
+        "See `fedgen/nonsense.py`.",
+    ],
+)
+def test_a_false_document_is_found(text: str) -> None:
+    checks = [fence_problems(text), experiment_problems(text), command_problems(text), link_problems(text, ROOT)]
+    assert sum(map(len, checks)) == 1
+
+
+def test_a_true_document_passes() -> None:
+    text = (
+        "# A heading, and more\n\n[up](#a-heading-and-more) [out](https://example.org/x) `fedgen list rule`\n\n"
+        "```console\n$ A=1 fedgen run x.toml --set training.epochs=2 | tail -1\nfedgen nonsense\n```\n"
+        '```toml\n[aggregation]\nrule = "median"\n```\n'
+    )
+    checks = [fence_problems(text), experiment_problems(text), command_problems(text), link_problems(text, ROOT)]
+    assert checks == [[], [], [], []]
+
+
+def test_python_blocks_share_a_namespace_and_fail_aloud(tmp_path: Path) -> None:
+    assert execute("x.md", "```python\na = 1\n```\n\n```python\nassert a == 1\n```\n", tmp_path).returncode == 0
+    assert 'File "x.md", line 4' in execute("x.md", "\n\n```python\nraise ValueError\n```\n", tmp_path).stderr
+    assert execute("x.md", "```python\nimport warnings\nwarnings.warn('x')\n```\n", tmp_path).returncode != 0
+
+
+def test_a_stale_table_is_found() -> None:
+    text = CONFIGURATION.read_text()
+    assert with_table(text.replace("| `rounds` |", "| `round` |")) != text.replace("| `rounds` |", "| `round` |")
+
+
+if __name__ == "__main__":
+    CONFIGURATION.write_text(with_table(CONFIGURATION.read_text()))

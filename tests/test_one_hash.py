@@ -1,0 +1,80 @@
+"""One SHA-256 for serial and for any number of Ray workers, whole or resumed half-way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from fedgen import Experiment, Result, resume, run
+
+RULES = ["mean", "median", "trimmed_mean"]
+ATTACKS = ["none", "sign_flip", "ipm"]
+ROUNDS = 4
+
+
+def experiment(rule: str, attack: str, **runtime: object) -> Experiment:
+    return Experiment(
+        data={"clients": 30},
+        model={"hidden": [16]},
+        training={"batch_size": 8, "optimizer": {"name": "sgd", "momentum": 0.5}, "keep_optimizer": True},
+        federation={"rounds": ROUNDS, "cohort": 12, "server_optimizer": {"name": "sgd", "momentum": 0.5}},
+        aggregation={"rule": rule, "f": 2, "slice": 64},
+        byzantine={"attack": attack, "clients": 4},
+        runtime={"checkpoint_every": 2, **runtime},
+        tracking={"report": False},
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for all runs of this file, larger than the machine where that must be."""
+    from fedgen.server.ray_cluster import connect
+
+    ray, _ = connect(None, 4)
+    yield
+    ray.shutdown()
+
+
+def on_ray(folder: Path, rule: str, attack: str, workers: int) -> Result:
+    return run(experiment(rule, attack, backend="ray", workers=workers), folder)
+
+
+def serial(folder: Path, rule: str, attack: str) -> Result:
+    return run(experiment(rule, attack, backend="serial"), folder)
+
+
+def resumed(folder: Path, rule: str, attack: str) -> Result:
+    run(experiment(rule, attack, backend="serial").replace(federation={"rounds": ROUNDS // 2}), folder)
+    return resume(folder, rounds=ROUNDS)
+
+
+def hashes(result: Result) -> tuple[str, str | None]:
+    assert result.state == "completed"
+    assert result.client_sha256 is not None
+    return result.sha256, result.client_sha256
+
+
+@pytest.mark.parametrize(("rule", "attack"), [*product(["mean", "median"], ATTACKS)])
+def test_serial_two_workers_and_resumed(cluster: None, tmp_path: Path, rule: str, attack: str) -> None:
+    expected = hashes(serial(tmp_path / "serial", rule, attack))
+    assert hashes(on_ray(tmp_path / "ray", rule, attack, 2)) == expected
+    assert hashes(resumed(tmp_path / "resumed", rule, attack)) == expected
+
+
+def test_experiments_differ(tmp_path: Path) -> None:
+    seen = {hashes(serial(tmp_path / f"{rule}-{attack}", rule, attack)) for rule, attack in product(RULES, ATTACKS)}
+    assert len(seen) == len(RULES) * len(ATTACKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "attack"), [*product(RULES, ATTACKS)])
+def test_any_number_of_workers_three_times(cluster: None, tmp_path: Path, rule: str, attack: str) -> None:
+    expected = hashes(serial(tmp_path / "serial", rule, attack))
+    for workers, repeat in product([1, 2, 4], range(3)):
+        assert hashes(on_ray(tmp_path / f"ray-{workers}-{repeat}", rule, attack, workers)) == expected
+    run(experiment(rule, attack, workers=2).replace(federation={"rounds": 2}), tmp_path / "resumed")
+    result = resume(tmp_path / "resumed", rounds=ROUNDS, overrides={"runtime.workers": 4})
+    assert hashes(result) == expected

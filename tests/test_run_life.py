@@ -1,0 +1,205 @@
+"""A run's life: folder, stops, resumes, damaged checkpoints, end states and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedgen import Experiment, resume, run
+from fedgen.errors import FedgenError, SettingError
+from fedgen.server.journal import read_lines
+
+FEDGEN = [sys.executable, "-m", "fedgen.server"]
+
+
+def tiny(rounds: int = 6, **tables: Any) -> Experiment:
+    return Experiment(
+        data={"clients": 20},
+        model={"name": "logistic"},
+        federation={"rounds": rounds, "cohort": 5},
+        runtime={"backend": "serial", "checkpoint_every": 2, "keep_checkpoints": 2},
+        tracking={"report": False},
+    ).replace(**tables)
+
+
+def without_seconds(folder: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in line.items() if key != "seconds"} for line in read_lines(folder / "metrics.jsonl")
+    ]
+
+
+def test_folder_of_a_completed_run(tmp_path: Path) -> None:
+    result = run(tiny(tracking={"report": True}), tmp_path / "run")
+    assert (result.state, result.exit_code, result.rounds) == ("completed", 0, 6)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names >= {
+        "experiment.toml", "resolved.toml", "environment.json", "partition.json", "metrics.jsonl", "events.jsonl",
+        "checkpoints", "model.safetensors", "result.json", "report.html", "figures",
+    }  # fmt: skip
+    checkpoints = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert checkpoints == ["round-000004.safetensors", "round-000006.safetensors"]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["sha256"] == result.sha256
+    admitted = [event for event in read_lines(tmp_path / "run" / "events.jsonl") if event["event"] == "admitted"]
+    assert [len(event["clients"]) for event in admitted] == [5] * 6
+
+
+def test_history_is_arrays(tmp_path: Path) -> None:
+    result = run(tiny(federation={"evaluate_every": 4}), tmp_path / "run")
+    accuracy = result.history["accuracy"]
+    assert accuracy.shape == (6,)
+    assert np.isfinite(accuracy).tolist() == [False, False, False, True, False, True]
+    assert accuracy[-1] == result.metrics["accuracy"]
+
+
+def test_model_file_loads_into_a_plain_module(tmp_path: Path) -> None:
+    result = run(tiny(), tmp_path / "run")
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    module.load_state_dict(load_file(result.folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("played", [1, 2, 3, 5])
+def test_lengthened_run_equals_a_whole_one(tmp_path: Path, played: int) -> None:
+    whole = run(tiny(), tmp_path / "whole")
+    run(tiny(rounds=played), tmp_path / "part")
+    result = resume(tmp_path / "part", rounds=6)
+    assert result.sha256 == whole.sha256
+    assert without_seconds(tmp_path / "part") == without_seconds(tmp_path / "whole")
+
+
+def test_resume_of_a_completed_run_changes_nothing(tmp_path: Path) -> None:
+    first = run(tiny(), tmp_path / "run")
+    again = resume(tmp_path / "run")
+    assert (again.state, again.sha256, again.metrics) == (first.state, first.sha256, first.metrics)
+
+
+def test_resume_without_any_checkpoint_starts_over(tmp_path: Path) -> None:
+    whole = run(tiny(), tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.unlink()
+    result = resume(tmp_path / "run")
+    assert result.sha256 == whole.sha256
+    assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) == 6
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_damaged_checkpoint_falls_back(tmp_path: Path, damage: str) -> None:
+    whole = run(tiny(), tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "round-000006.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-5] ^= 1
+    newest.write_bytes({"cut": bytes(data[: len(data) // 2]), "flipped": bytes(data), "empty": b""}[damage])
+    result = resume(tmp_path / "run")
+    assert (result.state, result.exit_code) == ("degraded", 3)
+    assert result.sha256 == whole.sha256
+    [event] = [
+        each for each in read_lines(tmp_path / "run" / "events.jsonl") if each["event"] == "checkpoint_fell_back"
+    ]
+    assert "round-000006.safetensors is damaged" in event["reason"]
+
+
+def test_all_checkpoints_damaged_is_an_error(tmp_path: Path) -> None:
+    run(tiny(), tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.write_bytes(b"nothing")
+    with pytest.raises(FedgenError, match=r"no checkpoint in .* can be read"):
+        resume(tmp_path / "run")
+
+
+def test_resume_refuses_another_experiment(tmp_path: Path) -> None:
+    run(tiny(), tmp_path / "run")
+    with pytest.raises(SettingError, match="no longer describe the experiment"):
+        resume(tmp_path / "run", overrides={"training.batch_size": 7})
+    with pytest.raises(SettingError, match="already played 6 rounds"):
+        resume(tmp_path / "run", rounds=3)
+
+
+def test_resume_refuses_other_data(tmp_path: Path) -> None:
+    run(tiny(), tmp_path / "run")
+    path = tmp_path / "run" / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["data"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(environment))
+    with pytest.raises(SettingError, match="its hash differs"):
+        resume(tmp_path / "run")
+
+
+def test_a_run_folder_has_one_owner(tmp_path: Path) -> None:
+    from fedgen.server.run_folder import held
+
+    run(tiny(), tmp_path / "run")
+    with held(tmp_path / "run"), pytest.raises(SettingError, match="in use by another process"):
+        resume(tmp_path / "run")
+
+
+def test_too_few_admitted_updates_skip_the_round(tmp_path: Path) -> None:
+    result = run(tiny(aggregation={"norm_limit": 1e-9}), tmp_path / "run")
+    assert (result.state, result.exit_code, result.rounds) == ("degraded", 3, 6)
+    events = read_lines(tmp_path / "run" / "events.jsonl")
+    assert sum(event["event"] == "skipped" for event in events) == 6
+    assert sum(event["event"] == "rejected" for event in events) == 30
+    untouched = Experiment().replace(data={"clients": 20}, model={"name": "logistic"})
+    from fedgen.federation import Federation
+
+    start = Federation(untouched).method.initial_state(0)["model"]
+    kept = torch.cat([value.flatten() for value in load_file(result.folder / "model.safetensors").values()])
+    assert sorted(start.tolist()) == sorted(kept.tolist())
+
+
+def start_command(folder: Path, **settings: object) -> subprocess.Popen[str]:
+    tables = {"federation.rounds": 100_000, "runtime.backend": "serial", "runtime.checkpoint_every": 50, **settings}
+    experiment = folder.parent / "experiment.toml"
+    experiment.write_text('[data]\nclients = 20\n[model]\nname = "logistic"\n')
+    sets = [word for key, value in tables.items() for word in ("--set", f"{key}={value}")]
+    return subprocess.Popen(
+        [*FEDGEN, "run", str(experiment), "--out", str(folder), "--json", *sets],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+
+def wait_for_rounds(folder: Path, rounds: int, process: subprocess.Popen[str]) -> None:
+    while len(read_lines(folder / "metrics.jsonl")) < rounds:
+        assert process.poll() is None, "the run ended early"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    process = start_command(tmp_path / "run")
+    wait_for_rounds(tmp_path / "run", 20, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    last = json.loads(output.splitlines()[-1])
+    assert (process.returncode, last["state"]) == (130, "stopped")
+    assert last["rounds"] == len(read_lines(tmp_path / "run" / "metrics.jsonl"))
+    assert (tmp_path / "run" / "report.html").exists()
+    assert_continues(tmp_path / "run", last["rounds"])
+
+
+def test_killed_driver_leaves_the_hash(tmp_path: Path) -> None:
+    process = start_command(tmp_path / "run", **{"runtime.checkpoint_every": 7})
+    wait_for_rounds(tmp_path / "run", 20, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert_continues(tmp_path / "run", len(read_lines(tmp_path / "run" / "metrics.jsonl")))
+
+
+def assert_continues(folder: Path, played: int) -> None:
+    """The interrupted run, played to a few rounds more, equals one that was never interrupted."""
+    interrupted = resume(folder, rounds=played + 5, overrides={"tracking.report": False})
+    whole = Experiment(
+        data={"clients": 20}, model={"name": "logistic"}, federation={"rounds": played + 5},
+        runtime={"backend": "serial"}, tracking={"report": False},
+    )  # fmt: skip
+    assert interrupted.sha256 == run(whole, folder.parent / "whole").sha256
+    assert len(read_lines(folder / "metrics.jsonl")) == played + 5
