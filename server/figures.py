@@ -1,4 +1,4 @@
-"""The report's pictures: numbers in, SVG text out. No files are read or written here.
+"""The report's pictures: numbers and printable names in, SVG text out. No files are read or written here.
 
 Colours are written as fixed hexadecimal placeholders, one for each role. `standalone` leaves them, which gives a
 picture for a light page; `inline` replaces them by CSS variables, so that inside the report a picture follows the
@@ -42,8 +42,6 @@ MAX_POINTS, MAX_STEPS = 1000, 200
 MAX_BAR_CLIENTS, MAX_BAR_CLASSES = 30, 10
 MAX_SINGLE_CLIENTS, MAX_COLUMNS = 400, 240
 FONT_STACK = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
-
-NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def curves(series: Mapping[str, Series], label: str, *, percent: bool = False) -> str:
@@ -294,7 +292,7 @@ def written(figure: Figure, salt: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": f"fedgen {salt}"}):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = re.sub(r"font-family: [^;\"<>]*", f"font-family: {FONT_STACK}", buffer.getvalue())
-    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", re.sub(r"\n\s+", "\n", svg))
+    return re.sub(r"\n\s+", "\n", svg)
 
 
 def standalone(svg: str, title: str) -> str:
@@ -318,7 +316,6 @@ def inline(svg: str, name: str, title: str) -> str:
 
 
 def escaped(text: str) -> str:
-    text = NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
         text = text.replace(character, entity)
     return text

@@ -389,10 +389,10 @@ def finite(value: object) -> float | None:
 
 
 def numbers(mapping: object) -> dict[str, float]:
-    """The finite numbers of a mapping, by name; nothing where it is no mapping."""
+    """The finite numbers of a mapping by their names in printable form; nothing where it is no mapping."""
     if not isinstance(mapping, Mapping):
         return {}
-    return {str(name): number for name, value in mapping.items() if (number := finite(value)) is not None}
+    return {printable(name): number for name, value in mapping.items() if (number := finite(value)) is not None}
 
 
 def printable(text: object) -> str:

@@ -44,7 +44,7 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Experiment]:
-    """tiny(**tables) -> an experiment of two short rounds on the serial pool, without a report, some keys of some tables changed."""
+    """tiny(**tables) -> an experiment of two short serial rounds without a report, some keys of some tables changed."""
     base: dict[str, dict[str, Any]] = {
         "experiment": {"name": "tiny", "seed": 3},
         "data": {"clients": 12, "partition": "iid"},

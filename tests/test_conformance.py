@@ -1,0 +1,591 @@
+"""The suite that every registered part goes through by being registered."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from fedgen import registry
+from fedgen.admission import check_update
+from fedgen.aggregation.mean import Mean
+from fedgen.config import Experiment
+from fedgen.contracts import Aggregation, Attack, Block, Context, Inbox, Method, Rule, View
+from fedgen.data.dataset import Dataset
+from fedgen.errors import SettingError
+from fedgen.federation import Federation
+from fedgen.parameters import Layout, Tensors
+from fedgen.rows import LocalRows
+from fedgen.server.schema import listing
+from fedgen.streams import Streams
+
+Fingerprint = Callable[[Any], str]
+COLUMNS = 70
+"""Columns of the rows below: two slices of 64."""
+
+PARTS = [(kind, name) for kind in registry.HOMES for name in registry.members(kind)]
+DATACLASSES = [(kind, name) for kind, name in PARTS if inspect.isclass(registry.find(kind, name))]
+FUNCTIONS = [(kind, name) for kind, name in PARTS if (kind, name) not in DATACLASSES]
+
+
+def wrapped(kind: str, wrapper_kind: str) -> list[str]:
+    """Every part of a kind, alone and inside every wrapper: "mean", "nnm mean"."""
+    alone = list(registry.members(kind))
+    return alone + [f"{wrapper} {part}" for wrapper in registry.members(wrapper_kind) for part in alone]
+
+
+def build(kind: str, wrapper_kind: str, name: str, federation: Federation) -> Any:
+    *wrapper, part = name.split()
+    built = registry.build(kind, part, {}, facts=federation.facts)
+    return registry.build(wrapper_kind, wrapper[0], {}, facts=federation.facts, inner=built) if wrapper else built
+
+
+# Every part: documented, frozen, with defaults.
+
+
+@pytest.mark.parametrize(("kind", "name"), PARTS, ids=lambda part: part)
+def test_the_first_line_of_the_docstring_says_what_it_is(kind: str, name: str) -> None:
+    member = registry.find(kind, name)
+    summary = registry.summary(member)
+    assert summary.rstrip(".")
+    assert not summary.startswith(f"{member.__name__}("), "the docstring is the one that dataclass makes up"
+    assert len(summary) <= 120
+    assert f"  {name} " in listing(kind)
+    assert summary in listing(kind)
+
+
+@pytest.mark.parametrize(("kind", "name"), DATACLASSES, ids=lambda part: part)
+def test_registered_classes_are_frozen_dataclasses_by_keyword_with_defaults(kind: str, name: str) -> None:
+    member = registry.find(kind, name)
+    assert dataclasses.is_dataclass(member)
+    assert member.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert all(field.kw_only for field in dataclasses.fields(member))
+    defaults = registry.parameters(member)().model_dump()
+    injected = {each.name: None for each in dataclasses.fields(member) if each.name in registry.INJECTED}
+    part = member(**defaults, **injected)
+    assert hash(dataclasses.replace(part)) == hash(part), "equal parameters, equal parts"
+
+
+@pytest.mark.parametrize(("kind", "name"), DATACLASSES, ids=lambda part: part)
+def test_every_parameter_has_a_description_and_unknown_ones_are_refused(kind: str, name: str) -> None:
+    member = registry.find(kind, name)
+    model = registry.parameters(member)
+    for key, field in model.model_fields.items():
+        assert field.description, f"{key} has no description"
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        model(no_such_key=1)
+    with pytest.raises(TypeError, match="no_such_key"):
+        member(no_such_key=1)
+
+
+def test_a_name_is_registered_once(registered: Callable[..., Any]) -> None:
+    with pytest.raises(ValueError, match="rule 'mean' is registered twice"):
+        registered("rule", "mean")(Mean)
+
+
+# Rules.
+
+RULES = wrapped("rule", "rule_wrapper")
+NOT_SCALE_EQUIVARIANT: dict[str, str] = {}
+"""Rule -> why a common factor of the rows is no factor of its result (an absolute radius, say)."""
+
+
+def rows_of(n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(n, COLUMNS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def weights_of(n: int) -> Tensor:
+    return torch.arange(1.0, n + 1, dtype=torch.float64)
+
+
+def context_of(n: int, f: int, dtype: torch.dtype = torch.float32) -> Context:
+    layout = Layout({"weight": (6, 10), "bias": (10,)}, dtype)
+    return Context(torch.zeros(COLUMNS, dtype=dtype), layout, torch.arange(n), f)
+
+
+def aggregate(rule: Rule, rows: Tensor, weights: Tensor | None = None, f: int = 0) -> Tensor:
+    weights = weights_of(len(rows)) if weights is None else weights
+    context = context_of(len(rows), f, rows.dtype)
+    return rule.aggregate(LocalRows(rows, 64), weights, context).aggregate
+
+
+@pytest.fixture(params=RULES)
+def rule(request: pytest.FixtureRequest, federation: Federation) -> Rule:
+    built: Rule = build("rule", "rule_wrapper", request.param, federation)
+    return built
+
+
+def test_the_fewest_rows_grow_with_the_liars(rule: Rule) -> None:
+    fewest = [rule.minimum(f) for f in range(20)]
+    assert fewest == sorted(fewest)
+    assert all(isinstance(n, int) for n in fewest)
+    assert fewest[0] >= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("f", [0, 1, 2])
+def test_the_result_is_one_row_of_the_rows_dtype(rule: Rule, f: int, dtype: torch.dtype) -> None:
+    n = rule.minimum(f) + 2
+    result = rule.aggregate(LocalRows(rows_of(n, dtype=dtype), 64), weights_of(n), context_of(n, f, dtype))
+    assert isinstance(result, Aggregation)
+    assert result.aggregate.shape == (COLUMNS,)
+    assert result.aggregate.dtype == dtype
+    assert result.aggregate.isfinite().all()
+    if result.coefficients is not None:
+        assert result.coefficients.shape == (n,)
+        assert result.coefficients.dtype == torch.float64
+        torch.testing.assert_close(result.coefficients.to(dtype) @ rows_of(n, dtype=dtype), result.aggregate)
+
+
+@pytest.mark.parametrize("f", [0, 1, 2])
+def test_the_order_of_the_rows_does_not_matter(rule: Rule, f: int) -> None:
+    n = rule.minimum(f) + 4
+    rows, weights, order = rows_of(n), weights_of(n), torch.randperm(n, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(
+        aggregate(rule, rows[order], weights[order], f), aggregate(rule, rows, weights, f), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("factor", [1e-8, 1e-3, 1e3, 1e8, -1.0])
+def test_a_common_factor_of_the_rows_is_one_of_the_result(
+    rule: Rule, factor: float, request: pytest.FixtureRequest
+) -> None:
+    if (name := request.node.callspec.params["rule"]) in NOT_SCALE_EQUIVARIANT:
+        pytest.skip(NOT_SCALE_EQUIVARIANT[name])
+    n = rule.minimum(1) + 2
+    expected = factor * aggregate(rule, rows_of(n), f=1)
+    torch.testing.assert_close(aggregate(rule, factor * rows_of(n), f=1), expected, rtol=1e-4, atol=1e-6 * abs(factor))
+
+
+@pytest.mark.parametrize("f", [0, 1, 2])
+@pytest.mark.parametrize("size", [1e-8, 1.0, 1e6])
+def test_equal_rows_give_that_row(rule: Rule, f: int, size: float) -> None:
+    row = size * rows_of(1)
+    result = aggregate(rule, row.expand(rule.minimum(f) + 2, -1), f=f)
+    torch.testing.assert_close(result, row[0], rtol=1e-5, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize("f", [0, 1])
+def test_duplicates_are_no_trouble(rule: Rule, f: int) -> None:
+    n = rule.minimum(f) + 3
+    rows = rows_of(n)
+    rows[1:3] = rows[0]
+    result = aggregate(rule, rows, f=f)
+    assert result.isfinite().all()
+    assert (result >= rows.min(0).values - 1e-5).all()
+    assert (result <= rows.max(0).values + 1e-5).all()
+
+
+@pytest.mark.parametrize("f", [0, 1])
+def test_zeros_give_zeros(rule: Rule, f: int) -> None:
+    assert not aggregate(rule, torch.zeros(rule.minimum(f) + 1, COLUMNS), f=f).any()
+
+
+def test_one_row_without_liars_is_the_result(rule: Rule) -> None:
+    if rule.minimum(0) == 1:
+        torch.testing.assert_close(aggregate(rule, rows_of(1)), rows_of(1)[0])
+
+
+def test_a_rule_changes_nothing_and_repeats_its_bits(rule: Rule, fingerprint: Fingerprint) -> None:
+    n = rule.minimum(1) + 2
+    rows, weights, context = rows_of(n), weights_of(n), context_of(n, 1)
+    before = fingerprint([rows, weights, context])
+    first = rule.aggregate(LocalRows(rows, 64), weights, context)
+    second = rule.aggregate(LocalRows(rows, 64), weights, context)
+    assert fingerprint(first) == fingerprint(second)
+    assert fingerprint([rows, weights, context]) == before
+
+
+def test_a_rule_goes_on_with_its_own_memory(rule: Rule, fingerprint: Fingerprint) -> None:
+    n = rule.minimum(1) + 2
+    first = rule.aggregate(LocalRows(rows_of(n), 64), weights_of(n), context_of(n, 1))
+    context = replace(context_of(n, 1), memory=first.memory)
+    before = fingerprint(context)
+    second = rule.aggregate(LocalRows(rows_of(n, seed=1), 64), weights_of(n), context)
+    assert second.memory.keys() == first.memory.keys()
+    assert fingerprint(context) == before
+
+
+def test_linear_rules_are_the_weighted_mean(rule: Rule) -> None:
+    if not rule.linear:
+        pytest.skip("not linear")
+    n = 9
+    rows, weights = rows_of(n), weights_of(n)
+    expected = (weights @ rows.double() / weights.sum()).float()
+    torch.testing.assert_close(aggregate(rule, rows, weights), expected, rtol=1e-5, atol=1e-6)
+
+
+LIARS: dict[str, Callable[[Tensor], Tensor]] = {
+    "all together": lambda lies: torch.full_like(lies, 1e12),
+    "opposite": lambda lies: 1e12 * (-1) ** torch.arange(len(lies))[:, None] * torch.ones_like(lies),
+    "one column": lambda lies: torch.zeros_like(lies).index_fill(1, torch.tensor([3]), -1e12),
+    "random": lambda lies: 1e12 * rows_of(len(lies), seed=5),
+}
+
+
+@pytest.mark.parametrize("f", [1, 2, 4])
+@pytest.mark.parametrize("spare", [0, 1, 5])
+@pytest.mark.parametrize("lie", LIARS)
+def test_f_liars_do_not_move_a_robust_rule_past_honest_rows(rule: Rule, f: int, spare: int, lie: str) -> None:
+    """Every coordinate stays between the least and the largest honest value; the mean leaves at once."""
+    robust = rule.minimum(f) > 1
+    n = rule.minimum(f) + spare if robust else 2 * f + 1 + spare
+    rows, place = rows_of(n, seed=f), slice(spare, spare + f)
+    honest = torch.cat([rows[:spare], rows[spare + f :]])
+    rows[place] = LIARS[lie](rows[place])
+    result = aggregate(rule, rows, torch.ones(n, dtype=torch.float64), f)
+    low, high = honest.min(0).values, honest.max(0).values
+    inside = (result >= low - 1e-5).all() and (result <= high + 1e-5).all()
+    assert inside or not robust
+    if rule.linear and lie != "opposite":
+        assert not inside, "a linear rule follows any liar, so this test can fail"
+
+
+# Attacks.
+
+LIAR_SETS = {"none": [], "one": [4], "some": [0, 3, 5], "all": list(range(6))}
+
+
+def masked(clients: list[int], n: int = 6) -> Tensor:
+    mask = torch.zeros(n, dtype=torch.bool)
+    mask[clients] = True
+    return mask
+
+
+def view_of(byzantine: Tensor) -> View:
+    n = len(byzantine)
+    return View(byzantine, torch.arange(10, 10 + n), weights_of(n), 2, Streams(0), torch.zeros(COLUMNS), Mean(), 1)
+
+
+@pytest.fixture(params=registry.members("attack"))
+def attack(request: pytest.FixtureRequest, federation: Federation) -> Attack:
+    built: Attack = registry.build("attack", request.param, {}, facts=federation.facts)
+    return built
+
+
+@pytest.mark.parametrize("liars", LIAR_SETS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_honest_rows_and_weights_pass_an_attack_bit_for_bit(
+    attack: Attack, liars: str, dtype: torch.dtype, fingerprint: Fingerprint
+) -> None:
+    rows, view = rows_of(6, dtype=dtype), view_of(masked(LIAR_SETS[liars]))
+    before = fingerprint([rows, view])
+    sent, weights, memory = attack.corrupt(LocalRows(rows, 64), view)
+    lies = sent.collect()
+    assert (lies.shape, lies.dtype) == (rows.shape, rows.dtype)
+    assert (weights.shape, weights.dtype) == ((6,), torch.float64)
+    honest = ~view.byzantine
+    assert fingerprint([lies[honest], weights[honest]]) == fingerprint([rows[honest], view.weights[honest]])
+    assert lies.isfinite().all()
+    again, same_weights, same_memory = attack.corrupt(LocalRows(rows, 64), view)
+    assert fingerprint([lies, weights, memory]) == fingerprint([again.collect(), same_weights, same_memory])
+    assert fingerprint([rows, view]) == before
+
+
+def test_an_attack_lies_where_there_is_somebody_to_hide_among(attack: Attack, request: pytest.FixtureRequest) -> None:
+    """Except "none"; an attack on the data alone is told by `poison`."""
+    rows, view = rows_of(6), view_of(masked([0, 3]))
+    sent, weights, _ = attack.corrupt(LocalRows(rows, 64), view)
+    block = block_of(6)
+    poisoned = attack.poison(block, view.byzantine)
+    changed = not (
+        torch.equal(sent.collect(), rows)
+        and torch.equal(weights, view.weights)
+        and torch.equal(poisoned.x, block.x)
+        and torch.equal(poisoned.y, block.y)
+    )
+    assert changed == (request.node.callspec.params["attack"] != "none")
+
+
+def block_of(n: int) -> Block:
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.arange(1, n + 1)
+    x = torch.randn(n, n, 1, 8, 8, generator=generator) * (torch.arange(n) < counts[:, None])[..., None, None, None]
+    y = torch.randint(0, 10, (n, n), generator=generator) * (torch.arange(n) < counts[:, None])
+    return Block(torch.arange(n), torch.zeros(n, COLUMNS), x, y, counts, {}, 2, Streams(0))
+
+
+@pytest.mark.parametrize("liars", LIAR_SETS)
+def test_poison_changes_the_liars_data_only(attack: Attack, liars: str, fingerprint: Fingerprint) -> None:
+    block, byzantine = block_of(6), masked(LIAR_SETS[liars])
+    before = fingerprint([block, byzantine])
+    poisoned = attack.poison(block, byzantine)
+    assert torch.equal(poisoned.x[~byzantine], block.x[~byzantine])
+    assert torch.equal(poisoned.y[~byzantine], block.y[~byzantine])
+    assert (poisoned.x.shape, poisoned.y.shape) == (block.x.shape, block.y.shape)
+    assert torch.equal(poisoned.clients, block.clients)
+    assert fingerprint(poisoned) == fingerprint(attack.poison(block, byzantine))
+    assert fingerprint([block, byzantine]) == before
+
+
+# Methods.
+
+
+@pytest.fixture(params=wrapped("method", "wrapper"))
+def method(request: pytest.FixtureRequest, federation: Federation) -> Method:
+    built: Method = build("method", "wrapper", request.param, federation)
+    return built
+
+
+def inbox_of(clients: Tensor, weights: Tensor, aggregate: Tensor) -> Inbox:
+    return Inbox(clients, weights, None, lambda: Aggregation(aggregate))
+
+
+def test_a_method_has_a_state_with_a_model(method: Method, fingerprint: Fingerprint) -> None:
+    state = method.initial_state(0)
+    assert state["model"].shape == (method.layout.size,)
+    assert state["model"].dtype == method.layout.dtype
+    assert fingerprint(method.initial_state(0)) == fingerprint(state)
+    assert fingerprint(method.initial_state(1)) != fingerprint(state)
+    assert method.modes <= {"star", "gossip"}
+    assert method.modes
+    assert method.setup_rounds >= 0
+
+
+def exchanges(method: Method, federation: Federation) -> Iterator[tuple[int, Tensors, Block]]:
+    """(round, state, block) of the setup exchanges and of two rounds, the state carried on."""
+    state, clients = method.initial_state(0), torch.tensor([1, 4, 7])
+    for round in range(-method.setup_rounds, 2):
+        broadcast = method.broadcast(state, round)
+        block = federation.block(clients, broadcast.start, {}, round)
+        yield round, state, block
+        update = method.client_update(broadcast, block)
+        row = torch.einsum("n,nd->d", update.weights / update.weights.sum(), update.rows.double())
+        state = method.server_update(state, inbox_of(clients, update.weights, row.to(update.rows.dtype)), round)
+
+
+def test_client_updates_are_what_the_broadcast_expects(
+    method: Method, federation: Federation, fingerprint: Fingerprint
+) -> None:
+    for round, state, block in exchanges(method, federation):
+        before = fingerprint([state, block])
+        broadcast = method.broadcast(state, round)
+        sent = fingerprint(broadcast)
+        update = method.client_update(broadcast, block)
+        check_update(update, broadcast.expects, 3)
+        assert update.weights.dtype == torch.float64
+        assert update.rows.isfinite().all()
+        assert all(len(value) == 3 for value in (*update.client_state.values(), *update.metrics.values()))
+        assert fingerprint(method.client_update(broadcast, block)) == fingerprint(update)
+        assert fingerprint([state, block]) == before
+        assert fingerprint(broadcast) == sent
+
+
+def test_a_block_is_its_clients_one_by_one(method: Method, federation: Federation) -> None:
+    """Another block size is another order of arithmetic, so bits may differ; numbers may not."""
+    for round, state, block in exchanges(method, federation):
+        broadcast = method.broadcast(state, round)
+        together = method.client_update(broadcast, block)
+        for row, client in enumerate(block.clients):
+            alone = method.client_update(broadcast, federation.block(client[None], broadcast.start, {}, round))
+            torch.testing.assert_close(alone.rows[0], together.rows[row], rtol=1e-4, atol=1e-5)
+            assert torch.equal(alone.weights[0], together.weights[row])
+
+
+def test_server_updates_keep_the_form_of_the_state_and_change_nothing(
+    method: Method, federation: Federation, fingerprint: Fingerprint
+) -> None:
+    state, clients, weights = method.initial_state(0), torch.tensor([1, 4, 7]), weights_of(3)
+    expects = method.broadcast(state, 0).expects
+    row = torch.randn(expects.size, generator=torch.Generator().manual_seed(0)).to(expects.dtype)
+    inbox = inbox_of(clients, weights, row)
+    before = fingerprint([state, row])
+    updated = method.server_update(state, inbox, 0)
+    assert {name: (value.shape, value.dtype) for name, value in updated.items()} == {
+        name: (value.shape, value.dtype) for name, value in state.items()
+    }
+    assert not torch.equal(updated["model"], state["model"])
+    assert fingerprint(method.server_update(state, inbox, 0)) == fingerprint(updated)
+    assert fingerprint([state, row]) == before
+
+
+def test_one_server_and_many_holders_run_the_same_code(method: Method, fingerprint: Fingerprint) -> None:
+    """State[d] of each of three replicas, and state[3, d] of all: the same bits."""
+    clients, weights, generator = torch.tensor([1, 4, 7]), weights_of(3), torch.Generator().manual_seed(0)
+    states = [method.initial_state(replica) for replica in range(3)]
+    stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+    rows = torch.randn(3, method.broadcast(states[0], 0).expects.size, generator=generator)
+    for round in (0, 1):
+        pairs = zip(states, rows, strict=True)
+        states = [method.server_update(state, inbox_of(clients, weights, row), round) for state, row in pairs]
+        stacked = method.server_update(stacked, inbox_of(clients, weights, rows), round)
+    assert fingerprint(stacked) == fingerprint(
+        {name: torch.stack([state[name] for state in states]) for name in stacked}
+    )
+
+
+def test_a_state_is_evaluated_by_loss_and_metrics(
+    method: Method, federation: Federation, fingerprint: Fingerprint
+) -> None:
+    state, x, y = method.initial_state(0), federation.dataset.test_x[:20], federation.dataset.test_y[:20]
+    before = fingerprint([state, x, y])
+    measured = method.evaluate(state, x, y)
+    assert set(measured) >= {"loss", *federation.facts.model.metrics}
+    assert all(value.shape == () and value.isfinite() for value in measured.values())
+    assert fingerprint(method.evaluate(state, x, y)) == fingerprint(measured)
+    assert fingerprint([state, x, y]) == before
+
+
+# Optimisers and engines; tests/test_training.py compares engines over random shapes.
+
+
+@pytest.mark.parametrize("name", registry.members("optimizer"))
+def test_an_optimizer_takes_the_steps_of_its_torch_reference(name: str) -> None:
+    """Five steps of three rows at once, against torch's optimiser of each row; the state follows."""
+    optimizer = registry.build("optimizer", name, {})
+    fields = {each.name for each in dataclasses.fields(optimizer)}
+    optimizer = replace(optimizer, **{key: 0.5 for key in ("momentum", "weight_decay") if key in fields})
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3, COLUMNS, generator=generator)
+    parameters = [torch.nn.Parameter(row.clone()) for row in rows]
+    references = [optimizer.reference([parameter]) for parameter in parameters]
+    state = optimizer.state(rows)
+    assert set(optimizer.reference_names) == set(state)
+    for _ in range(5):
+        gradients = torch.randn(3, COLUMNS, generator=generator)
+        for parameter, reference, gradient in zip(parameters, references, gradients, strict=True):
+            parameter.grad = gradient.clone()
+            reference.step()
+        optimizer.step(rows, gradients, state)
+    torch.testing.assert_close(rows, torch.stack([parameter.detach() for parameter in parameters]))
+    for own, theirs in optimizer.reference_names.items():
+        pairs = zip(references, parameters, strict=True)
+        torch.testing.assert_close(state[own], torch.stack([ref.state[parameter][theirs] for ref, parameter in pairs]))
+
+
+@pytest.mark.parametrize("name", registry.members("engine"))
+def test_an_engine_trains_the_federations_own_model(name: str, tiny: Callable[..., Experiment]) -> None:
+    federations = [
+        Federation(tiny(training={"engine": engine, "epochs": 1, "steps": None})) for engine in (name, "reference")
+    ]
+    updates = []
+    for federation in federations:
+        state = federation.method.initial_state(0)
+        broadcast = federation.method.broadcast(state, 0)
+        block = federation.block(torch.tensor([0, 11]), broadcast.start, {}, 0)
+        updates.append(federation.method.client_update(broadcast, block))
+    assert ((updates[0].rows - updates[1].rows).norm(dim=1) <= 1e-4 * updates[1].rows.norm(dim=1)).all()
+    torch.testing.assert_close(updates[0].metrics["train_loss"], updates[1].metrics["train_loss"])
+
+
+@pytest.mark.parametrize("name", registry.members("server_optimizer"))
+def test_a_server_optimizer_is_pure_over_any_leading_dimensions(name: str, fingerprint: Fingerprint) -> None:
+    optimizer = registry.build("server_optimizer", name, {})
+    fields = {each.name for each in dataclasses.fields(optimizer)}
+    optimizer = replace(optimizer, **{key: 0.5 for key in ("lr", "momentum") if key in fields})
+    models, updates = rows_of(3), rows_of(3, seed=1)
+    state = optimizer.state(models)
+    assert all(key.startswith("server_optimizer.") for key in state)
+    before = fingerprint([models, updates, state])
+    changed, kept = optimizer.step(models, updates, state)
+    changed, kept = optimizer.step(changed, updates, kept)
+    assert fingerprint([models, updates, state]) == before
+    assert kept.keys() == state.keys()
+    for row in range(3):
+        model, held = models[row], optimizer.state(models[row])
+        for _ in range(2):
+            model, held = optimizer.step(model, updates[row], held)
+        assert fingerprint([model, held]) == fingerprint([changed[row], {key: kept[key][row] for key in kept}])
+    still, _ = optimizer.step(models, torch.zeros_like(models), optimizer.state(models))
+    torch.testing.assert_close(still, models)
+
+
+# Models, losses, metrics, data sets; tests/test_data.py has the partitions.
+
+
+@pytest.mark.parametrize("name", registry.members("model"))
+def test_a_model_maps_images_to_one_output_a_class(name: str) -> None:
+    module = registry.build("model", name, {}).module((1, 28, 28), 7)
+    assert module(torch.zeros(2, 1, 28, 28)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", registry.members("model"))
+def test_a_model_begins_from_the_seed_and_is_evaluated_row_by_row(
+    name: str, tiny: Callable[..., Experiment], fingerprint: Fingerprint
+) -> None:
+    parameters = {"padding": 1} if name == "cnn" else {}
+    federation = Federation(tiny(model={"name": name, **parameters}))
+    model = federation.facts.model
+    rows = torch.stack([model.initial(Streams(0), replica) for replica in (0, 1)])
+    assert rows.shape == (2, model.layout.size)
+    assert not torch.equal(rows[0], rows[1])
+    torch.manual_seed(5)
+    assert torch.equal(model.initial(Streams(0), 0), rows[0]), "torch's own generator plays no part"
+    assert not torch.equal(model.initial(Streams(1), 0), rows[0])
+    x, y = federation.dataset.test_x[:30], federation.dataset.test_y[:30]
+    together = model.evaluate(rows, x, y)
+    for row in range(2):
+        alone = model.evaluate(rows[row], x, y)
+        assert fingerprint(alone) == fingerprint({key: value[row] for key, value in together.items()})
+
+
+PER_SAMPLE = [(kind, name) for kind, name in FUNCTIONS if kind in ("loss", "metric")]
+
+
+@pytest.mark.parametrize(("kind", "name"), PER_SAMPLE, ids=lambda part: part)
+@pytest.mark.parametrize("samples", [1, 5])
+def test_losses_and_metrics_give_one_number_a_sample(
+    kind: str, name: str, samples: int, fingerprint: Fingerprint
+) -> None:
+    measure = registry.find(kind, name)
+    outputs = torch.randn(samples, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(samples) % 4
+    before = fingerprint([outputs, targets])
+    values = measure(outputs, targets)
+    assert values.shape == (samples,)
+    assert values.isfinite().all()
+    for sample in range(samples):
+        torch.testing.assert_close(measure(outputs[sample][None], targets[sample][None])[0], values[sample])
+    stacked = torch.func.vmap(measure)(torch.stack([outputs, outputs]), torch.stack([targets, targets]))
+    torch.testing.assert_close(stacked, torch.stack([values, values]))
+    assert fingerprint([outputs, targets]) == before
+
+
+@pytest.mark.parametrize("name", registry.members("loss"))
+def test_losses_have_gradients_that_lead_downhill(name: str) -> None:
+    loss = registry.find("loss", name)
+    outputs = torch.zeros(3, 4, requires_grad=True)
+    before = loss(outputs, torch.tensor([0, 1, 2])).mean()
+    (gradient,) = torch.autograd.grad(before, outputs)
+    assert loss(outputs - gradient, torch.tensor([0, 1, 2])).mean() < before
+
+
+def no_network(*_: Any, **__: Any) -> Any:
+    raise OSError("no network")
+
+
+@pytest.mark.parametrize("name", registry.members("dataset"))
+def test_a_data_set_loads_alike_or_says_what_is_missing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an empty data directory and without a network: digits loads, any other names the setting."""
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", no_network)
+    source = registry.build("dataset", name, {})
+    if name != "digits":
+        with pytest.raises(SettingError, match=rf"runtime\.data_dir: .*{re.escape(str(tmp_path))}"):
+            source.load(tmp_path)
+        return
+    dataset = source.load(tmp_path)
+    assert isinstance(dataset, Dataset)
+    assert dataset.name == name
+    assert dataset.x.dtype == dataset.test_x.dtype == torch.float32
+    assert dataset.y.dtype == dataset.test_y.dtype == torch.int64
+    assert dataset.x.shape[1:] == dataset.test_x.shape[1:]
+    assert set(dataset.y.tolist()) == set(range(len(dataset.classes)))
+    assert source.load(tmp_path).sha256 == dataset.sha256
+
+
+def test_every_kind_but_wrappers_has_members() -> None:
+    """Else a test above could pass by having nothing to look at."""
+    assert {kind for kind, _ in PARTS} >= set(registry.HOMES) - {"wrapper", "rule_wrapper"}
+    assert len(list(product(RULES, LIARS))) >= 12
