@@ -56,9 +56,11 @@ def check_update(update: Update, expects: Layout, clients: int) -> None:
             f"training.method: client_update returned rows {got} of {update.rows.dtype}, the broadcast expects "
             f"{want} of {expects.dtype}"
         )
-    if tuple(update.weights.shape) != (clients,):
+    weights = update.weights
+    if tuple(weights.shape) != (clients,) or weights.dtype != torch.float64:
         raise FedgenError(
-            f"training.method: client_update returned weights {tuple(update.weights.shape)}, not {(clients,)}"
+            f"training.method: client_update returned weights {tuple(weights.shape)} of {weights.dtype}, expected "
+            f"{(clients,)} of torch.float64"
         )
 
 

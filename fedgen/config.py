@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 
 class Choice(Section):
-    """A registered part by name, with its parameters: `"mean"` or `{ name = "trimmed_mean", trim = 3 }`."""
+    """A registered part by name, with its parameters: `"iid"` or `{ name = "dirichlet", alpha = 0.1 }`."""
 
     name: str
     params: dict[str, Any] = {}
@@ -61,14 +61,22 @@ class Kind:
     """Marks a Choice with what it chooses among, so that its name and parameters are checked with the file."""
 
     kind: str
+    default: str | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.no_info_after_validator_function(self.complete, handler(source))
+        named = core_schema.no_info_before_validator_function(self.named, handler(source))
+        return core_schema.no_info_after_validator_function(self.complete, named)
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"x-fedgen-kind": self.kind}
+        return {"x-fedgen-kind": self.kind, "x-fedgen-default": self.default}
+
+    def named(self, value: Any) -> Any:
+        """A table without a name sets parameters of the default choice."""
+        if self.default is not None and isinstance(value, Mapping) and "name" not in value:
+            return {"name": self.default, **value}
+        return value
 
     def complete(self, choice: Choice) -> Choice:
         """The choice with every parameter written out.
@@ -83,8 +91,8 @@ class Kind:
         try:
             checked = model.model_validate(choice.params)
         except ValidationError as error:
-            whys = [f"{_where(detail)}: {_why(detail, choice.name, model)}" for detail in error.errors()]
-            raise PydanticCustomError("parameters", "{whys}", {"whys": whys}) from error
+            lines = explain(error, model, of=choice.name)
+            raise PydanticCustomError("parameters", "{lines}", {"lines": lines}) from error
         return choice.model_copy(update={"params": checked.model_dump()})
 
 
@@ -95,18 +103,23 @@ Count = Annotated[int, Field(ge=1)]
 class ExperimentSection(Section):
     """Who this experiment is."""
 
-    name: str = Field("experiment", min_length=1, description="name of the run folder and the report's title")
+    name: str = Field(
+        "experiment",
+        min_length=1,
+        pattern=r"^[^/\\\x00-\x1f]*$",
+        description="name of the run folder and the report's title, without slashes",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every random number of the experiment")
 
 
 class DataSection(Section):
     """What the clients hold."""
 
-    dataset: Annotated[Choice, Kind("dataset")] = Field(
+    dataset: Annotated[Choice, Kind("dataset", "digits")] = Field(
         Choice(name="digits"), validate_default=True, description="data set"
     )
     clients: int = Field(100, ge=1, description="number of clients N that share the training samples")
-    partition: Annotated[Choice, Kind("partition")] = Field(
+    partition: Annotated[Choice, Kind("partition", "dirichlet")] = Field(
         Choice(name="dirichlet"), validate_default=True, description="how the samples are divided among the clients"
     )
     validation: float = Field(
@@ -138,20 +151,25 @@ class ModelSection(Choice):
 class TrainingSection(Section):
     """What a client does in a round."""
 
-    method: Annotated[Choice, Kind("method")] = Field(
+    method: Annotated[Choice, Kind("method", "sgd")] = Field(
         Choice(name="sgd"), validate_default=True, description="federated method"
     )
     wrappers: Annotated[tuple[Annotated[Choice, Kind("wrapper")], ...], Field(strict=False)] = Field(
         (), description="method wrappers, innermost first"
     )
-    optimizer: Annotated[Choice, Kind("optimizer")] = Field(
+    optimizer: Annotated[Choice, Kind("optimizer", "sgd")] = Field(
         Choice(name="sgd"), validate_default=True, description="the clients' optimiser"
     )
     keep_optimizer: bool = Field(False, description="the optimiser's state survives rounds as client state")
+    schedule: Annotated[Choice, Kind("schedule", "constant")] = Field(
+        Choice(name="constant"), validate_default=True, description="factor of the learning rate, round by round"
+    )
+    proximal: float = Field(0.0, ge=0, description="pull towards the round's start, FedProx's mu")
+    clip_norm: float | None = Field(None, gt=0, description="longest gradient of a step, Euclidean length")
     epochs: Count | None = Field(None, description="local epochs a round (1 where neither epochs nor steps is given)")
     steps: Count | None = Field(None, description="local steps a round, instead of epochs")
     batch_size: int = Field(32, ge=1, description="samples a step")
-    engine: str = Field("auto", description="how blocks of clients are trained: auto, vmap, reference")
+    engine: str = Field("auto", description="how blocks of clients are trained; auto: by model and size")
     block: Literal["auto"] | Count = Field("auto", description="clients trained in lockstep by one worker")
     threads: int = Field(1, ge=1, description="torch threads of every process")
     device: Literal["cpu"] = Field("cpu", description="device of the training")
@@ -176,7 +194,7 @@ class FederationSection(Section):
     cohort: Count | Share = Field(
         0.1, description="clients of a round: a count (whole number) or a share of all clients (0 < share <= 1.0)"
     )
-    server_optimizer: Annotated[Choice, Kind("server_optimizer")] = Field(
+    server_optimizer: Annotated[Choice, Kind("server_optimizer", "sgd")] = Field(
         Choice(name="sgd"), validate_default=True, description="how the server applies the aggregated update"
     )
     evaluate_every: int = Field(1, ge=1, description="rounds between evaluations; the last round is always evaluated")
@@ -185,7 +203,7 @@ class FederationSection(Section):
 class AggregationSection(Section):
     """How the updates of a round become one."""
 
-    rule: Annotated[Choice, Kind("rule")] = Field(
+    rule: Annotated[Choice, Kind("rule", "mean")] = Field(
         Choice(name="mean"), validate_default=True, description="aggregation rule"
     )
     wrappers: Annotated[tuple[Annotated[Choice, Kind("rule_wrapper")], ...], Field(strict=False)] = Field(
@@ -204,7 +222,7 @@ class AggregationSection(Section):
 class ByzantineSection(Section):
     """Who lies, and how."""
 
-    attack: Annotated[Choice, Kind("attack")] = Field(
+    attack: Annotated[Choice, Kind("attack", "none")] = Field(
         Choice(name="none"), validate_default=True, description="what Byzantine clients do"
     )
     clients: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = Field(
@@ -271,12 +289,6 @@ class Experiment(Section):
                 f"aggregation.f = {f} of a cohort of {cohort}: no rule withstands f >= n / 2 liars; lower "
                 f"aggregation.f to at most {(cohort - 1) // 2} or raise federation.cohort"
             )
-        rule = registry.build("rule", self.aggregation.rule.name, self.aggregation.rule.params)
-        if rule.minimum(f) > cohort:
-            raise _conflict(
-                f"aggregation.rule = {self.aggregation.rule.name!r} needs at least {rule.minimum(f)} updates "
-                f"to withstand aggregation.f = {f}, and federation.cohort gives {cohort}"
-            )
         liars = self.byzantine.clients
         worst = max([*liars, len(liars) - 1], default=-1) if isinstance(liars, list) else liars - 1
         if worst >= self.data.clients:
@@ -294,7 +306,7 @@ class Experiment(Section):
     @property
     def identity(self) -> str:
         """SHA-256 of everything that decides the result; runs of one identity and one data set have one state hash."""
-        decisive = self.model_dump(mode="json", exclude={"runtime": True, "tracking": True, "experiment": {"name"}})
+        decisive = self.model_dump(exclude={"runtime": True, "tracking": True, "experiment": {"name"}})
         decisive["federation"].pop("rounds")
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
@@ -308,7 +320,7 @@ class Experiment(Section):
         if tables.get("model", {}).get("name", self.model.name) != self.model.name:
             merged["model"] = {"loss": self.model.loss, "metrics": self.model.metrics}
         for table, keys in tables.items():
-            merged[table] = {**merged[table], **keys}
+            merged[table] = {**merged.get(table, {}), **keys}
         return Experiment(**merged)
 
 
@@ -360,44 +372,81 @@ def _set(tables: dict[str, Any], path: str, value: Any) -> None:
     tables[last] = value
 
 
-def explain(error: ValidationError) -> Iterator[str]:
-    """One line a mistake: the key, what was expected, what came, and what the key means."""
+def explain(error: ValidationError, root: type[BaseModel] | None = None, of: str = "") -> list[str]:
+    """One line a mistake: the key, what was expected, what came, and what the key means.
+
+    root: the model whose keys the locations begin with (default Experiment); of: what it holds the parameters of.
+    """
+    mistakes: dict[str, list[ErrorDetails]] = {}
     for detail in error.errors():
-        where, owner = _where(detail), _owner(detail["loc"])
-        if detail["type"] == "parameters":
-            yield from (f"{where}.{why}" for why in detail["ctx"]["whys"])
-        elif detail["type"] in ("conflict", "length", "unknown_name"):
-            yield f"{where}: {detail['msg']}" if where and detail["type"] != "conflict" else detail["msg"]
-        else:
-            yield f"{where}: {_why(detail, '.'.join(map(str, detail['loc'][:-1])), owner)}"
+        mistakes.setdefault(_path(detail["loc"], root or Experiment), []).append(detail)
+    below = {path.rpartition(".")[0] for path in mistakes if path.rpartition(".")[2].isdigit()}
+    return [
+        line
+        for path, details in mistakes.items()
+        if path not in below  # of a number or a list, the list was meant: its member says what is wrong
+        for line in _lines(path, details, root or Experiment, of)
+    ]
 
 
-def _where(detail: ErrorDetails) -> str:
-    return ".".join(str(part) for part in detail["loc"] if not _is_branch(part))
-
-
-def _is_branch(part: int | str) -> bool:
-    """Pydantic names the branch of a union in the location; a user has no use for it."""
-    return isinstance(part, str) and (part in ("int", "float", "str") or "[" in part)
-
-
-def _owner(location: tuple[int | str, ...]) -> type[BaseModel]:
-    owner: type[BaseModel] = Experiment
-    for part in location[:-1]:
-        field = owner.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            owner = inner
-    return owner
-
-
-def _why(detail: ErrorDetails, of: str, owner: type[BaseModel]) -> str:
-    key = str(next(part for part in reversed(detail["loc"]) if not _is_branch(part))) if detail["loc"] else ""
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key{f' of {of}' if of else ''}; {suggest(key, owner.model_fields)}"
-    if detail["type"] == "missing":
-        return f"this key of {of} has no default; give it a value"
+def _lines(path: str, details: list[ErrorDetails], root: type[BaseModel], of: str) -> list[str]:
+    first = details[0]
+    if first["type"] == "conflict":
+        return [first["msg"]]
+    if first["type"] == "parameters":
+        return [f"{path}.{line}" for line in first["ctx"]["lines"]]
+    if first["type"] in ("length", "unknown_name"):
+        return [f"{path}: {first['msg']}"]
+    owner, key = _owner(first["loc"], root), path.rpartition(".")[2]
+    table = of or path.rpartition(".")[0]
+    if first["type"] == "extra_forbidden":
+        return [f"{path}: unknown key{f' of {table}' if table else ''}; {suggest(key, _keys(owner))}"]
+    if first["type"] == "missing":
+        return [f"{path}: this key{f' of {table}' if table else ''} has no default; give it a value"]
     field = owner.model_fields.get(key)
     meaning = f" ({field.description})" if field and field.description else ""
-    expected = detail["msg"].replace("Input should be", "expected").replace("Value error, ", "")
-    return f"{expected}, got {detail['input']!r}{meaning}"
+    expected = " or ".join(dict.fromkeys(_expected(detail["msg"]) for detail in details))
+    return [f"{path}: expected {expected}, got {first['input']!r}{meaning}"]
+
+
+_WORDS = {
+    "Input should be ": "",
+    "String should have ": "",
+    "Value error, ": "",
+    "expected ": "",
+    "tuple": "list",
+}
+
+
+def _expected(message: str) -> str:
+    """Pydantic's message in the words of the experiment file."""
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return "a table" if "dictionary" in message else message
+
+
+def _keys(owner: type[BaseModel]) -> list[str]:
+    return [key for key in owner.model_fields if key != "params"]
+
+
+def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> Iterator[tuple[int | str, type[BaseModel]]]:
+    """(part, the model it is a key of) along a location, without the branches of unions that pydantic names in it."""
+    owner, below = root, False
+    for part in location:
+        field = owner.model_fields.get(str(part))
+        if below and not isinstance(part, int):
+            continue
+        yield part, owner
+        inner = field.annotation if field and not below else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            owner = inner
+        elif field is not None:
+            below = True
+
+
+def _path(location: tuple[int | str, ...], root: type[BaseModel]) -> str:
+    return ".".join(str(part) for part, _ in _walk(location, root))
+
+
+def _owner(location: tuple[int | str, ...], root: type[BaseModel]) -> type[BaseModel]:
+    return [owner for _, owner in _walk(location, root)][-1] if location else root

@@ -100,7 +100,9 @@ class Rows(Protocol):
     """n rows of d columns, in memory or as column slices that stay with the workers."""
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def size(self) -> int:
+        """d, which no map changes."""
+        ...
 
     def map(self, function: SlabFunction) -> Rows:
         """Lazy: function(slab[n, c], columns) -> [k, c] on every slice."""

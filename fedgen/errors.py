@@ -20,10 +20,10 @@ def suggest(word: str, known: Iterable[str]) -> str:
     >>> suggest("flagg", ["flag", "mean"])
     "did you mean 'flag'?"
     >>> suggest("xyz", ["flag", "mean"])
-    'known: flag, mean'
+    'choose from flag, mean'
     """
     names = sorted(known)
     if not names:
         return "there is none"
     near = get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    return f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(names)}"

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -22,16 +26,29 @@ from fedgen.models.model import Model
 from fedgen.parameters import Tensors
 from fedgen.rows import SLICE
 from fedgen.streams import Streams
+from fedgen.training.choose import choose_engine
 from fedgen.training.trainer import Trainer
 
-BLOCK_BYTES = 64 << 20
-"""Most memory of a block's rows: training holds a few copies of them."""
+BLOCK_BYTES_LEAST, BLOCK_BYTES_MOST = 2 << 20, 64 << 20
+"""Memory of a block's rows where the experiment leaves it to us; training holds a few copies of them."""
 
 
 def prepare_process(threads: int) -> None:
     """Settings that change bits, the same in every process of a run."""
     torch.set_num_threads(threads)
+    threadpool_limits(threads)  # numpy's BLAS
     torch.set_flush_denormal(True)
+    _keep_heap()
+
+
+@cache
+def _keep_heap() -> None:
+    """Let glibc keep large arrays for the next block: their page faults cost more than half of a small block's time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold, size_bytes = -1, -3, 1 << 30
+        mallopt(mmap_threshold, size_bytes)
+        mallopt(trim_threshold, size_bytes)
 
 
 def data_folder(setting: str | None) -> Path:
@@ -66,12 +83,13 @@ class Federation:
         self.training, self.validation = self._hold_back(experiment.data.validation)
         self.shards = self._divide(experiment)
         self.facts = self._facts(experiment)
-        self.experiment = _resolved(experiment, self.facts.model.layout.size)
+        self.experiment = _resolved(experiment, self.facts.model.layout.size, self.engine)
         self.method: Method = _wrapped(
             "method", "wrapper", experiment.training.method, experiment.training.wrappers, self
         )
         aggregation = experiment.aggregation
         self.rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, self)
+        self._check_bound(experiment)
         self.attack: Attack = registry.build("attack", **_call(experiment.byzantine.attack), facts=self.facts)
         self.byzantine = self._liars(experiment)
         if experiment.federation.mode not in self.method.modes:
@@ -106,20 +124,40 @@ class Federation:
     def _facts(self, experiment: Experiment) -> Facts:
         training = experiment.training
         model = _model(experiment, self.dataset)
-        engine = registry.build("engine", _engine(training.engine), {})
         optimizer = registry.build("optimizer", **_call(training.optimizer))
-        epochs = None if training.steps else training.epochs or 1
+        self.engine, self.engine_reason = choose_engine(training.engine, model, self.dataset.x[:2], self.dataset.y[:2])
         return Facts(
             clients=experiment.data.clients,
             input_shape=self.dataset.input_shape,
             classes=len(self.dataset.classes),
             model=model,
             trainer=Trainer(
-                model, engine, optimizer, training.batch_size, epochs, training.steps, training.keep_optimizer
+                model=model,
+                engine=registry.build("engine", self.engine, {}),
+                optimizer=optimizer,
+                batch_size=training.batch_size,
+                epochs=None if training.steps else training.epochs or 1,
+                steps=training.steps,
+                keep_optimizer=training.keep_optimizer,
+                schedule=registry.build("schedule", **_call(training.schedule)),
+                proximal=training.proximal,
+                clip_norm=training.clip_norm,
             ),
             server_optimizer=registry.build("server_optimizer", **_call(experiment.federation.server_optimizer)),
             streams=self.streams,
         )
+
+    def _check_bound(self, experiment: Experiment) -> None:
+        needed, f, cohort = (
+            self.rule.minimum(experiment.aggregation.f),
+            experiment.aggregation.f,
+            experiment.cohort_size,
+        )
+        if needed > cohort:
+            raise SettingError(
+                f"aggregation.rule = {experiment.aggregation.rule.name!r} needs at least {needed} updates to withstand "
+                f"aggregation.f = {f}, and federation.cohort gives {cohort}; lower aggregation.f or raise the cohort"
+            )
 
     def _liars(self, experiment: Experiment) -> Tensor:
         chosen, mask = experiment.byzantine.clients, torch.zeros(experiment.data.clients, dtype=torch.bool)
@@ -193,6 +231,11 @@ def _model(experiment: Experiment, dataset: Dataset) -> Model:
     choice = experiment.model
     network = registry.build("model", choice.name, choice.params)
     own = isinstance(network, nn.Module)
+    if not own and not hasattr(network, "module"):
+        raise SettingError(
+            f"model.name {choice.name!r} is neither a torch.nn.Module nor a class whose module(input_shape, outputs) "
+            "makes one"
+        )
 
     def make() -> nn.Module:
         if own:
@@ -203,23 +246,24 @@ def _model(experiment: Experiment, dataset: Dataset) -> Model:
     return Model(make, registry.find("loss", choice.loss), metrics)
 
 
-def _engine(setting: str) -> str:
-    return "vmap" if setting == "auto" else setting
-
-
-def _resolved(experiment: Experiment, size: int) -> Experiment:
+def _resolved(experiment: Experiment, size: int, engine: str) -> Experiment:
     """The experiment with every "auto" that decides its result replaced, from model size and cohort alone."""
     block = experiment.training.block
     if block == "auto":
-        quarter = -(-experiment.cohort_size // 4)
-        block = max(1, min(quarter, 64, BLOCK_BYTES // (4 * size)))
+        block = _block_size(experiment.cohort_size, 4 * size)
     width = experiment.aggregation.slice
     return experiment.replace(
         training={
             "block": block,
-            "engine": _engine(experiment.training.engine),
+            "engine": engine,
             "epochs": None if experiment.training.steps else experiment.training.epochs or 1,
         },
         aggregation={"slice": SLICE if width == "auto" else width},
         runtime={"data_dir": str(data_folder(experiment.runtime.data_dir))},
     )
+
+
+def _block_size(cohort: int, row_bytes: int) -> int:
+    """A quarter of the cohort, for up to four workers; more where rows are so small that sending them costs more than
+    training, fewer where they are so large that a block would not fit."""
+    return max(1, min(max(-(-cohort // 4), BLOCK_BYTES_LEAST // row_bytes), BLOCK_BYTES_MOST // row_bytes, cohort))

@@ -43,12 +43,16 @@ class Layout:
     def view(self, rows: Tensor) -> Tensors:
         """rows[..., d] -> {name: [..., *shape]}, views of the same memory."""
         lead, parts = rows.shape[:-1], torch.split(rows, self.sizes, dim=-1)
-        return {name: part.view(*lead, *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part.view((*lead, *shape)) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
     def flatten(self, tensors: Tensors) -> Tensor:
         """{name: [..., *shape]} -> rows[..., d], a copy."""
-        parts = [tensors[name].flatten(tensors[name].dim() - len(shape)) for name, shape in self.shapes.items()]
-        parts = [part if shape else part.unsqueeze(-1) for part, shape in zip(parts, self.shapes.values(), strict=True)]
+        parts = []
+        for name, shape in self.shapes.items():
+            tensor = tensors[name]
+            parts.append(tensor.reshape(*tensor.shape[: tensor.dim() - len(shape)], prod(shape)))
         return torch.cat(parts, dim=-1)
 
 

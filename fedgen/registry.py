@@ -26,6 +26,7 @@ HOMES = {
     "method": "methods",
     "wrapper": "methods",
     "optimizer": "training",
+    "schedule": "training",
     "server_optimizer": "training",
     "engine": "training",
     "rule": "aggregation",
@@ -33,6 +34,9 @@ HOMES = {
     "attack": "attacks",
 }
 """kind -> the sub-package whose modules register its members."""
+
+FUNCTIONS = ("loss", "metric")
+"""Kinds whose members may be plain functions."""
 
 INJECTED = ("facts", "inner")
 """Fields that `build` supplies; every other field of a registered dataclass is a parameter of the experiment file."""
@@ -80,17 +84,20 @@ def find(kind: str, name: str) -> Callable[..., Any]:
 
 def _imported(kind: str, path: str) -> Callable[..., Any]:
     module_name, _, attribute = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+        raise SettingError(f"{kind} {path!r}: your own is written 'module:Class', such as 'my_parts:MyClass'")
     try:
-        found = getattr(import_module(module_name), attribute)
-    except ImportError as error:
+        module = import_module(module_name)
+    except Exception as error:
         raise SettingError(
-            f"{kind} {path!r} cannot be imported: {error}; the folder of the experiment file and these are searched: "
-            f"{', '.join(sys.path[:3])}, ..."
+            f"{kind} {path!r} cannot be imported ({type(error).__name__}: {error}); the folder of the experiment file "
+            f"and these are searched: {', '.join(sys.path[:3])}, ..."
         ) from error
-    except AttributeError as error:
-        raise SettingError(f"{kind} {path!r}: module {module_name!r} has no {attribute!r}") from error
-    if not callable(found):
-        raise SettingError(f"{kind} {path!r} is no class: it is {found!r}")
+    found = getattr(module, attribute, None)
+    if found is None:
+        raise SettingError(f"{kind} {path!r}: module {module_name!r} has no {attribute!r}")
+    if not (inspect.isclass(found) or (kind in FUNCTIONS and callable(found))):
+        raise SettingError(f"{kind} {path!r} is no class{' or function' if kind in FUNCTIONS else ''}: it is {found!r}")
     return found  # type: ignore[no-any-return]
 
 
@@ -108,7 +115,7 @@ def parameters(member: Callable[..., Any]) -> type[BaseModel]:
             if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
                 default = ... if argument.default is argument.empty else argument.default
                 fields[each_name] = (Any, default)
-    config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
     return create_model(getattr(member, "__name__", "Parameters"), __config__=config, **fields)
 
 

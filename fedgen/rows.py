@@ -39,6 +39,8 @@ def slab_gram(slab: Tensor) -> Tensor:
 
 def slab_squares(slab: Tensor) -> Tensor:
     """slab[n, c] -> float64[n]: squared Euclidean lengths."""
+    if not slab.dtype.is_floating_point:
+        slab = slab.double()
     lengths: Tensor = torch.linalg.vector_norm(slab, dim=1, dtype=torch.float64)
     return lengths.square()
 
@@ -55,15 +57,15 @@ class LocalRows:
     functions: tuple[SlabFunction, ...] = ()
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self.data.shape[0], self.data.shape[1]
+    def size(self) -> int:
+        return self.data.shape[1]
 
     def map(self, function: SlabFunction) -> LocalRows:
         return LocalRows(self.data, self.slice, (*self.functions, function))
 
     def slabs(self) -> list[Tensor]:
         """The mapped slices, in order."""
-        columns = columns_of(self.shape[1], self.slice)
+        columns = columns_of(self.size, self.slice)
         return [apply(self.functions, canonical(self.data[:, each]), each) for each in columns]
 
     def gram(self) -> Tensor:

@@ -61,7 +61,8 @@ class Streams:
             zero + np.uint64(crc32(purpose.encode())),
         )
         blocks = philox(counter, (self.seed & 0xFFFFFFFF, self.seed >> 32))
-        return np.stack(blocks, axis=-1).reshape(len(client), -1)[:, :size].astype(np.uint32)
+        whole = np.stack(blocks, axis=-1).reshape(len(client), 4 * position.shape[1])
+        return whole[:, :size].astype(np.uint32)
 
     def uniform(self, purpose: str, round: int, clients: Tensor, size: int) -> Tensor:
         """float32[n, size] strictly inside (0, 1): 23 bits plus a half, so that no logarithm meets 0."""
@@ -70,7 +71,8 @@ class Streams:
 
     def normal(self, purpose: str, round: int, clients: Tensor, size: int) -> Tensor:
         """float32[n, size] of the standard normal law (Box-Muller in float64)."""
-        radius, angle = self.uniform(purpose, round, clients, 2 * size).double().split(size, dim=1)
+        pairs = self.uniform(purpose, round, clients, 2 * size).double().view(len(clients), size, 2)
+        radius, angle = pairs.unbind(2)
         numbers: Tensor = (-2 * radius.log()).sqrt() * (2 * torch.pi * angle).cos()
         return numbers.float()
 

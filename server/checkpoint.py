@@ -73,6 +73,9 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None
     save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, scratch, metadata)
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
+    umask = os.umask(0)
+    os.umask(umask)
+    scratch.chmod(0o666 & ~umask)  # safetensors makes its files private
     scratch.replace(path)
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:

@@ -15,7 +15,10 @@ Command = Callable[[argparse.Namespace], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one paragraph, exit code 2."""
+    """Errors in one paragraph, exit code 2; options are written out."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"fedgen: {message}\nTry `{self.prog} --help`.\n")

@@ -49,13 +49,13 @@ class Outcome:
 
     def metrics(self) -> dict[str, float]:
         """Means of the clients' own metrics, weighted as their updates are."""
-        weights = torch.cat([report.weights for report in self.reports])
-        if not len(weights):
-            return {}
+        names = dict.fromkeys(name for report in self.reports for name in report.metrics)
         means = {}
-        for name in self.reports[0].metrics:
-            values = torch.cat([report.metrics[name] for report in self.reports if name in report.metrics])
-            means[name] = float((values.double() * weights).sum() / weights.sum())
+        for name in names:
+            measured = [report for report in self.reports if name in report.metrics]
+            values = torch.cat([report.metrics[name] for report in measured]).double()
+            weights = torch.cat([report.weights for report in measured])
+            means[name] = float((values * weights).sum() / weights.sum())
         return means
 
 
@@ -84,7 +84,7 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
 
     width = federation.slice_width
     parts = tuple(zip(*(answer[1:] for answer in answers), strict=True))
-    rows: Rows = SlicedRows(session.pool, parts, (len(clients), broadcast.expects.size), width)
+    rows: Rows = SlicedRows(session.pool, parts, broadcast.expects.size, width)
     liars = federation.liars(clients, standing.round)
     if attack.omniscient and bool(liars.any()):
         view = View(
@@ -169,7 +169,8 @@ def _reduction(
 ) -> Callable[[], Aggregation]:
     if broadcast.reduce == "sum":
         return lambda: Aggregation(rows.map(total).collect()[0])
-    models = broadcast.start.numel() == broadcast.expects.size
-    reference = broadcast.start if models else torch.zeros(broadcast.expects.size)
+    reference = torch.zeros(broadcast.expects.size)
+    if broadcast.phase == "train":
+        reference[: len(broadcast.start)] = broadcast.start
     context = Context(reference, broadcast.expects, clients, allowed, session.standing.rule_memory)
     return lambda: session.federation.rule.aggregate(rows, weights, context)

@@ -35,7 +35,7 @@ def read_text(path: str | Path) -> str:
 def dump(experiment: Experiment) -> str:
     """TOML of every key, defaults included; keys without a value are left out."""
     document = tomlkit.document()
-    for name, keys in experiment.model_dump(mode="json").items():
+    for name, keys in experiment.model_dump().items():
         table = tomlkit.table()
         for key, value in keys.items():
             if value is not None:
@@ -68,7 +68,7 @@ def starter() -> str:
 def _lines(section: BaseModel) -> list[Any]:
     """Comments and (key, value) pairs of one section."""
     lines: list[Any] = []
-    dumped = section.model_dump(mode="json")
+    dumped = section.model_dump()
     for key, value in dumped.items():
         field = type(section).model_fields.get(key)
         lines.append(tomlkit.comment((field and field.description) or f"{key} of {dumped.get('name')}"))
@@ -81,7 +81,7 @@ def _inline(value: Any) -> Item:
         table = tomlkit.inline_table()
         table.update({key: _inline(item) for key, item in value.items() if item is not None})
         return table
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         array = tomlkit.array()
         for each in value:
             array.append(_inline(each))

@@ -22,8 +22,8 @@ from fedgen.server.ray_cluster import connect, register_serializer
 IN_FLIGHT = 2
 """Blocks sent to a worker at a time: the next one waits there while the driver handles the last."""
 
-TASK_RETRIES = 20
-"""Tries that Ray gives a block whose worker dies, before the block fails."""
+TASK_RETRIES = 10
+"""How often Ray repeats a block whose worker dies; a block that fails so is tried as often again, alone on a worker."""
 
 START_TIMEOUT_S = 300.0
 POLL_S = 0.25
@@ -176,7 +176,6 @@ class RayPool:
                 refs[first] = number, seat, kept
 
     def _receive(self, job: _Job, ref: Any, number: int, seat: _Seat, kept: list[Any]) -> None:
-        shared_worker = len(seat.running) > 1
         seat.running.remove(number)
         seat.since = monotonic()
         try:
@@ -184,12 +183,13 @@ class RayPool:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
-            if shared_worker and number not in job.alone:
-                # Two blocks were on this worker and one of them kills it: each is tried again by itself.
+            if number in job.alone:
+                tries = 2 * (TASK_RETRIES + 1)
+                job.results[number] = BlockFailure(f"its worker died {tries} times ({type(error).__name__})")
+            else:
+                # It may have shared the worker with the block that kills it.
                 job.alone.add(number)
                 job.waiting.append(number)
-            else:
-                job.results[number] = BlockFailure(f"its worker died {TASK_RETRIES + 1} times ({type(error).__name__})")
             return
         if pid != seat.pid:
             self._on_retry(

@@ -31,7 +31,7 @@ def choose(out: str | Path | None, name: str) -> Path:
             folder, number = Path("runs") / f"{stem}-{number}", number + 1
         return folder
     folder = Path(out)
-    if (folder / RESOLVED).exists() or (folder / EXPERIMENT).exists():
+    if (folder / RESOLVED).exists():
         raise SettingError(
             f"--out {folder} holds a run; continue it with `fedgen resume {folder}` or name another folder"
         )
@@ -71,8 +71,10 @@ def held(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(ray_home()))
         file.flush()
-        yield
-        file.truncate(0)
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def write_json(path: Path, value: Any) -> None:

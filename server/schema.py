@@ -44,7 +44,7 @@ def _expand(node: Any) -> None:
     if isinstance(node, dict):
         kind = node.pop("x-fedgen-kind", None)
         if kind is not None:
-            node.update(_choices(kind))
+            node.update(_choices(kind, node.pop("x-fedgen-default", None)))
         for value in list(node.values()):
             _expand(value)
     elif isinstance(node, list):
@@ -52,7 +52,7 @@ def _expand(node: Any) -> None:
             _expand(value)
 
 
-def _choices(kind: str) -> dict[str, Any]:
+def _choices(kind: str, default: str | None) -> dict[str, Any]:
     tables = []
     for name, member in registry.members(kind).items():
         parameters = registry.parameters(member).model_json_schema()
@@ -65,7 +65,7 @@ def _choices(kind: str) -> dict[str, Any]:
                 "description": registry.summary(member),
                 "type": "object",
                 "properties": properties,
-                "required": [] if kind == "model" else ["name"],
+                "required": [] if kind == "model" or name == default else ["name"],
                 "additionalProperties": False,
             }
         )
@@ -75,47 +75,75 @@ def _choices(kind: str) -> dict[str, Any]:
 
 
 def key_table() -> str:
-    """Markdown: every key of the experiment file with its default and meaning, then every choice's parameters."""
+    """Markdown: every key of the experiment file, then every parameter of every choice."""
     parts = []
     experiment = Experiment()
     for name in Experiment.model_fields:
         section: BaseModel = getattr(experiment, name)
-        dumped = section.model_dump(mode="json")
-        rows = [
-            (key, dumped[key], field.description or "")
+        dumped, values = section.model_dump(), _values(type(section))
+        lines = ["| key | values | default | meaning |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| `{key}` | {values[key]} | {_default(dumped[key])} | {_cell(field.description)} |"
             for key, field in type(section).model_fields.items()
             if key in dumped and field.description
         ]
-        if rows:
-            parts.append(f"### [{name}]\n\n{(type(section).__doc__ or '').partition(chr(10))[0]}\n\n{_table(rows)}")
-    for kind in registry.HOMES:
-        members = registry.members(kind)
-        if members:
-            parts.append(f"### {kind}\n\n" + _member_table(members))
+        heading = (type(section).__doc__ or "").partition("\n")[0]
+        parts.append(f"### [{name}]\n\n{heading}\n\n" + "\n".join(lines))
+    kinds = {kind: registry.members(kind) for kind in registry.HOMES}
+    parts += [f"### {kind}\n\n{_member_table(members)}" for kind, members in kinds.items() if members]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: list[tuple[str, Any, str]]) -> str:
-    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
-    lines += [f"| `{key}` | {_default(value)} | {_cell(meaning)} |" for key, value, meaning in rows]
-    return "\n".join(lines)
-
-
 def _member_table(members: Any) -> str:
-    lines = ["| name | parameter | default | meaning |", "| --- | --- | --- | --- |"]
+    lines = ["| name | parameter | values | default | meaning |", "| --- | --- | --- | --- | --- |"]
     for name, member in members.items():
-        lines.append(f"| `{name}` | | | {_cell(registry.summary(member))} |")
-        for key, field in registry.parameters(member).model_fields.items():
-            lines.append(f"| | `{key}` | {_default(field.default)} | {_cell(field.description or '')} |")
+        model = registry.parameters(member)
+        values = _values(model)
+        lines.append(f"| `{name}` | | | | {_cell(registry.summary(member))} |")
+        for key, field in model.model_fields.items():
+            row = (f"`{key}`", values[key], _default(field.default), _cell(field.description or ""))
+            lines.append(f"| | {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def _values(model: type[BaseModel]) -> dict[str, str]:
+    """What each key of a model may be, in words."""
+    schema = model.model_json_schema()
+    return {key: _cell(_words(node, schema)) for key, node in schema["properties"].items() if key != "params"}
+
+
+_BOUNDS = {
+    "minimum": ">= {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "<= {}",
+    "exclusiveMaximum": "< {}",
+    "multipleOf": "multiple of {}",
+}
+_TYPES = {"string": "text", "boolean": "true or false", "array": "list", "null": "none", "object": "table"}
+
+
+def _words(node: dict[str, Any], schema: dict[str, Any]) -> str:
+    if "x-fedgen-kind" in node:
+        return f"a {node['x-fedgen-kind'].replace('_', ' ')}"
+    if "anyOf" in node:
+        parts = [_words(each, schema) for each in node["anyOf"]]
+        return " or ".join(part for part in parts if part != "none")
+    if "$ref" in node:
+        return _words(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
+    values = [node["const"]] if "const" in node else node.get("enum")
+    if values:
+        return " or ".join(f"`{_toml(value)}`" for value in values)
+    kind = node.get("type", "")
+    bounds = ", ".join(words.format(node[key]) for key, words in _BOUNDS.items() if key in node)
+    number = {"integer": "whole number", "number": "number"}.get(kind) or _TYPES.get(kind, "any")
+    items = f" of {_words(node['items'], schema)}" if kind == "array" and "items" in node else ""
+    return f"{number}{items} {bounds}".strip()
 
 
 def _default(value: Any) -> str:
     if value is None:
         return "none"
-    if isinstance(value, dict):
-        return f"`{value['name']}`"
-    return f"`{_toml(value)}`"
+    return f"`{_toml(value['name'] if isinstance(value, dict) else value)}`"
 
 
 def _toml(value: Any) -> str:
@@ -123,6 +151,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}" if 1e-4 <= abs(value) < 1e5 and not value.is_integer() else repr(value)
     return f'"{value}"' if isinstance(value, str) else f"{value}"
 
 

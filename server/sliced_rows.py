@@ -27,7 +27,7 @@ class SlicedRows:
 
     pool: Pool
     parts: tuple[tuple[Any, ...], ...]
-    shape: tuple[int, int]
+    size: int
     slice: int
     functions: tuple[SlabFunction, ...] = ()
 
@@ -44,7 +44,7 @@ class SlicedRows:
         return torch.cat(self._each("slab"), dim=1)
 
     def _each(self, reduction: str) -> list[Tensor]:
-        columns = columns_of(self.shape[1], self.slice)
+        columns = columns_of(self.size, self.slice)
         items = [(each, *handles) for each, handles in zip(columns, self.parts, strict=True)]
         results = self.pool.map(reduce_slice, items, (reduction, self.functions))
         for result in results:

@@ -120,7 +120,7 @@ def fingerprint() -> Callable[[Any], str]:
                 feed(sha, item)
         elif hasattr(value, "__dataclass_fields__"):
             feed(sha, {name: getattr(value, name) for name in value.__dataclass_fields__})
-        elif isinstance(value, int | float | str | None | type(None)):
+        elif isinstance(value, int | float | str | None):
             sha.update(repr(value).encode())
 
     def take(value: Any) -> str:

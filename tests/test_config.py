@@ -40,7 +40,7 @@ def test_an_empty_file_is_the_default_experiment() -> None:
     assert experiment.data.clients == 100
     assert (experiment.data.partition.name, experiment.data.partition.params["alpha"]) == ("dirichlet", 0.3)
     assert (experiment.model.name, experiment.model.params) == ("mlp", {"hidden": (128,)})
-    assert experiment.training.optimizer.params == {"lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
+    assert experiment.training.optimizer.params.items() >= {"lr": 0.1, "momentum": 0.0}.items()
     assert (experiment.aggregation.rule.name, experiment.byzantine.attack.name) == ("mean", "none")
     assert (experiment.federation.mode, experiment.runtime.backend) == ("star", "ray")
 
@@ -61,7 +61,7 @@ def test_a_choice_is_a_name_or_a_table(text: str) -> None:
 def test_a_choice_is_completed_with_defaults() -> None:
     text = "[training]\noptimizer = { name = 'sgd', lr = 1 }\n[byzantine]\nattack = 'ipm'"
     experiment = parse_experiment(text)
-    assert experiment.training.optimizer.params == {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}
+    assert experiment.training.optimizer.params.items() >= {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}.items()
     assert experiment.byzantine.attack.params == {"epsilon": 2.0}
 
 
@@ -77,6 +77,9 @@ class Halved:
 
     inner: Rule
     share: float = 0.5
+
+    def minimum(self, f: int) -> int:
+        return self.inner.minimum(f)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +117,6 @@ def test_wrappers_are_a_list_of_choices_innermost_first(form: str, registered: C
     assert rule == Mean()
 
 
-@pytest.mark.xfail(
-    reason="config.py builds the rule without facts to ask for its minimum, so a rule with a `facts` field cannot be "
-    "configured",
-    raises=TypeError,
-)
 def test_a_rule_may_be_built_from_the_facts(registered: Callable[..., Any]) -> None:
     registered("rule", "informed")(Informed)
     experiment = Experiment(aggregation={"rule": "informed"})
@@ -143,13 +141,18 @@ def test_an_experiment_cannot_be_changed() -> None:
 
 
 def test_auto_is_resolved_from_model_and_cohort_alone(tiny: Callable[..., Experiment]) -> None:
-    """A quarter of the cohort, rounded up: 3 of 12; slices of the default width; one epoch where nothing is said."""
+    """Whatever [runtime] says; slices of the default width, and one epoch where nothing is said."""
     experiment = tiny(federation={"cohort": 12}, training={"steps": None})
     resolved = Federation(experiment).experiment
     assert (experiment.training.block, experiment.aggregation.slice) == ("auto", "auto")
-    assert (resolved.training.block, resolved.aggregation.slice) == (3, SLICE)
-    assert (resolved.training.engine, resolved.training.epochs, resolved.training.steps) == ("vmap", 1, None)
+    assert isinstance(resolved.training.block, int)
+    assert 1 <= resolved.training.block <= 12
+    assert resolved.aggregation.slice == SLICE
+    assert resolved.training.engine in registry.members("engine")
+    assert (resolved.training.epochs, resolved.training.steps) == (1, None)
     assert resolved.runtime.data_dir is not None
+    elsewhere = Federation(experiment.replace(runtime={"backend": "ray", "workers": 7})).experiment
+    assert elsewhere.identity == resolved.identity
 
 
 def test_what_is_given_is_kept(tiny: Callable[..., Experiment]) -> None:
@@ -247,7 +250,6 @@ def test_replace_takes_another_model_without_the_old_ones_parameters(name: str) 
     assert Experiment().replace(model={"name": name}).model.name == name
 
 
-@pytest.mark.xfail(reason="config.py Experiment.replace: an unknown table is a KeyError", raises=KeyError)
 def test_replace_of_an_unknown_table_is_explained() -> None:
     with pytest.raises(SettingError, match=r"agregation.*aggregation"):
         Experiment().replace(agregation={"f": 1})
@@ -297,11 +299,6 @@ FILE = "[training]\noptimizer = { name = 'sgd', lr = 0.5 }\n[aggregation]\nrule 
             "federation.server_optimizer.momentum",
             0.5,
             lambda experiment: experiment.federation.server_optimizer.params["momentum"],
-            marks=pytest.mark.xfail(
-                reason="config.py _set: a parameter of a choice that the file leaves at its default cannot be "
-                "overridden, as the new table has no name",
-                raises=SettingError,
-            ),
         ),
     ],
     ids=lambda value: value if isinstance(value, str) and "." in value else "",
@@ -324,10 +321,6 @@ def test_what_is_dumped_is_read_back() -> None:
         assert parse_experiment(dump(experiment)) == experiment
 
 
-@pytest.mark.xfail(
-    reason="config.py Choice._scatter: pydantic's JSON mode writes infinite parameters as None, and dump leaves them "
-    "out: a resumed run has another learning rate; identity has the same blind spot"
-)
 def test_infinite_parameters_are_dumped_or_refused() -> None:
     try:
         experiment = Experiment(training={"optimizer": {"name": "sgd", "lr": float("inf")}})
@@ -395,7 +388,7 @@ def test_the_schema_accepts_every_experiment_here(schema: jsonschema.Draft202012
         {"aggregation": {"rule": "medain"}},
         {"aggregation": {"rule": {"name": "mean", "trim": 3}}},
         {"training": {"optimizer": {"name": "sgd", "lr": -1}}},
-        {"training": {"optimizer": {"lr": 1}}},
+        {"aggregation": {"wrappers": [{"lr": 1}]}},
         {"federation": {"mode": "ring"}},
         {"aggregation": {"slice": 65}},
     ],
@@ -426,212 +419,175 @@ def test_the_listing_of_an_unknown_kind_is_explained() -> None:
         listing("rules")
 
 
-# Mistakes. Each: the text, what the message names (setting, expected, what came, fix), and why it is not so yet.
+# Mistakes. Each: the text, and what the message names (setting, expected, what came, fix).
 
-UNION = "config.py _is_branch knows 'int' and 'float' but not 'constrained-int', and explain says it once a branch"
-MISTAKES: dict[str, tuple[str, list[str], str]] = {
-    "malformed": ("[data]\nclients = = 3", ["not valid TOML", "line 2"], ""),
-    "malformed end": ("[data", ["not valid TOML", "Expected ']'"], ""),
-    "key twice": ("[data]\nclients = 3\nclients = 4", ["not valid TOML", "overwrite"], ""),
+MISTAKES: dict[str, tuple[str, list[str]]] = {
+    "malformed": ("[data]\nclients = = 3", ["not valid TOML", "line 2"]),
+    "malformed end": ("[data", ["not valid TOML", "Expected ']'"]),
+    "key twice": ("[data]\nclients = 3\nclients = 4", ["not valid TOML", "overwrite"]),
     "text for a number": (
         "[federation]\nrounds = 'many'",
         ["federation.rounds", "integer", "'many'", "number of rounds"],
-        "",
     ),
-    "fraction for a count": ("[federation]\nrounds = 1.5", ["federation.rounds", "integer", "1.5"], ""),
-    "truth for a count": ("[federation]\nrounds = true", ["federation.rounds", "integer", "True"], ""),
-    "text for truth": ("[data]\nstandardise = 'yes'", ["data.standardise", "boolean", "'yes'"], ""),
-    "number for a table": ("data = 3", ["data", "table", "3"], "pydantic's 'dictionary or instance of DataSection'"),
-    "text for a list": ("[model]\nmetrics = 'accuracy'", ["model.metrics", "list", "'accuracy'"], "pydantic's 'tuple'"),
-    "number for a list": ("[model]\nhidden = 128", ["model.hidden", "list", "128"], "pydantic's 'tuple'"),
+    "fraction for a count": ("[federation]\nrounds = 1.5", ["federation.rounds", "integer", "1.5"]),
+    "truth for a count": ("[federation]\nrounds = true", ["federation.rounds", "integer", "True"]),
+    "text for truth": ("[data]\nstandardise = 'yes'", ["data.standardise", "boolean", "'yes'"]),
+    "number for a table": ("data = 3", ["data", "table", "3"]),
+    "text for a list": ("[model]\nmetrics = 'accuracy'", ["model.metrics", "list", "'accuracy'"]),
+    "number for a list": ("[model]\nhidden = 128", ["model.hidden", "list", "128"]),
     "text for a list of choices": (
         "[aggregation]\nwrappers = 'nnm'",
         ["aggregation.wrappers", "list", "'nnm'"],
-        "pydantic's 'tuple'",
     ),
     "empty name": (
         "[experiment]\nname = ''",
         ["experiment.name", "expected at least 1 character", "''"],
-        "'String should have'",
     ),
-    "number for a choice": ("[aggregation]\nrule = 3", ["aggregation.rule", "a name or a table with a name", "3"], ""),
-    "choice without a name": ("[training]\noptimizer = { lr = 0.5 }", ["training.optimizer.name", "no default"], ""),
-    "number for a name": ("[training]\noptimizer = { name = 3 }", ["training.optimizer.name", "string", "3"], ""),
-    "unknown table": ("[dta]\nclients = 3", ["dta", "unknown key", "did you mean 'data'"], ""),
-    "unknown key": ("[data]\nclient = 3", ["data.client", "unknown key", "did you mean 'clients'"], ""),
-    "unknown key far from all": ("[data]\nzzz = 3", ["data.zzz", "unknown key", "known: clients, dataset"], ""),
+    "number for a choice": ("[aggregation]\nrule = 3", ["aggregation.rule", "a name or a table with a name", "3"]),
+    "number for a name": ("[training]\noptimizer = { name = 3 }", ["training.optimizer.name", "string", "3"]),
+    "unknown table": ("[dta]\nclients = 3", ["dta", "unknown key", "did you mean 'data'"]),
+    "unknown key": ("[data]\nclient = 3", ["data.client", "unknown key", "did you mean 'clients'"]),
+    "unknown key far from all": ("[data]\nzzz = 3", ["data.zzz", "unknown key", "choose from clients, "]),
     "unknown key of a choice": (
         "[data]\npartition = { name = 'dirichlet', alfa = 3 }",
         ["data.partition.alfa", "unknown key", "did you mean 'alpha'"],
-        "",
     ),
     "unknown key of a choice without any": (
         "[aggregation]\nrule = { name = 'mean', trim = 3 }",
         ["aggregation.rule.trim", "unknown key of mean", "there is none"],
-        "",
     ),
     "unknown key of a model": (
         "[model]\nhiden = [3]",
         ["model.hiden", "unknown key of mlp", "did you mean 'hidden'"],
-        "",
     ),
     "a key called params": (
         "[training]\noptimizer = { name = 'sgd', params = { lr = 1.0 } }",
         ["training.optimizer.params", "unknown key of sgd"],
-        "",
     ),
     "a key called int": (
         "[data]\nint = 1",
         ["data.int", "unknown key"],
-        "config.py _is_branch takes the key for a branch",
     ),
     "a key with brackets": (
         "[data]\n'a[b]' = 1",
         ["data.a[b]", "unknown key"],
-        "config.py _is_branch takes the key for a branch: StopIteration",
     ),
     "unknown rule": (
         "[aggregation]\nrule = 'medain'",
         ["aggregation.rule", "rule 'medain' is not known", "did you mean 'median'"],
-        "",
     ),
     "unknown attack": (
         "[byzantine]\nattack = 'xyz'",
-        ["byzantine.attack", "known: ipm, none, sign_flip", "'module:Class'"],
-        "",
+        ["byzantine.attack", "choose from ", "sign_flip", "'module:Class'"],
     ),
-    "unknown model": ("[model]\nname = 'mlpp'", ["model", "'mlpp' is not known", "did you mean 'mlp'"], ""),
-    "unknown data set": ("[data]\ndataset = 'digit'", ["data.dataset", "did you mean 'digits'"], ""),
+    "unknown model": ("[model]\nname = 'mlpp'", ["model", "'mlpp' is not known", "did you mean 'mlp'"]),
+    "unknown data set": ("[data]\ndataset = 'digit'", ["data.dataset", "did you mean 'digits'"]),
     "unknown engine": (
         "[training]\nengine = 'vmpa'",
         ["training", "engine 'vmpa' is not known", "did you mean 'vmap'"],
-        "",
     ),
     "unknown loss": (
         "[model]\nloss = 'cross_entrpy'",
         ["model", "loss 'cross_entrpy'", "did you mean 'cross_entropy'"],
-        "",
     ),
-    "unknown metric": ("[model]\nmetrics = ['acuracy']", ["model", "metric 'acuracy'", "did you mean 'accuracy'"], ""),
-    "unknown wrapper": ("[training]\nwrappers = ['clip']", ["training.wrappers.0", "wrapper 'clip' is not known"], ""),
-    "unknown backend": ("[runtime]\nbackend = 'dask'", ["runtime.backend", "'ray' or 'serial'", "'dask'"], ""),
-    "unknown mode": ("[federation]\nmode = 'ring'", ["federation.mode", "'star'", "'ring'"], ""),
+    "unknown metric": ("[model]\nmetrics = ['acuracy']", ["model", "metric 'acuracy'", "did you mean 'accuracy'"]),
+    "unknown wrapper": ("[training]\nwrappers = ['clip']", ["training.wrappers.0", "wrapper 'clip' is not known"]),
+    "unknown backend": ("[runtime]\nbackend = 'dask'", ["runtime.backend", "'ray' or 'serial'", "'dask'"]),
+    "unknown mode": ("[federation]\nmode = 'ring'", ["federation.mode", "'star'", "'ring'"]),
     "module missing": (
         "[model]\nname = 'no_such:Net'",
         ["model", "'no_such:Net' cannot be imported", "folder of the experiment file"],
-        "",
     ),
-    "class missing": ("[model]\nname = 'math:Net'", ["model", "module 'math' has no 'Net'"], ""),
-    "no class": ("[model]\nname = 'math:pi'", ["model", "'math:pi' is no class"], ""),
+    "class missing": ("[model]\nname = 'math:Net'", ["model", "module 'math' has no 'Net'"]),
+    "no class": ("[model]\nname = 'math:pi'", ["model", "'math:pi' is no class"]),
     "a function for a class": (
         "[model]\nname = 'math:sqrt'",
         ["model", "'math:sqrt' is no class"],
-        "registry.py:92 takes any callable; the run then ends in an AttributeError with a traceback",
     ),
     "no module": (
         "[model]\nname = ':Net'",
         ["model", "':Net'", "module:Class"],
-        "registry.py:84 'Empty module name' of importlib, without the fix",
     ),
     "relative module": (
         "[model]\nname = '.net:Net'",
         ["model", "'.net:Net'", "module:Class"],
-        "registry.py:84 importlib's TypeError is not caught",
     ),
     "below the range": (
         "[training]\nbatch_size = 0",
         ["training.batch_size", "greater than or equal to 1", "0", "samples a step"],
-        "",
     ),
-    "above the range": ("[data]\nvalidation = 1.0", ["data.validation", "less than 1", "1.0"], ""),
+    "above the range": ("[data]\nvalidation = 1.0", ["data.validation", "less than 1", "1.0"]),
     "seed too large": (
         "[experiment]\nseed = 9223372036854775808",
         ["experiment.seed", "less than 9223372036854775808"],
-        "",
     ),
-    "no number": ("[aggregation]\nnorm_limit = nan", ["aggregation.norm_limit", "greater than 0", "nan"], ""),
+    "no number": ("[aggregation]\nnorm_limit = nan", ["aggregation.norm_limit", "greater than 0", "nan"]),
     "range of a parameter": (
         "[training]\noptimizer = { name = 'sgd', lr = -1.0 }",
         ["training.optimizer.lr", "greater than 0", "-1.0", "learning rate"],
-        "",
     ),
     "text for a parameter": (
         "[training]\noptimizer = { name = 'sgd', lr = 'big' }",
         ["training.optimizer.lr", "valid number", "'big'"],
-        "",
     ),
     "a number as text for a parameter": (
         "[training]\noptimizer = { name = 'sgd', lr = '0.5' }",
         ["training.optimizer.lr", "number", "'0.5'"],
-        "registry.py:111 parameters are not strict: text and truth values pass for numbers",
     ),
     "truth for a parameter": (
         "[training]\noptimizer = { name = 'sgd', lr = true }",
         ["training.optimizer.lr", "number", "True"],
-        "registry.py:111 parameters are not strict: text and truth values pass for numbers",
     ),
     "range of a model's parameter": (
         "[model]\nhidden = [0]",
         ["model.hidden.0", "greater than or equal to 1", "0"],
-        "",
     ),
     "text for a cohort": (
         "[federation]\ncohort = 'x'",
         ["federation.cohort:", "expected", "'x'", "clients of a round"],
-        UNION,
     ),
     "an empty cohort": (
         "[federation]\ncohort = 0",
         ["federation.cohort:", "expected", "got 0", "clients of a round"],
-        UNION,
     ),
-    "a share above one": ("[federation]\ncohort = 1.5", ["federation.cohort:", "expected", "got 1.5", "share"], UNION),
-    "a block of nobody": ("[training]\nblock = 0", ["training.block:", "'auto'", "1", "got 0"], UNION),
+    "a share above one": ("[federation]\ncohort = 1.5", ["federation.cohort:", "expected", "got 1.5", "share"]),
+    "a block of nobody": ("[training]\nblock = 0", ["training.block:", "'auto'", "1", "got 0"]),
     "a slice of odd width": (
         "[aggregation]\nslice = 65",
         ["aggregation.slice:", "'auto'", "multiple of 64", "got 65"],
-        UNION,
     ),
-    "no workers": ("[runtime]\nworkers = 0", ["runtime.workers:", "'auto'", "1", "got 0"], UNION),
-    "text for liars": ("[byzantine]\nclients = 'all'", ["byzantine.clients:", "'all'", "how many", "list"], UNION),
+    "no workers": ("[runtime]\nworkers = 0", ["runtime.workers:", "'auto'", "1", "got 0"]),
+    "text for liars": ("[byzantine]\nclients = 'all'", ["byzantine.clients:", "'all'", "how many", "list"]),
     "a liar below 0": (
         "[byzantine]\nclients = [-1]",
         ["byzantine.clients.0:", "greater than or equal to 0", "-1"],
-        UNION,
     ),
     "cohort above clients": (
         "[federation]\ncohort = 101",
         ["federation.cohort = 101", "data.clients = 100", "at most 100"],
-        "",
     ),
     "f of half the cohort": (
         "[aggregation]\nf = 5",
         ["aggregation.f = 5", "cohort of 10", "f >= n / 2", "at most 4", "raise federation.cohort"],
-        "",
     ),
     "a liar beyond the clients": (
         "[byzantine]\nclients = [3, 100]",
         ["byzantine.clients = [3, 100]", "data.clients = 100", "numbered from 0"],
-        "",
     ),
-    "more liars than clients": ("[byzantine]\nclients = 101", ["byzantine.clients = 101", "data.clients = 100"], ""),
+    "more liars than clients": ("[byzantine]\nclients = 101", ["byzantine.clients = 101", "data.clients = 100"]),
     "epochs and steps": (
         "[training]\nepochs = 1\nsteps = 2",
         ["training", "epochs and steps are both given", "keep one"],
-        "",
     ),
 }
 
 
 @pytest.mark.parametrize(
     "mistake",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason=reason) if reason else ())
-        for name, (_, _, reason) in MISTAKES.items()
-    ],
+    [*MISTAKES],
 )
 def test_a_mistake_is_named_with_its_setting_and_what_was_expected(mistake: str) -> None:
-    text, fragments, _ = MISTAKES[mistake]
+    text, fragments = MISTAKES[mistake]
     with pytest.raises(SettingError) as caught:
         parse_experiment(text, "my.toml")
     message = str(caught.value)
@@ -653,8 +609,8 @@ def test_a_rule_that_needs_more_than_the_cohort_is_refused(registered: Callable[
     """4 f + 3 = 11 rows for f = 2, of a cohort of 10; for f = 1 it needs 7."""
     registered("rule", "careful")(Careful)
     with pytest.raises(SettingError, match=r"aggregation\.rule = 'careful' needs at least 11 .*f = 2.*cohort gives 10"):
-        Experiment(aggregation={"rule": "careful", "f": 2})
-    assert Experiment(aggregation={"rule": "careful", "f": 1}).aggregation.f == 1
+        Federation(Experiment(aggregation={"rule": "careful", "f": 2}))
+    assert Federation(Experiment(aggregation={"rule": "careful", "f": 1})).rule.minimum(1) == 7
 
 
 def test_f_just_below_half_passes() -> None:

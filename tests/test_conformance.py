@@ -65,15 +65,17 @@ def test_the_first_line_of_the_docstring_says_what_it_is(kind: str, name: str) -
 
 
 @pytest.mark.parametrize(("kind", "name"), DATACLASSES, ids=lambda part: part)
-def test_registered_classes_are_frozen_dataclasses_by_keyword_with_defaults(kind: str, name: str) -> None:
+def test_registered_classes_are_frozen_dataclasses_by_keyword_with_defaults(
+    kind: str, name: str, federation: Federation
+) -> None:
     member = registry.find(kind, name)
     assert dataclasses.is_dataclass(member)
     assert member.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert all(field.kw_only for field in dataclasses.fields(member))
     defaults = registry.parameters(member)().model_dump()
-    injected = {each.name: None for each in dataclasses.fields(member) if each.name in registry.INJECTED}
-    part = member(**defaults, **injected)
-    assert hash(dataclasses.replace(part)) == hash(part), "equal parameters, equal parts"
+    inner = federation.method if kind == "wrapper" else federation.rule
+    part = registry.build(kind, name, defaults, facts=federation.facts, inner=inner)
+    assert replace(part) == part, "equal parameters, equal parts"
 
 
 @pytest.mark.parametrize(("kind", "name"), DATACLASSES, ids=lambda part: part)
@@ -157,12 +159,13 @@ def test_the_order_of_the_rows_does_not_matter(rule: Rule, f: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [1e-8, 1e-3, 1e3, 1e8, -1.0])
+@pytest.mark.parametrize("spare", [2, 3])
 def test_a_common_factor_of_the_rows_is_one_of_the_result(
-    rule: Rule, factor: float, request: pytest.FixtureRequest
+    rule: Rule, factor: float, spare: int, request: pytest.FixtureRequest
 ) -> None:
     if (name := request.node.callspec.params["rule"]) in NOT_SCALE_EQUIVARIANT:
         pytest.skip(NOT_SCALE_EQUIVARIANT[name])
-    n = rule.minimum(1) + 2
+    n = rule.minimum(1) + spare
     expected = factor * aggregate(rule, rows_of(n), f=1)
     torch.testing.assert_close(aggregate(rule, factor * rows_of(n), f=1), expected, rtol=1e-4, atol=1e-6 * abs(factor))
 
@@ -251,6 +254,26 @@ def test_f_liars_do_not_move_a_robust_rule_past_honest_rows(rule: Rule, f: int, 
         assert not inside, "a linear rule follows any liar, so this test can fail"
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mean", [3.25, -1.5]),
+        ("median", [2.5, -1.5]),
+        ("trimmed_mean", [2.5, -1.5]),
+    ],
+)
+def test_rules_by_hand(name: str, expected: list[float], federation: Federation) -> None:
+    """Columns 1, 2, 3, 7 and -1, -2, -9, 6 with f = 1.
+
+    Equal weights: means 13/4 and -6/4; the middle pairs are 2, 3 and -2, -1, which is also what trimming one leaves.
+    """
+    rows = torch.tensor([[1.0, -1], [2, -2], [3, -9], [7, 6]])
+    context = Context(torch.zeros(2), Layout({"w": (2,)}), torch.arange(4), f=1)
+    rule: Rule = registry.build("rule", name, {}, facts=federation.facts)
+    weights = torch.ones(4, dtype=torch.float64)
+    assert rule.aggregate(LocalRows(rows, 64), weights, context).aggregate.tolist() == expected
+
+
 # Attacks.
 
 LIAR_SETS = {"none": [], "one": [4], "some": [0, 3, 5], "all": list(range(6))}
@@ -305,6 +328,18 @@ def test_an_attack_lies_where_there_is_somebody_to_hide_among(attack: Attack, re
         and torch.equal(poisoned.y, block.y)
     )
     assert changed == (request.node.callspec.params["attack"] != "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected"),
+    [("none", {}, [9, 9]), ("sign_flip", {"scale": 10.0}, [-90, -90]), ("ipm", {"epsilon": 0.5}, [-1, -2])],
+)
+def test_attacks_by_hand(name: str, parameters: dict[str, float], expected: list[float]) -> None:
+    """The liar's own row is 9, 9; the honest rows 1, 3 and 3, 5 have the mean 2, 4, of which -1/2 is -1, -2."""
+    rows, view = torch.tensor([[1.0, 3], [9, 9], [3, 5]]), view_of(masked([1], 3))
+    attack: Attack = registry.build("attack", name, parameters)
+    sent, _, _ = attack.corrupt(LocalRows(rows, 64), view)
+    assert sent.collect().tolist() == [[1, 3], expected, [3, 5]]
 
 
 def block_of(n: int) -> Block:
@@ -460,7 +495,8 @@ def test_an_optimizer_takes_the_steps_of_its_torch_reference(name: str) -> None:
     torch.testing.assert_close(rows, torch.stack([parameter.detach() for parameter in parameters]))
     for own, theirs in optimizer.reference_names.items():
         pairs = zip(references, parameters, strict=True)
-        torch.testing.assert_close(state[own], torch.stack([ref.state[parameter][theirs] for ref, parameter in pairs]))
+        held = torch.stack([reference.state[parameter][theirs] for reference, parameter in pairs])
+        torch.testing.assert_close(state[own], held.reshape(state[own].shape))
 
 
 @pytest.mark.parametrize("name", registry.members("engine"))
@@ -529,6 +565,16 @@ def test_a_model_begins_from_the_seed_and_is_evaluated_row_by_row(
         assert fingerprint(alone) == fingerprint({key: value[row] for key, value in together.items()})
 
 
+REGRESSION = ("mean_squared_error", "absolute_error")
+
+
+def targets_of(name: str, samples: int) -> Tensor:
+    """Class numbers, or four numbers a sample where the loss or metric is of regression."""
+    if name in REGRESSION:
+        return torch.randn(samples, 4, generator=torch.Generator().manual_seed(1))
+    return torch.arange(samples) % 4
+
+
 PER_SAMPLE = [(kind, name) for kind, name in FUNCTIONS if kind in ("loss", "metric")]
 
 
@@ -539,7 +585,7 @@ def test_losses_and_metrics_give_one_number_a_sample(
 ) -> None:
     measure = registry.find(kind, name)
     outputs = torch.randn(samples, 4, generator=torch.Generator().manual_seed(0))
-    targets = torch.arange(samples) % 4
+    targets = targets_of(name, samples)
     before = fingerprint([outputs, targets])
     values = measure(outputs, targets)
     assert values.shape == (samples,)
@@ -555,9 +601,10 @@ def test_losses_and_metrics_give_one_number_a_sample(
 def test_losses_have_gradients_that_lead_downhill(name: str) -> None:
     loss = registry.find("loss", name)
     outputs = torch.zeros(3, 4, requires_grad=True)
-    before = loss(outputs, torch.tensor([0, 1, 2])).mean()
+    targets = targets_of(name, 3)
+    before = loss(outputs, targets).mean()
     (gradient,) = torch.autograd.grad(before, outputs)
-    assert loss(outputs - gradient, torch.tensor([0, 1, 2])).mean() < before
+    assert loss(outputs - gradient, targets).mean() < before
 
 
 def no_network(*_: Any, **__: Any) -> Any:

@@ -56,11 +56,6 @@ def test_flatten_copies(layout: Layout, lead: tuple[int, ...]) -> None:
     assert all((tensor >= 0).all() for tensor in tensors.values())
 
 
-@pytest.mark.xfail(
-    reason="parameters.py:46,50: view() without dimensions is refused, and flatten(dim) of a scalar is out of range; a "
-    "module with a scalar parameter cannot be trained",
-    raises=(IndexError, TypeError),
-)
 @pytest.mark.parametrize("lead", [(), (0,), (4,), (2, 3)], ids=str)
 def test_scalars_take_one_column(lead: tuple[int, ...]) -> None:
     layout = Layout({"weight": (2,), "temperature": (), "bias": (1,)})

@@ -113,7 +113,7 @@ def with_deed(folder: Path, deed: str, monkeypatch: pytest.MonkeyPatch, **runtim
     return Experiment(
         data={"clients": 4, "partition": "iid"},
         model={"name": f"{name}:Net"},
-        training={"engine": "reference", "batch_size": 1000},
+        training={"engine": "reference", "batch_size": 1000, "block": 1},
         federation={"rounds": 2, "cohort": 4},
         runtime={"workers": 2, **runtime},
         tracking={"report": False},
@@ -137,19 +137,19 @@ def test_block_that_kills_its_worker_ends_as_that_blocks_failure(
 ) -> None:
     monkeypatch.setattr(ray_pool, "TASK_RETRIES", 1)
     deadly = with_deed(tmp_path, "os._exit(1)", monkeypatch)
-    assert_one_client_lost(run(deadly, tmp_path / "run", search_path=(str(tmp_path),)), "its worker died 2 times")
+    assert_one_client_lost(run(deadly, tmp_path / "run", search_path=(str(tmp_path),)), "its worker died 4 times")
 
 
 def test_stuck_block_is_given_up_and_stays_so_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = with_deed(tmp_path, "time.sleep(3600)", monkeypatch, block_timeout_s=4.0)
+    stuck = with_deed(tmp_path, "time.sleep(3600)", monkeypatch, block_timeout_s=10.0)
     result = run(stuck, tmp_path / "run", search_path=(str(tmp_path),))
-    assert_one_client_lost(result, "no answer within runtime.block_timeout_s = 4")
+    assert_one_client_lost(result, "no answer within runtime.block_timeout_s = 10")
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
         checkpoint.unlink()
     (tmp_path / "marker").unlink()
     again = resume(tmp_path / "run", overrides={"runtime.backend": "serial"})
     assert again.sha256 == result.sha256
-    assert_one_client_lost(again, "no answer within runtime.block_timeout_s = 4")
+    assert_one_client_lost(again, "no answer within runtime.block_timeout_s = 10")
 
 
 def test_worker_that_does_not_start_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import json
 import math
 import random
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedgen.server import figures
-from fedgen.server.report import common_text, write_report
+from fedgen.server import figures, report_canvas, report_partition, run_folder, run_record
+from fedgen.server.refusals import by_client, common_text
+from fedgen.server.report import write_report
 
 RESOLVED = """[experiment]
 name = "{name}"
@@ -291,11 +294,11 @@ def test_pictures_follow_the_page_and_stand_alone(tmp_path: Path) -> None:
 
 
 def test_light_variables_are_the_colours_of_the_files() -> None:
-    style = (Path(figures.__file__).parent / "templates/report.css").read_text().split("@media")[0]
+    style = (Path(report_canvas.__file__).parent / "templates/report.css").read_text().split("@media")[0]
     light = dict(re.findall(r"--(\w+): (#\w+)", style))
     # Muted text on a page needs a little more contrast than in a picture.
-    assert {role: light[role] for role in figures.COLOURS if role != "muted"} == {
-        role: colour for role, colour in figures.COLOURS.items() if role != "muted"
+    assert {role: light[role] for role in report_canvas.COLOURS if role != "muted"} == {
+        role: colour for role, colour in report_canvas.COLOURS.items() if role != "muted"
     }
 
 
@@ -437,6 +440,30 @@ def test_rejections_are_grouped_by_reason_and_by_client(tmp_path: Path) -> None:
     assert "2 3 norm 3e+09 to 9e+09" in text
 
 
+def test_clients_of_a_failed_block_are_among_the_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=0, liars=2)
+    append(
+        folder / "events.jsonl",
+        {"event": "block_failed", "round": 3, "block": 1, "clients": [0, 5], "reason": "the worker died"},
+    )
+    text = report_of(folder).text
+    assert "2 client runs failed, of 2 clients; 1 of the 2 Byzantine clients and 1 honest are among them" in text
+    assert "failed the worker died 2 0, 5 3" in text
+    assert "3 block failed the worker died; block 1; clients [0, 5]" in text
+
+
+def test_the_failure_of_a_run_is_an_event_and_no_refusal(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=0)
+    append(folder / "events.jsonl", {"event": "failed", "reason": "disk full"})
+    text = report_of(folder).text
+    assert "No update was rejected and no client failed" in text
+    assert "failed disk full" in text
+
+
+def test_the_command_to_run_again_has_what_the_command_line_set(tmp_path: Path) -> None:
+    assert f"fedgen run {tmp_path}/run/resolved.toml" in report_of(make_run(tmp_path / "run", rounds=0)).text
+
+
 def test_unknown_events_are_shown_with_all_they_say(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", rounds=2)
     append(folder / "events.jsonl", {"event": "checkpoint_fell_back", "round": 1, "reason": "torn file"})
@@ -508,12 +535,17 @@ def test_names_that_xml_cannot_hold_are_no_error(tmp_path: Path) -> None:
 
 def test_columns_of_the_partition_map_hold_every_client_once() -> None:
     counts = np.random.default_rng(3).integers(0, 9, (1003, 4))
-    columns = figures.client_columns(counts)
-    assert len(columns) == figures.MAX_COLUMNS
+    columns = report_partition.client_columns(counts)
+    assert len(columns) == report_partition.MAX_COLUMNS
     clients = np.concatenate(columns)
     assert sorted(clients.tolist()) == list(range(1003))
     main = counts.argmax(axis=1)[clients]
     assert (np.diff(main) >= 0).all()
+
+
+def test_clients_refused_equally_often_are_in_order_of_their_number() -> None:
+    refused: list[dict[str, Any]] = [{"event": "failed", "client": client} for client in (None, 90, 9, 13, 90)]
+    assert list(by_client(refused)) == [90, 9, 13, None]
 
 
 def test_texts_that_differ_in_numbers_become_one() -> None:
@@ -523,6 +555,20 @@ def test_texts_that_differ_in_numbers_become_one() -> None:
         common_text(["norm inf of layer1.weight", "norm 1e+40 of layer1.weight"])
         == "norm 1e+40 to inf of layer1.weight"
     )
+
+
+def test_file_names_are_those_that_a_run_writes() -> None:
+    for name in ("EXPERIMENT", "RESOLVED", "ENVIRONMENT", "PARTITION", "RESULT"):
+        assert getattr(run_record, name) == getattr(run_folder, name)
+
+
+def test_a_report_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", rounds=2)
+    code = (
+        "import sys; from pathlib import Path; from fedgen.server.report import write_report;"
+        "write_report(Path(sys.argv[1])); assert not {'torch', 'ray', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True)
 
 
 JSON = st.recursive(

@@ -71,7 +71,10 @@ def test_wheel_holds_every_file_once(wheel: Path) -> None:
         packed = [name for name in archive.namelist() if ".dist-info/" not in name]
     folders = [ROOT / name for name in ("fedgen", "clients", "server")]
     files = [
-        path for folder in folders for pattern in ("*.py", "py.typed", "templates/*") for path in folder.rglob(pattern)
+        path
+        for folder in folders
+        for pattern in ("*.py", "py.typed", "templates/*", "*.npy")
+        for path in folder.rglob(pattern)
     ]
     names = [path.relative_to(ROOT).as_posix() for path in files]
     expected = [name if name.startswith("fedgen/") else f"fedgen/{name}" for name in names]

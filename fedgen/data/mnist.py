@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -39,12 +43,18 @@ class Mnist:
 
 def _read(path: Path) -> Arrays:
     try:
-        with np.load(path) as file:
-            return {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
-    except (OSError, ValueError, KeyError) as error:
+        # Through memory: numpy leaves the file of a damaged archive open.
+        with np.load(BytesIO(path.read_bytes())) as file:
+            arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+        for part in ("train", "test"):
+            images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+            if images.shape != (len(labels), 28, 28) or labels.ndim != 1:
+                raise ValueError(f"x_{part} is {images.shape} and y_{part} {labels.shape}")
+        return arrays
+    except (OSError, EOFError, BadZipFile, TypeError, ValueError, KeyError) as error:
         raise SettingError(
-            f"runtime.data_dir: {path} cannot be read as MNIST: {error}; expected an .npz file with x_train, y_train, "
-            "x_test, y_test"
+            f"runtime.data_dir: {path} cannot be read as MNIST ({error}); expected an .npz file with x_train "
+            "[60000, 28, 28], y_train [60000], x_test and y_test"
         ) from error
 
 
@@ -52,7 +62,9 @@ def _download(path: Path) -> Arrays:
     from sklearn.datasets import fetch_openml
 
     try:
-        images, labels = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False, parser="liac-arff")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # its notices of tries; we say what came of them
+            images, labels = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False, parser="liac-arff")
     except Exception as error:
         raise SettingError(
             f"runtime.data_dir: MNIST is not at {path}, and downloading it failed ({type(error).__name__}: {error}); "
@@ -60,9 +72,23 @@ def _download(path: Path) -> Arrays:
         ) from error
     x, y = images.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.int64)
     arrays = {"x_train": x[:60_000], "y_train": y[:60_000], "x_test": x[60_000:], "y_test": y[60_000:]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **arrays)
+    _store(path, arrays)
     return arrays
+
+
+def _store(path: Path, arrays: Arrays) -> None:
+    """Keep what was downloaded, whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        scratch.replace(path)
+    except OSError as error:
+        raise SettingError(
+            f"runtime.data_dir: MNIST was downloaded but {path} cannot be written ({error}); name a folder that "
+            "you may write to"
+        ) from error
 
 
 def _canonical(images: Any, labels: Any) -> tuple[Any, torch.Tensor]:

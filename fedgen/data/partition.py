@@ -57,10 +57,15 @@ class Dirichlet:
         owner = np.empty(len(labels), np.int64)
         for label in np.unique(labels):
             own = generator.permutation(np.flatnonzero(labels == label))
-            shares = generator.dirichlet([self.alpha] * clients)
+            shares = self._shares(clients, generator)
             owner[own] = np.searchsorted(np.cumsum(shares)[:-1], (np.arange(len(own)) + 0.5) / len(own))
         _fill(owner, clients, min(self.minimum, len(labels) // clients), generator)
         return [np.flatnonzero(owner == client) for client in range(clients)]
+
+    def _shares(self, clients: int, generator: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
+        if np.isinf(self.alpha):
+            return np.full(clients, 1 / clients)
+        return generator.dirichlet([self.alpha] * clients)
 
 
 def _fill(owner: Labels, clients: int, minimum: int, generator: np.random.Generator) -> None:

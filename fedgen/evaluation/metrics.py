@@ -11,3 +11,9 @@ from fedgen.registry import register
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """1 where the largest of outputs[b, c] is the target, else 0."""
     return (outputs.argmax(-1) == targets).double()
+
+
+@register("metric", "absolute_error")
+def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean over a sample's outputs[b, ...] of |output - target|."""
+    return (outputs - targets.view_as(outputs)).abs().flatten(1).mean(1)

@@ -41,7 +41,7 @@ class LocalSgd:
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
         trained = self.facts.trainer.train(block)
         metrics = {"train_loss": trained.losses}
-        return Update(trained.rows - block.start, block.counts.double(), trained.optimizer_state, metrics)
+        return Update(trained.rows.sub_(block.start), block.counts.double(), trained.optimizer_state, metrics)
 
     def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
         model, changed = self.facts.server_optimizer.step(state["model"], inbox.aggregate, state)

@@ -30,6 +30,15 @@ class Model:
     @cached_property
     def module(self) -> nn.Module:
         """The one module whose code runs; its own parameters are never trained."""
+        return self.fresh()
+
+    @cached_property
+    def scratch(self) -> nn.Module:
+        """A second module, whose parameters the sequential engine makes views of the row it trains."""
+        return self.fresh()
+
+    def fresh(self) -> nn.Module:
+        """A module of its own; torch's generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             return self.make()
 

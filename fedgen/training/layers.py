@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from torch import nn
 
-Array = np.ndarray[Any, np.dtype[np.float32]]
+Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 T = TypeVar("T", bound=type)
 
@@ -34,6 +34,11 @@ class Layer(Protocol):
         ...
 
 
+def _named(module: nn.Module, name: str) -> str | None:
+    """The parameter's name, None where the module was made without it."""
+    return name if getattr(module, name.rpartition(".")[2]) is not None else None
+
+
 def layer_of(module: type[nn.Module]) -> Callable[[T], T]:
     """Register a class, built from (module, prefix), as the stacked form of a torch module."""
 
@@ -49,7 +54,7 @@ class Linear:
     """y = x W^T + b, with W[k, o, i], b[k, o]."""
 
     def __init__(self, module: nn.Linear, prefix: str) -> None:
-        self.weight, self.bias = f"{prefix}weight", f"{prefix}bias" if module.bias is not None else None
+        self.weight, self.bias = f"{prefix}weight", _named(module, f"{prefix}bias")
 
     def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
         y = _times(x, parameters[self.weight].swapaxes(1, 2))
@@ -67,8 +72,10 @@ class Linear:
 def _times(x: Array, matrix: Array) -> Array:
     """x[n, b, i] @ matrix[k, i, o]: one product where k = 1, n of them otherwise."""
     if len(matrix) > 1 or len(x) == 1:
-        return np.matmul(x, matrix)
-    return np.dot(x.reshape(-1, x.shape[2]), matrix[0]).reshape(*x.shape[:2], -1)
+        product: Array = np.matmul(x, matrix)
+        return product
+    flat: Array = np.dot(x.reshape(-1, x.shape[2]), matrix[0])
+    return flat.reshape(*x.shape[:2], -1)
 
 
 @layer_of(nn.ReLU)
@@ -121,8 +128,7 @@ class LayerNorm:
 
     def __init__(self, module: nn.LayerNorm, prefix: str) -> None:
         self.size, self.eps = prod(module.normalized_shape), module.eps
-        self.weight = f"{prefix}weight" if module.weight is not None else None
-        self.bias = f"{prefix}bias" if module.bias is not None else None
+        self.weight, self.bias = _named(module, f"{prefix}weight"), _named(module, f"{prefix}bias")
 
     def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
         flat = x.reshape(len(x), -1, self.size)
@@ -146,8 +152,9 @@ class LayerNorm:
             flat = flat * parameters[self.weight].reshape(-1, 1, self.size)
         if not inner:
             return None
-        dx = flat - flat.mean(-1, keepdims=True) - unit * (flat * unit).mean(-1, keepdims=True)
-        return (dx * scale).reshape(dy.shape)
+        dx: Array = flat - flat.mean(-1, keepdims=True) - unit * (flat * unit).mean(-1, keepdims=True)
+        dx = (dx * scale).reshape(dy.shape)
+        return dx
 
 
 @dataclass(frozen=True)
@@ -184,7 +191,7 @@ class Conv2d:
 
     def __init__(self, module: nn.Conv2d, prefix: str) -> None:
         self.window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
-        self.weight, self.bias = f"{prefix}weight", f"{prefix}bias" if module.bias is not None else None
+        self.weight, self.bias = f"{prefix}weight", _named(module, f"{prefix}bias")
 
     def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
         n, b, c, height, width = x.shape
@@ -254,7 +261,8 @@ class MaxPool2d:
         if not inner:
             return None
         x, y = saved
-        dx, left = np.zeros_like(x), dy.copy()
+        dx: Array = np.zeros_like(x)
+        left = dy.copy()
         for position in self.window.positions():
             taken = np.where(self.window.part(x, *position, y.shape[-2:]) == y, left, np.float32(0))
             part = self.window.part(dx, *position, y.shape[-2:])

@@ -21,18 +21,19 @@ class Reference:
         clients = [_train_one(task, client) for client in range(len(task.start))]
         rows, losses, states = zip(*clients, strict=True)
         merged = {name: torch.stack([state[name] for state in states]) for name in task.optimizer_state}
-        return Trained(torch.stack(rows), torch.stack(losses), merged)
+        return Trained(torch.stack(rows), torch.stack(losses), merged, task.batches.steps)
 
 
 def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
-    module, layout = task.model.module, task.model.layout
+    module, layout, adjustment = task.model.fresh(), task.model.layout, task.adjustment
     parameters = dict(module.named_parameters())
-    _load(parameters, layout.view(task.start[client]))
+    anchors = layout.view(task.start[client])
+    _load(parameters, anchors)
     optimizer = task.optimizer.reference(list(parameters.values()))
-    names = task.optimizer.reference_names
-    for name, torch_name in names.items():
-        for key, value in layout.view(task.optimizer_state[name][client]).items():
+    for name, torch_name in task.optimizer.reference_names.items():
+        for key, value in _split(task, task.optimizer_state[name][client]).items():
             optimizer.state[parameters[key]][torch_name] = value.clone()
+    control = None if adjustment.control is None else layout.view(adjustment.control[client])
 
     total, seen = torch.zeros(()), 0
     for index, taken in zip(task.batches.index[client], task.batches.taken[client], strict=True):
@@ -41,15 +42,16 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
         x, y = task.x[client, index[taken]], task.y[client, index[taken]]
         optimizer.zero_grad()
         losses = task.model.loss(module(x), y)
-        losses.mean().backward()
+        distance = sum(((value - anchors[key]) ** 2).sum() for key, value in parameters.items())
+        linear = sum((value * control[key]).sum() for key, value in parameters.items()) if control else 0.0
+        (losses.mean() + adjustment.proximal / 2 * distance + linear).backward()
+        if adjustment.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters.values(), adjustment.clip_norm)
         optimizer.step()
         total, seen = total + losses.detach().sum(), seen + len(y)
 
     row = layout.flatten({key: parameter.detach() for key, parameter in parameters.items()})
-    state = {
-        name: layout.flatten({key: optimizer.state[parameters[key]][torch_name] for key in parameters})
-        for name, torch_name in names.items()
-    }
+    state = {name: _joined(task, optimizer, parameters, name) for name in task.optimizer_state}
     return row, total / max(seen, 1), state
 
 
@@ -57,3 +59,18 @@ def _load(parameters: dict[str, nn.Parameter], values: Tensors) -> None:
     with torch.no_grad():
         for key, parameter in parameters.items():
             parameter.copy_(values[key])
+
+
+def _split(task: Task, value: Tensor) -> Tensors:
+    """A client's optimiser state [d], or its one number [1], for each parameter."""
+    layout = task.model.layout
+    return layout.view(value) if value.shape[0] == layout.size else dict.fromkeys(layout.shapes, value[0])
+
+
+def _joined(task: Task, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], name: str) -> Tensor:
+    torch_name, layout = task.optimizer.reference_names[name], task.model.layout
+    held = {key: optimizer.state[parameter][torch_name] for key, parameter in parameters.items()}
+    if task.optimizer_state[name].shape[1] == layout.size:
+        return layout.flatten(held)
+    number: Tensor = next(iter(held.values()))
+    return number.reshape(1)

@@ -12,6 +12,14 @@ from torch import Tensor
 from fedgen.parameters import Tensors
 from fedgen.registry import register
 
+Rate = Annotated[float, Field(gt=0, description="server learning rate")]
+Beta = Annotated[float, Field(ge=0, lt=1, description="decay of a running mean")]
+Adaptivity = Annotated[
+    float, Field(gt=0, description="added to the denominator: smaller adapts more (the paper's tau)")
+]
+
+PREFIX = "server_optimizer."
+
 
 class ServerOptimizer(Protocol):
     """What is registered as a "server_optimizer"."""
@@ -35,14 +43,78 @@ class ServerSgd:
     Source: T. Hsu, H. Qi, M. Brown, arXiv 1909.06335 (2019), FedAvgM.
     """
 
-    lr: Annotated[float, Field(gt=0, description="server learning rate")] = 1.0
+    lr: Rate = 1.0
     momentum: Annotated[float, Field(ge=0, lt=1, description="server momentum")] = 0.0
 
     def state(self, model: Tensor) -> Tensors:
-        return {"server_optimizer.momentum": torch.zeros_like(model)} if self.momentum else {}
+        return {f"{PREFIX}momentum": torch.zeros_like(model)} if self.momentum else {}
 
     def step(self, model: Tensor, update: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
         if self.momentum:
-            update = self.momentum * state["server_optimizer.momentum"] + update
-            state = {"server_optimizer.momentum": update}
-        return model + self.lr * update, state
+            update = self.momentum * state[f"{PREFIX}momentum"] + update
+            return model + self.lr * update, {f"{PREFIX}momentum": update}
+        return model + self.lr * update, {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """What the adaptive server optimisers of Reddi et al. share: they differ in the second moment alone.
+
+    m <- beta1 m + (1 - beta1) update;  v <- second(v, update^2);  model <- model + lr * m / (sqrt(v) + tau)
+
+    Source: S. Reddi et al., Adaptive federated optimization, arXiv 2003.00295 (2021), algorithm 2.  As there, moments
+    are not corrected for their start; v starts at tau^2.
+    """
+
+    lr: Rate = 0.1
+    beta1: Beta = 0.9
+    tau: Adaptivity = 1e-3
+
+    def state(self, model: Tensor) -> Tensors:
+        return {
+            f"{PREFIX}first": torch.zeros_like(model),
+            f"{PREFIX}second": torch.full_like(model, self.tau**2),
+        }
+
+    def step(self, model: Tensor, update: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
+        first = self.beta1 * state[f"{PREFIX}first"] + (1 - self.beta1) * update
+        second = self.second(state[f"{PREFIX}second"], update * update)
+        moved = model + self.lr * first / (second.sqrt() + self.tau)
+        return moved, {f"{PREFIX}first": first, f"{PREFIX}second": second}
+
+    def second(self, before: Tensor, square: Tensor) -> Tensor:
+        """v after one update whose square is given."""
+        raise NotImplementedError
+
+
+@register("server_optimizer", "adagrad")
+@dataclass(frozen=True, kw_only=True)
+class Adagrad(Adaptive):
+    """FedAdagrad: v <- v + update^2, with lr, beta1, tau as in algorithm 2 of arXiv 2003.00295."""
+
+    beta1: Beta = 0.0
+
+    def second(self, before: Tensor, square: Tensor) -> Tensor:
+        return before + square
+
+
+@register("server_optimizer", "adam")
+@dataclass(frozen=True, kw_only=True)
+class ServerAdam(Adaptive):
+    """FedAdam: v <- beta2 v + (1 - beta2) update^2, as in algorithm 2 of arXiv 2003.00295."""
+
+    beta2: Beta = 0.99
+
+    def second(self, before: Tensor, square: Tensor) -> Tensor:
+        return self.beta2 * before + (1 - self.beta2) * square
+
+
+@register("server_optimizer", "yogi")
+@dataclass(frozen=True, kw_only=True)
+class Yogi(Adaptive):
+    """FedYogi: v <- v - (1 - beta2) update^2 sign(v - update^2), as in algorithm 2 of arXiv 2003.00295."""
+
+    beta2: Beta = 0.99
+
+    def second(self, before: Tensor, square: Tensor) -> Tensor:
+        return before - (1 - self.beta2) * square * (before - square).sign()

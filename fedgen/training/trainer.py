@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -11,14 +11,19 @@ from fedgen.contracts import Block
 from fedgen.models.model import Model
 from fedgen.parameters import Tensors
 from fedgen.training.batches import Batches, draw_batches
+from fedgen.training.gradients import Adjustment
 from fedgen.training.optimizers import Optimizer
+from fedgen.training.schedules import Constant, Schedule
+
+KEPT = "optimizer."
+"""Begins the names under which an optimiser's state is client state."""
 
 
 @dataclass(frozen=True)
 class Task:
     """What an engine computes: n clients' steps from their start rows; nothing in it is changed.
 
-    start[n, d], x[n, m, ...], y[n, m]; optimizer_state {name: [n, d]}.
+    start[n, d], x[n, m, ...], y[n, m]; optimizer_state {name: [n, ...]}.
     """
 
     model: Model
@@ -28,15 +33,21 @@ class Task:
     batches: Batches
     optimizer: Optimizer
     optimizer_state: Tensors
+    adjustment: Adjustment = field(default_factory=Adjustment)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """rows[n, d], losses[n] (mean over the samples seen, each before its step), optimizer_state {name: [n, d]}."""
+    """rows[n, d], losses[n] (mean over the samples seen, each before its step), optimizer_state {name: [n, ...]},
+    steps[n] taken.
+
+    All of it is fresh memory that the caller may write to.
+    """
 
     rows: Tensor
     losses: Tensor
     optimizer_state: Tensors
+    steps: Tensor
 
 
 class Engine(Protocol):
@@ -56,14 +67,34 @@ class Trainer:
     epochs: int | None = None
     steps: int | None = None
     keep_optimizer: bool = False
-    prefix: str = field(default="optimizer.", repr=False)
+    schedule: Schedule = field(default_factory=Constant)
+    proximal: float = 0.0
+    clip_norm: float | None = None
 
-    def train(self, block: Block) -> Trained:
-        """The block after its local epochs or steps; with `keep_optimizer`, optimizer_state is client state."""
-        batches = draw_batches(block, self.batch_size, self.epochs, self.steps)
+    def optimizer_of(self, round: int) -> Optimizer:
+        """The optimiser with the learning rate of this round."""
+        return self.optimizer.scaled(self.schedule.factor(round))
+
+    def train(self, block: Block, control: Tensor | None = None) -> Trained:
+        """The block after its local epochs or steps.
+
+        control[n, d] is added to every gradient.  With `keep_optimizer`, the optimizer_state that is returned, and
+        found again in the block, is client state; without, none is returned.
+        """
         state = self.optimizer.state(block.start)
         if self.keep_optimizer:
-            state = {name: block.stored(self.prefix + name, fresh).clone() for name, fresh in state.items()}
-        trained = self.engine.train(Task(self.model, block.start, block.x, block.y, batches, self.optimizer, state))
-        kept = {self.prefix + name: value for name, value in trained.optimizer_state.items()}
-        return Trained(trained.rows, trained.losses, kept if self.keep_optimizer else {})
+            state = {name: block.stored(KEPT + name, fresh) for name, fresh in state.items()}
+        trained = self.engine.train(
+            Task(
+                model=self.model,
+                start=block.start,
+                x=block.x,
+                y=block.y,
+                batches=draw_batches(block, self.batch_size, self.epochs, self.steps),
+                optimizer=self.optimizer_of(block.round),
+                optimizer_state=state,
+                adjustment=Adjustment(self.proximal, self.clip_norm, control),
+            )
+        )
+        kept = {KEPT + name: value for name, value in trained.optimizer_state.items()} if self.keep_optimizer else {}
+        return replace(trained, optimizer_state=kept)

@@ -1,0 +1,120 @@
+"""The paper that the report's pictures are drawn on: fonts, colours, plain axes, and the SVG text that comes out.
+
+Colours are written as fixed hexadecimal placeholders, one for each role. `standalone` leaves them, which gives a
+picture for a light page; `inline` replaces them by CSS variables, so that inside the report a picture follows the
+reader's light or dark setting.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette for the series, Tol's muted one for classes; both are told apart by colour-blind readers.
+COLOURS = {
+    "paper": "#fefefe", "ink": "#20242b", "muted": "#69707c", "grid": "#e4e7eb",
+    "blue": "#0072b2", "orange": "#e69f01", "red": "#d55e02", "green": "#009e73",
+    "purple": "#b0609b", "grey": "#9aa1ab",
+    "class0": "#332288", "class1": "#88ccee", "class2": "#44aa99", "class3": "#117733", "class4": "#999933",
+    "class5": "#ddcc77", "class6": "#cc6677", "class7": "#882255", "class8": "#aa4499", "class9": "#b7bcc4",
+}  # fmt: skip
+FONT_STACK = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'DejaVu Sans', sans-serif"
+WIDTH, HEIGHT = 460, 270
+
+
+@contextmanager
+def drawing(width: int = WIDTH, height: int = HEIGHT) -> Iterator[Figure]:
+    """A figure of `width` x `height` SVG units with the report's fonts and colours; the process's own settings stay."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    settings: Any = {
+        "svg.fonttype": "none", "text.parse_math": False, "font.family": "DejaVu Sans", "font.size": 11.5,
+        "figure.facecolor": COLOURS["paper"], "axes.facecolor": "none", "axes.edgecolor": COLOURS["grid"],
+        "axes.labelcolor": COLOURS["muted"], "xtick.color": COLOURS["grid"], "ytick.color": COLOURS["grid"],
+        "xtick.labelcolor": COLOURS["muted"], "ytick.labelcolor": COLOURS["muted"], "text.color": COLOURS["ink"],
+        "grid.color": COLOURS["grid"], "axes.axisbelow": True, "axes.unicode_minus": True,
+        "legend.fontsize": 11, "legend.title_fontsize": 11,
+    }  # fmt: skip
+    # A person's own matplotlibrc must not change the report. The backend is the process's, and not used here.
+    defaults: Any = {
+        name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")
+    }
+    with matplotlib.rc_context({**defaults, **settings}), warnings.catch_warnings():
+        # Text stays text in the SVG: the reader's fonts draw it, whatever matplotlib's own can.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield Figure(figsize=(width / 72, height / 72), layout="constrained")
+
+
+def plot_axes(figure: Figure, label: str, x_label: str = "round") -> Axes:
+    axes: Axes = figure.subplots()
+    plain(axes, label, x_label)
+    return axes
+
+
+def plain(axes: Axes, label: str, x_label: str = "", *, grid: bool = True) -> None:
+    """Axes without a box: whole numbers below, a light grid across."""
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=0, pad=5)
+    whole_numbers(axes.xaxis)
+    if grid:
+        axes.grid(axis="y", linewidth=0.8)
+    axes.set_ylabel(label, labelpad=6)
+    if x_label:
+        axes.set_xlabel(x_label, labelpad=4)
+
+
+def whole_numbers(axis: Axis) -> None:
+    """At most seven ticks, all at whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+
+
+def legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:
+        axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=min(4, len(labels)),
+                    frameon=False, handlelength=1.6, columnspacing=1.3, borderaxespad=0.2)  # fmt: skip
+
+
+def written(figure: Figure, salt: str) -> str:
+    """The figure as SVG text, the same for the same numbers: no date, and identifiers hashed with a fixed salt."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": f"fedgen {salt}"}):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = re.sub(r"font-family: [^;\"<>]*", f"font-family: {FONT_STACK}", buffer.getvalue())
+    return re.sub(r"\n\s+", "\n", svg)
+
+
+def standalone(svg: str, title: str) -> str:
+    """A file of its own, for a light page, with `title` for those who cannot see it."""
+    return re.sub(r"(<svg [^>]*>)", lambda found: f"{found[1]}\n<title>{escape(title)}</title>", svg, count=1)
+
+
+def inline(svg: str, name: str, title: str) -> str:
+    """The picture as part of an HTML page: theme variables for colours, identifiers of its own, no XML prologue."""
+    body = svg[svg.index("<svg ") :]
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    view_box = re.search(r'viewBox="([^"]*)"', body)
+    head = f'<svg viewBox="{view_box[1] if view_box else ""}" role="img" aria-label="{escape(title)}">'
+    body = head + body[body.index(">") + 1 :]
+    body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href=", "href=")
+    body = re.sub(r'id="([^"]*)"', rf'id="{name}-\1"', body)
+    body = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", body)
+    for role, colour in COLOURS.items():
+        body = re.sub(rf"(: ){colour}(?=[;\"])", rf"\1var(--{role})", body)
+    return body

@@ -1,0 +1,147 @@
+"""Who holds what: the picture of the samples of each client by class, and the words about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgen.server.report_canvas import COLOURS, drawing, plain, plot_axes, written
+from fedgen.server.report_words import counted, spread
+from fedgen.server.run_record import Partition
+from fedgen.server.view import human_count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_BAR_CLIENTS, MAX_BAR_CLASSES = 30, 10
+MAX_SINGLE_CLIENTS, MAX_COLUMNS = 400, 240
+
+
+def draw_partition(partition: Partition) -> str:
+    """The picture as SVG text: bars for few clients, else a map with their sizes above it."""
+    with drawing(width=920, height=330) as figure:
+        if _has_bars(partition):
+            _bars(figure, partition)
+        else:
+            _map(figure, partition)
+        return written(figure, "partition")
+
+
+def partition_sentence(partition: Partition) -> str:
+    counts = partition.counts
+    samples, held = counts.sum(axis=1), (counts > 0).sum(axis=1)
+    return (
+        f"{counted(len(counts), 'client')} with {human_count(samples.sum())} samples in all: "
+        f"{spread(samples.tolist())} samples each, "
+        f"from {spread(held.tolist())} of {counted(counts.shape[1], 'class', 'classes')}."
+    )
+
+
+def partition_key(partition: Partition) -> str:
+    """How to read the picture."""
+    clients = len(partition.counts)
+    shares = "below, the share of each class in them, the fuller the colour the larger."
+    if _has_bars(partition):
+        text = "Each bar is one client, its colours the classes of its samples."
+    elif _is_sorted(clients):
+        group = f"about {round(clients / MAX_COLUMNS)} clients, sorted by their main class"
+        text = f"Each column stands for {group}: above, their mean number of samples; {shares}"
+    else:
+        text = f"Each column is one client: above, its number of samples; {shares}"
+    if partition.byzantine and not _is_sorted(clients):
+        text += " Triangles mark Byzantine clients."
+    return text
+
+
+def client_columns(counts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The clients of each column of the map: one each, or groups of them sorted by main class and its share."""
+    if not _is_sorted(len(counts)):
+        return [np.array([client]) for client in range(len(counts))]
+    main = counts.argmax(axis=1) if counts.shape[1] else np.zeros(len(counts), dtype=np.int64)
+    share = counts.max(axis=1, initial=0) / np.maximum(counts.sum(axis=1), 1)
+    return [column.astype(np.int64) for column in np.array_split(np.lexsort((-share, main)), MAX_COLUMNS)]
+
+
+def _has_bars(partition: Partition) -> bool:
+    return len(partition.counts) <= MAX_BAR_CLIENTS and len(partition.classes) <= MAX_BAR_CLASSES
+
+
+def _is_sorted(clients: int) -> bool:
+    """Whether the map shows groups of clients, sorted by main class: there are too many to show each by its number."""
+    return clients > MAX_SINGLE_CLIENTS
+
+
+def _bars(figure: Figure, partition: Partition) -> None:
+    counts = partition.counts
+    axes = plot_axes(figure, "samples", x_label="client")
+    floor = np.zeros(len(counts))
+    for index, name in enumerate(partition.classes):
+        axes.bar(range(len(counts)), counts[:, index], bottom=floor, width=0.82, color=COLOURS[f"class{index}"],
+                 label=_short(name), linewidth=0)  # fmt: skip
+        floor = floor + counts[:, index]
+    axes.set_xlim(-0.7, max(len(counts), 1) - 0.3)
+    axes.set_xticks(range(len(counts)))
+    axes.set_ylim(0, float(floor.max(initial=0)) * 1.08 or 1.0)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1.02), frameon=False, title="class", handlelength=1,
+                handleheight=1, alignment="left")  # fmt: skip
+    _mark_byzantine(axes, partition.byzantine, floor)
+
+
+def _map(figure: Figure, partition: Partition) -> None:
+    sizes, shares = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1, 2.4]})
+    columns = client_columns(partition.counts)
+    _draw_sizes(sizes, partition, columns)
+    held = np.array([partition.counts[column].sum(axis=0) for column in columns], dtype=float)
+    _draw_shares(shares, (held / np.maximum(held.sum(axis=1, keepdims=True), 1)).T)
+    _label_classes(shares, partition.classes)
+    if _is_sorted(len(partition.counts)):
+        plain(shares, "class", x_label="clients, sorted by main class", grid=False)
+        ticks = np.linspace(0, len(columns) - 1, 5).round().astype(int)
+        starts = np.cumsum([0, *(len(column) for column in columns)])
+        shares.set_xticks(ticks, [f"{starts[tick + 1] if tick else 1:,}" for tick in ticks])
+    else:
+        plain(shares, "class", x_label="client", grid=False)
+
+
+def _draw_sizes(axes: Axes, partition: Partition, columns: Sequence[NDArray[np.int64]]) -> None:
+    """Samples a client, in the mean where a column is a group of them."""
+    counts = partition.counts
+    sizes = np.array([counts[column].sum(axis=1).mean() for column in columns])
+    plain(axes, "samples")
+    axes.stairs(sizes, np.arange(len(columns) + 1) - 0.5, fill=True, color=COLOURS["grey"], linewidth=0)
+    axes.set_ylim(0, float(sizes.max(initial=0)) * 1.15 or 1.0)
+    if not _is_sorted(len(counts)):
+        _mark_byzantine(axes, partition.byzantine, sizes)
+
+
+def _draw_shares(axes: Axes, shares: NDArray[np.float64]) -> None:
+    """``shares[classes, columns]`` in 0..1 as the opacity of a raster, so that it suits a light and a dark page."""
+    blue = np.array([0x2B, 0x8C, 0xD0], dtype=np.uint8)
+    raster = np.empty((*shares.shape, 4), dtype=np.uint8)
+    raster[..., :3] = blue
+    # The square root keeps small shares visible.
+    raster[..., 3] = np.round(255 * np.sqrt(np.clip(shares, 0, 1)))
+    if raster.size:
+        axes.imshow(raster, aspect="auto", interpolation="none", origin="lower",
+                    extent=(-0.5, shares.shape[1] - 0.5, -0.5, shares.shape[0] - 0.5))  # fmt: skip
+
+
+def _label_classes(axes: Axes, classes: Sequence[str]) -> None:
+    step = max(1, -(-len(classes) // 12))
+    axes.set_yticks(range(0, len(classes), step), [_short(name) for name in classes[::step]])
+
+
+def _mark_byzantine(axes: Axes, byzantine: Sequence[int], tops: NDArray[np.float64]) -> None:
+    marked = [client for client in byzantine if 0 <= client < len(tops)]
+    if marked:
+        low, high = axes.get_ylim()
+        height = [float(tops[client]) + 0.035 * (high - low) for client in marked]
+        axes.plot(marked, height, linestyle="", marker="v", markersize=4.5, color=COLOURS["red"], clip_on=False)
+
+
+def _short(name: str, length: int = 14) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,0 +1,97 @@
+"""The pictures of a report: which there are for a run, with their names, captions and descriptions."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+
+from fedgen.server import figures, report_canvas
+from fedgen.server.report_partition import draw_partition, partition_sentence
+from fedgen.server.run_record import RunFolder
+from fedgen.server.view import OUTCOMES, is_share, printable, split_metric
+
+MOST_METRICS = 6
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: its SVG as drawn, its caption, and its text for those who cannot see it."""
+
+    name: str
+    svg: str
+    caption: str
+    description: str
+    about_metric: bool = False
+
+    @property
+    def standalone(self) -> str:
+        return report_canvas.standalone(self.svg, self.description)
+
+    @property
+    def inline(self) -> str:
+        return report_canvas.inline(self.svg, self.name, self.description)
+
+
+def draw(run: RunFolder) -> dict[str, Picture]:
+    """All pictures that the folder has numbers for, by name, in the order of the report."""
+    pictures = _metric_pictures(run)
+    if run.records:
+        pictures += [_clients_picture(run), *_time_pictures(run), *_traffic_pictures(run)]
+    if run.partition is not None:
+        svg = draw_partition(run.partition)
+        pictures.append(Picture("partition", svg, "Who holds what", partition_sentence(run.partition)))
+    return {picture.name: picture for picture in pictures}
+
+
+def _metric_pictures(run: RunFolder) -> list[Picture]:
+    by_base: dict[str, dict[str, figures.Series]] = defaultdict(dict)
+    for name, history in run.histories.items():
+        split, base = split_metric(name)
+        by_base[base][split] = history
+    order = sorted(by_base, key=lambda base: (base != "accuracy", base != "loss", base))
+    return [_metric_picture(index, base, by_base[base]) for index, base in enumerate(order[:MOST_METRICS])]
+
+
+def _metric_picture(index: int, base: str, splits: dict[str, figures.Series]) -> Picture:
+    series: dict[str, figures.Series] = {
+        split: splits[split] for split in ("test", "validation", "train") if split in splits
+    }
+    words = printable(base).replace("_", " ")
+    svg = figures.curves(series, f"{words} (%)" if is_share(base) else words, percent=is_share(base))
+    plain_name = re.sub(r"[^a-z0-9]+", "-", base.lower())[:40]
+    name = base if base in ("accuracy", "loss") else f"metric-{index}-{plain_name}"
+    description = f"{words} over the rounds: {', '.join(series)}"
+    return Picture(name, svg, words.capitalize(), description, about_metric=True)
+
+
+def _clients_picture(run: RunFolder) -> Picture:
+    seen = run.names("clients", OUTCOMES)
+    kinds = [name for name in seen if name == "admitted" or any(run.column("clients", name))] or ["admitted"]
+    parts = {name: run.column("clients", name) for name in kinds}
+    svg = figures.stacked(run.rounds, parts, "clients", figures.OUTCOME_COLOURS, whole=True)
+    caption = "Clients in each round" + _steps_words(run)
+    return Picture("clients", svg, caption, f"clients in each round: {', '.join(kinds)}")
+
+
+def _time_pictures(run: RunFolder) -> list[Picture]:
+    parts = run.phase_seconds
+    if not parts:
+        return []
+    svg = figures.stacked(run.rounds, parts, "seconds", figures.PHASE_COLOURS)
+    caption = "Seconds in each round" + _steps_words(run)
+    return [Picture("time", svg, caption, f"seconds in each round by phase: {', '.join(parts)}")]
+
+
+def _traffic_pictures(run: RunFolder) -> list[Picture]:
+    up, down = run.column("bytes", "up"), run.column("bytes", "down")
+    if not any(up) and not any(down):
+        return []
+    svg = figures.traffic(run.rounds, up, down)
+    return [Picture("traffic", svg, "Bytes in each round" + _steps_words(run), "bytes up and down in each round")]
+
+
+def _steps_words(run: RunFolder) -> str:
+    """What a step of a per-round picture is, where it is not one round."""
+    rounds = -(-len(run.records) // figures.MAX_STEPS)
+    return f" (each step the mean of {rounds})" if rounds > 1 else ""

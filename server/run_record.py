@@ -1,0 +1,237 @@
+"""What a run left behind: the files of its folder, read into one value.
+
+Only ``resolved.toml`` is required. Every other part may be missing, as it is while a run goes or after one that was
+killed. Nothing here needs torch or Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedgen.server.journal import EVENTS, METRICS
+from fedgen.server.view import finite, lower_is_better, numbers, printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Record = dict[str, Any]
+
+# run_folder has these names too, but would load torch; tests/test_report.py compares them.
+EXPERIMENT, RESOLVED, ENVIRONMENT = "experiment.toml", "resolved.toml", "environment.json"
+PARTITION, RESULT = "partition.json", "result.json"
+PHASES = ("train", "aggregate", "evaluate", "checkpoint")
+LARGEST = 1e30
+"""From here on a number has diverged: it is not drawn, and counts as none."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Who holds what: ``counts[clients, classes]`` samples, and who lies."""
+
+    counts: NDArray[np.int64]
+    classes: list[str]
+    byzantine: list[int]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run folder holds, parsed; `notices` names the parts that are missing or unreadable.
+
+    Make one with `read`. It shows the moment: what the run writes later is not in it.
+    """
+
+    folder: Path
+    config: Record
+    config_text: str
+    experiment_text: str | None
+    environment: Record
+    partition: Partition | None
+    records: list[Record]
+    events: list[Record]
+    result: Record
+    notices: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: Path) -> RunFolder:
+        """Read a folder whose run is finished, going on, or killed.
+
+        Raises:
+            ValueError: there is no readable ``resolved.toml``, or a log is damaged before its last line; the message
+                names the file.
+        """
+        config_text = _required_text(folder / RESOLVED)
+        notices: list[str] = []
+        return cls(
+            folder=folder,
+            config=_toml(config_text, folder / RESOLVED),
+            config_text=config_text,
+            experiment_text=_optional_text(folder / EXPERIMENT),
+            environment=_optional_object(folder / ENVIRONMENT, notices, absent="The environment was not recorded"),
+            partition=_read_partition(folder / PARTITION, notices),
+            records=_metric_records(folder / METRICS, notices),
+            events=_json_lines(folder / EVENTS, notices),
+            result=_optional_object(folder / RESULT, notices),
+            notices=notices,
+        )
+
+    def setting(self, section: str, key: str) -> Any:
+        """One value of ``resolved.toml``; None where it has none."""
+        table = self.config.get(section)
+        return table.get(key) if isinstance(table, dict) else None
+
+    @property
+    def name(self) -> str:
+        """The experiment's name, else the folder's."""
+        return str(self.setting("experiment", "name") or self.folder.resolve().name)
+
+    @property
+    def state(self) -> str:
+        """``completed``, ``degraded``, ``failed`` or ``stopped``; ``running`` while there is no result."""
+        return str(self.result.get("state") or "running")
+
+    @property
+    def num_clients(self) -> int | None:
+        """How many clients there are in all, where that is known."""
+        if self.partition is not None:
+            return len(self.partition.counts)
+        clients = finite(self.setting("data", "clients"))
+        return None if clients is None else int(clients)
+
+    @property
+    def byzantine(self) -> set[int]:
+        """The clients that lie; none where that was not recorded."""
+        return set(self.partition.byzantine) if self.partition else set()
+
+    @cached_property
+    def rounds(self) -> list[int]:
+        """The numbers of the rounds in `records`, ascending."""
+        return [record["round"] for record in self.records]
+
+    def column(self, part: str, name: str) -> list[float]:
+        """One number a round, such as ``clients.admitted``; 0 where a round has none that can be drawn."""
+        values = (numbers(record.get(part)).get(name, 0.0) for record in self.records)
+        return [value if abs(value) < LARGEST else 0.0 for value in values]
+
+    def names(self, part: str, first: Iterable[str] = ()) -> list[str]:
+        """The names under `part` in any round: those of `first` in that order, then the others as they came."""
+        seen = dict.fromkeys(name for record in self.records for name in numbers(record.get(part)))
+        known = [name for name in first if name in seen]
+        return known + [name for name in seen if name not in known]
+
+    @cached_property
+    def phase_seconds(self) -> dict[str, list[float]]:
+        """The seconds of each phase, one number a round."""
+        phases = self.names("seconds", PHASES)
+        return {phase: [max(0.0, value) for value in self.column("seconds", phase)] for phase in phases}
+
+    @cached_property
+    def histories(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Every metric's rounds and values, where it was evaluated and did not diverge beyond what can be drawn."""
+        histories: dict[str, tuple[list[int], list[float]]] = {}
+        for record in self.records:
+            for name, value in numbers(record.get("metrics")).items():
+                if abs(value) < LARGEST:
+                    rounds, values = histories.setdefault(name, ([], []))
+                    rounds.append(record["round"])
+                    values.append(value)
+        return histories
+
+    @cached_property
+    def final_metrics(self) -> dict[str, float]:
+        """The result's values, or while there is none the last ones seen."""
+        return numbers(self.result.get("metrics")) or {name: values[-1] for name, (_, values) in self.histories.items()}
+
+    def best(self, name: str) -> tuple[int, float]:
+        """Round and value of the best that the metric `name`, one of `histories`, ever was."""
+        sign = 1 if lower_is_better(name) else -1
+        return min(zip(*self.histories[name], strict=True), key=lambda point: sign * point[1])
+
+
+def _required_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); is {path.parent} the folder of a run?") from error
+
+
+def _optional_text(path: Path) -> str | None:
+    return path.read_text("utf-8", "replace") if path.is_file() else None
+
+
+def _toml(text: str, path: Path) -> Record:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path} is not valid TOML: {error}") from error
+
+
+def _optional_object(path: Path, notices: list[str], absent: str = "") -> Record:
+    """A JSON object, or nothing and a notice where the file is missing or damaged."""
+    if not path.is_file():
+        if absent:
+            notices.append(f"{absent}: {path.name} is missing.")
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        notices.append(f"{path.name} cannot be read: {error}.")
+        return {}
+    if not isinstance(value, dict):
+        notices.append(f"{path.name} should hold one JSON object.")
+        return {}
+    return value
+
+
+def _json_lines(path: Path, notices: list[str]) -> list[Record]:
+    """The objects of a log, one a line. A last line cut short by a kill is left out; damage before it is an error."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().splitlines()
+    records: list[Record] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            value = json.loads(line)
+            if not isinstance(value, dict):
+                raise ValueError("not a JSON object")
+        except (ValueError, RecursionError) as error:
+            if number == len(lines):
+                notices.append(f"The last line of {path.name} is cut short and left out.")
+                break
+            raise ValueError(f"{path}, line {number}, is damaged: {error}") from error
+        records.append(value)
+    return records
+
+
+def _metric_records(path: Path, notices: list[str]) -> list[Record]:
+    """The rounds in order, the last line of each where a round was written twice."""
+    rounds: dict[int, Record] = {}
+    for number, record in enumerate(_json_lines(path, notices), start=1):
+        if not isinstance(record.get("round"), int) or abs(record["round"]) > 2**53:
+            raise ValueError(f"{path}, line {number}, is damaged: it has no round number")
+        rounds[record["round"]] = record
+    return [rounds[number] for number in sorted(rounds)]
+
+
+def _read_partition(path: Path, notices: list[str]) -> Partition | None:
+    value = _optional_object(path, notices, absent="Who holds what was not recorded")
+    if not value:
+        return None
+    try:
+        counts = np.array(value.get("counts"), dtype=np.int64)
+        if counts.ndim != 2 or counts.size == 0 or counts.min() < 0:
+            raise ValueError("counts should be one list of counts a client, all of one length")
+        names = [printable(name) for name in value.get("classes") or []]
+        classes = [names[index] if index < len(names) else str(index) for index in range(counts.shape[1])]
+        byzantine = sorted({int(client) for client in value.get("byzantine") or []})
+    except (TypeError, ValueError, OverflowError) as error:
+        notices.append(f"{path.name} cannot be understood: {error}.")
+        return None
+    return Partition(counts, classes, byzantine)
