@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
 
 from fedgen.config import Experiment
 from fedgen.federation import Federation
@@ -24,5 +29,24 @@ class Worker:
     def pid(self) -> int:
         return os.getpid()
 
+    def introduction(self) -> dict[str, str]:
+        return introduction(self.federation)
+
     def run(self, task: Callable[..., Any], *arguments: Any) -> Any:
         return task(self.federation, *arguments)
+
+
+def introduction(federation: Federation) -> dict[str, str]:
+    """What decides a machine's bits: processor, versions and data."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {"processor": processor(), **versions, "data": federation.dataset.sha256}
+
+
+def processor() -> str:
+    """Name of this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

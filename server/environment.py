@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgen import __version__
+from fedgen.clients.worker import processor
 from fedgen.config import Experiment
 from fedgen.federation import Federation
 
@@ -25,7 +26,7 @@ def describe(experiment: Experiment, federation: Federation, search_path: tuple[
         "fedgen": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "device": experiment.training.device,
@@ -50,15 +51,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _git() -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 import warnings
 from functools import cache
@@ -19,6 +20,7 @@ from fedgen.errors import FedgenError
 from fedgen.parameters import canonical
 
 PREFIX = "fedgen-"
+PROBE_S = 5.0
 
 
 @cache
@@ -68,9 +70,17 @@ def connect(address: str | None, workers: int) -> tuple[Any, bool]:
 def _initialise(ray: Any, address: str | None, workers: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is not None:
+        _probe(address)
         ray.init(address=address, **quiet)
         return
     ray.init(num_cpus=workers, include_dashboard=False, _temp_dir=str(ray_home() / "ray"), **quiet)
+
+
+def _probe(address: str) -> None:
+    """Fail within seconds where nobody listens: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()
 
 
 def _use_token() -> None:

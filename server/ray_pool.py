@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fedgen.clients.worker import Worker
+from fedgen.clients.worker import Worker, introduction
 from fedgen.config import Experiment
 from fedgen.contracts import BlockFailure
 from fedgen.errors import FedgenError
+from fedgen.federation import Federation
 from fedgen.server.pool import Interrupt
 from fedgen.server.ray_cluster import connect, register_serializer
 
@@ -28,7 +29,8 @@ TASK_RETRIES = 10
 START_TIMEOUT_S = 300.0
 POLL_S = 0.25
 
-OnRetry = Callable[[str], None]
+OnEvent = Callable[[str, str], None]
+"""Told of (event, reason)."""
 
 
 class RayWorker(Worker):
@@ -74,22 +76,24 @@ class _Job:
 
 
 class RayPool:
-    """`workers` actors on Ray, each with the federation of `experiment`.
+    """`workers` actors on Ray, each with a federation like this one.
 
-    search_path: folders of a user's own modules.  on_retry: told of every block that was computed again.
+    search_path: folders of a user's own modules.  on_event: told of blocks that were computed again, and of a cluster
+    whose machines differ.
 
-    Raises FedgenError where Ray or a worker does not start.
+    Raises FedgenError where Ray or a worker does not start, or a machine of a cluster holds other data.
     """
 
     def __init__(
         self,
-        experiment: Experiment,
+        federation: Federation,
         workers: int,
         interrupt: Interrupt,
         search_path: tuple[str, ...] = (),
-        on_retry: OnRetry = lambda reason: None,
+        on_event: OnEvent = lambda event, reason: None,
     ) -> None:
-        self._interrupt, self._on_retry = interrupt, on_retry
+        experiment = federation.experiment
+        self._interrupt, self._on_event = interrupt, on_event
         self._timeout_s = experiment.runtime.block_timeout_s
         self._ray, self._owned = connect(experiment.runtime.address, workers)
         self._federation_of = experiment, search_path
@@ -102,6 +106,8 @@ class RayPool:
         self._seats: list[_Seat] = []
         try:
             self._start(workers)
+            if experiment.runtime.address is not None:
+                self._compare(introduction(federation))
         except BaseException:
             self.close()
             raise
@@ -130,6 +136,19 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             raise FedgenError(f"a Ray worker did not start: {error}") from error
         seat.greeting, seat.since = None, monotonic()
+
+    def _compare(self, ours: dict[str, str]) -> None:
+        """Workers on other machines must hold the same data; where other things differ, so may hashes."""
+        theirs = self._ray.get([seat.actor.introduction.remote() for seat in self._seats])
+        differing = {key for each in theirs for key in ours if each[key] != ours[key]}
+        if "data" in differing:
+            raise FedgenError(
+                "a machine of the cluster holds other data than this one (its hash differs); give runtime.data_dir a "
+                "folder with the same files on every machine"
+            )
+        if differing:
+            values = {key: sorted({ours[key], *(each[key] for each in theirs)}) for key in sorted(differing)}
+            self._on_event("mixed_machines", f"machines differ, and with them the hash may: {values}")
 
     def map(
         self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
@@ -192,9 +211,8 @@ class RayPool:
                 job.waiting.append(number)
             return
         if pid != seat.pid:
-            self._on_retry(
-                f"worker process {seat.pid} died; process {pid} took its place and computed its blocks again"
-            )
+            reason = f"worker process {seat.pid} died; process {pid} took its place and computed its blocks again"
+            self._on_event("retried", reason)
             seat.pid = pid
         job.results[number] = (*value, *kept) if job.keep else value
 

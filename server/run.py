@@ -163,7 +163,7 @@ class _Life:
         self.folder, self.federation, self.environment = folder, federation, environment
         self.view, self.began = view, began
         self.earlier_seconds = 0.0
-        self.resumed: list[tuple[str, dict[str, Any]]] = []
+        self.opening: list[tuple[str, dict[str, Any]]] = []
         self.given_up: dict[tuple[int, int], str] = {}
         self.interrupt = Interrupt()
 
@@ -184,14 +184,16 @@ class _Life:
         truncate(self.folder, offsets)
         if loaded is not None:
             self.earlier_seconds = loaded[1]["seconds"]
-            self.resumed += [("checkpoint_fell_back", {"reason": trouble}) for trouble in loaded[2]]
-        self.resumed.append(("resumed", {"reason": f"continued before round {standing.round}"}))
+            self.opening += [("checkpoint_fell_back", {"reason": trouble}) for trouble in loaded[2]]
+        self.opening.append(("resumed", {"reason": f"continued before round {standing.round}"}))
         return standing
 
     def live(self, standing: Standing) -> Result:
         """Play the rounds that are left and end in one of the four states; the folder is whole in every case."""
         journal = Journal(self.folder)
-        for event, details in self.resumed:
+        if self.federation.engine_reason:
+            self.opening.append(("engine", {"reason": self.federation.engine_reason}))
+        for event, details in self.opening:
             journal.event(event, **details)
         with self.view, _signals(self.interrupt):
             self.view.start(
@@ -200,6 +202,8 @@ class _Life:
                 self.federation.experiment.federation.rounds,
                 standing.round,
             )
+            for event, details in self.opening:
+                self.view.note(f"{event.replace('_', ' ')}: {details['reason']}")
             try:
                 state, message = self._play(standing, journal)
             except StopRequested:
@@ -249,13 +253,13 @@ class _Life:
             return SerialPool(self.federation, self.interrupt)
         from fedgen.server.ray_pool import RayPool, default_workers
 
-        def retried(reason: str) -> None:
-            journal.event("retried", reason=reason)
+        def noted(event: str, reason: str) -> None:
+            journal.event(event, reason=reason)
             self.view.note(reason)
 
         workers = default_workers() if runtime.workers == "auto" else int(runtime.workers)
         path = tuple(self.environment["search_path"])
-        return RayPool(self.federation.experiment, workers, self.interrupt, path, retried)
+        return RayPool(self.federation, workers, self.interrupt, path, noted)
 
     def _save(self, standing: Standing, journal: Journal) -> None:
         facts = {"offsets": journal.sync(), "identity": self.environment["identity"], "seconds": self._seconds()}

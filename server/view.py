@@ -120,8 +120,9 @@ class Tally:
 
     @property
     def seconds_a_round(self) -> float | None:
-        """Mean over the last 50 rounds; None before the first round has ended."""
-        return (self.stamps[-1] - self.stamps[0]) / (len(self.stamps) - 1) if len(self.stamps) > 1 else None
+        """Mean over the last 50 rounds but the first, which waits for workers to start; None before that has ended."""
+        stamps = list(self.stamps)[1:] if self.stamps[0] == self.began and len(self.stamps) > 2 else self.stamps
+        return (stamps[-1] - stamps[0]) / (len(stamps) - 1) if len(stamps) > 1 else None
 
     @property
     def eta_s(self) -> float | None:

@@ -155,7 +155,7 @@ def test_stuck_block_is_given_up_and_stays_so_on_resume(tmp_path: Path, monkeypa
 def test_worker_that_does_not_start_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_pool, "START_TIMEOUT_S", 0.5)
     with pytest.raises(FedgenError, match=r"runtime.workers = 50: the Ray cluster did not start them"):
-        RayPool(Federation(experiment(1)).experiment, 50, Interrupt())
+        RayPool(Federation(experiment(1)), 50, Interrupt())
 
 
 def test_broadcasts_are_not_written_to(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_broadcasts_are_not_written_to(tmp_path: Path) -> None:
     federation = Federation(
         experiment(3, training={"keep_optimizer": True, "optimizer": {"name": "sgd", "momentum": 0.9}})
     )
-    pool = RayPool(federation.experiment, 2, Interrupt())
+    pool = RayPool(federation, 2, Interrupt())
     journal = Journal(tmp_path)
     try:
         session = Session(federation, pool, Standing(0, federation.method.initial_state(0)), journal)
@@ -185,6 +185,29 @@ def test_ray_folder_is_private_and_short() -> None:
     assert ray_home().stat().st_mode & 0o077 == 0
     assert (ray_home() / "token").stat().st_mode & 0o177 == 0
     assert len(str(ray_home())) < 40
+
+
+def test_address_where_nobody_listens_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(FedgenError, match=r"runtime.address = '127.0.0.1:9'"):
+        connect("127.0.0.1:9", 1)
+
+
+def test_machines_of_a_cluster_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = Federation(experiment(1))
+    federation.experiment = federation.experiment.replace(runtime={"address": "auto"})
+    events: list[tuple[str, str]] = []
+    real = ray_pool.introduction(federation)
+    monkeypatch.setattr(ray_pool, "introduction", lambda _: {**real, "processor": "another"})
+    RayPool(federation, 1, Interrupt(), on_event=lambda *event: events.append(event)).close()
+    [(event, reason)] = events
+    assert event == "mixed_machines"
+    assert "another" in reason
+    monkeypatch.setattr(ray_pool, "introduction", lambda _: {**real, "data": "other"})
+    with pytest.raises(FedgenError, match=r"holds other data .*runtime.data_dir"):
+        RayPool(federation, 1, Interrupt())
 
 
 @pytest.mark.slow
