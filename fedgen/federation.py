@@ -82,6 +82,10 @@ class Federation:
         self.dataset = dataset.standardised() if experiment.data.standardise else dataset
         self.training, self.validation = self._hold_back(experiment.data.validation)
         self.shards = self._divide(experiment)
+        self.counts = torch.tensor([len(shard) for shard in self.shards])
+        self._index = pad_sequence(self.shards, batch_first=True, padding_value=len(self.dataset.y))
+        self._x = torch.cat([self.dataset.x, torch.zeros(1, *self.dataset.input_shape)])
+        self._y = torch.cat([self.dataset.y, torch.zeros(1, dtype=self.dataset.y.dtype)])
         self.facts = self._facts(experiment)
         self.experiment = _resolved(experiment, self.facts.model.layout.size, self.engine)
         self.method: Method = _wrapped(
@@ -175,10 +179,9 @@ class Federation:
         chosen = torch.arange(experiment.data.clients)
         if not everyone:
             chosen = self._drawn("cohort", round, experiment.cohort_size).sort().values
-        counts = torch.tensor([len(self.shards[client]) for client in chosen.tolist()])
         block = experiment.training.block
         assert isinstance(block, int)
-        return list(chosen[counts.argsort(descending=True, stable=True)].split(block))
+        return list(chosen[self.counts[chosen].argsort(descending=True, stable=True)].split(block))
 
     @property
     def slice_width(self) -> int:
@@ -193,14 +196,10 @@ class Federation:
 
     def block(self, clients: Tensor, start: Tensor, client_state: Tensors, round: int) -> Block:
         """The data of these clients, zero padded; start is [d] for all or [n, d]."""
-        shards = [self.shards[client] for client in clients.tolist()]
-        counts = torch.tensor([len(shard) for shard in shards])
-        index = pad_sequence(shards, batch_first=True)
-        real = torch.arange(index.shape[1]) < counts[:, None]
-        x, y = self.dataset.x[index], self.dataset.y[index]
-        x = torch.where(real.view(*real.shape, *[1] * (x.dim() - 2)), x, torch.zeros(()))
+        counts = self.counts[clients]
+        index = self._index[clients, : int(counts.max())]
         start = start.expand(len(clients), -1)
-        return Block(clients, start, x, torch.where(real, y, 0), counts, client_state, round, self.streams)
+        return Block(clients, start, self._x[index], self._y[index], counts, client_state, round, self.streams)
 
     @property
     def evaluations(self) -> list[Evaluation]:

@@ -39,7 +39,11 @@ class Journal:
         self._pending.clear()
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
-        self._files[name].write(json.dumps(finite(record), allow_nan=False).encode() + b"\n")
+        try:
+            line = json.dumps(record, allow_nan=False)
+        except ValueError:
+            line = json.dumps(finite(record), allow_nan=False)
+        self._files[name].write(line.encode() + b"\n")
         self._files[name].flush()
 
     def sync(self) -> dict[str, int]:

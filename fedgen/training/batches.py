@@ -12,10 +12,14 @@ from fedgen.contracts import Block
 
 @dataclass(frozen=True)
 class Batches:
-    """index int64[n, s, b] into the padded samples and taken bool[n, s, b]; a client's steps come first, then none."""
+    """index int64[n, s, b] into the padded samples and taken bool[n, s, b]; a client's steps come first, then none.
+
+    whole: every batch is all samples of its client, in their own order.
+    """
 
     index: Tensor
     taken: Tensor
+    whole: bool = False
 
     @property
     def steps(self) -> Tensor:
@@ -28,6 +32,8 @@ def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int |
 
     epochs or steps: exactly one is given.
     """
+    if int(block.counts.max()) <= batch_size:
+        return _whole(block, epochs or steps or 1)
     per_epoch = -(-block.counts // batch_size)
     length = per_epoch * epochs if epochs is not None else torch.full_like(per_epoch, steps or 1)
     passes = int((-(-length // per_epoch)).max())
@@ -40,6 +46,13 @@ def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int |
     flat = epoch.clamp_max(passes - 1)[..., None] * order.shape[2] + position.clamp_max(order.shape[2] - 1)
     index = order.flatten(1).gather(1, flat.flatten(1)).view_as(flat)
     return Batches(index, taken)
+
+
+def _whole(block: Block, steps: int) -> Batches:
+    """Batches that hold all samples of a client need no order."""
+    shape = len(block.counts), steps, block.y.shape[1]
+    index = torch.arange(shape[2]).expand(shape)
+    return Batches(index, block.mask[:, None].expand(shape), whole=True)
 
 
 def _shuffled(block: Block, epoch: int) -> Tensor:

@@ -40,6 +40,7 @@ def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
     start = task.start if common else _ordered(task.start, order)
     control = None if task.adjustment.control is None else _ordered(task.adjustment.control, order)
     client = torch.arange(len(steps)) if order is None else order
+    whole = task.batches.whole and order is None
     rows, gradients = start.clone(memory_format=torch.contiguous_format), torch.empty(start.shape)
     state = {name: _ordered(value, order).clone() for name, value in task.optimizer_state.items()}
     total = torch.zeros(len(rows))
@@ -51,8 +52,8 @@ def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
         step = Step(
             rows=rows[:active],
             gradients=gradients[:active],
-            x=task.x[client[:active, None], chosen],
-            y=task.y[client[:active, None], chosen],
+            x=task.x[:active, :width] if whole else task.x[client[:active, None], chosen],
+            y=task.y[:active, :width] if whole else task.y[client[:active, None], chosen],
             real=taken[:active, number, :width],
             common=common and number == 0,
         )
