@@ -23,7 +23,7 @@ from fedgen.config import Experiment
 from fedgen.data.dataset import Dataset
 from fedgen.data.digits import Digits
 from fedgen.data.mnist import Mnist
-from fedgen.data.partition import Dirichlet
+from fedgen.data.partition import ClassesPerClient, Dirichlet
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 
@@ -46,7 +46,8 @@ def test_partitions_are_disjoint_and_cover_everything(
 ) -> None:
     labels, clients = given_
     before = labels.copy()
-    partition = registry.build("partition", name, {})
+    enough = {"per_client": 5} if name == "classes" else {}
+    partition = registry.build("partition", name, enough)
     shards = partition.split(labels, clients, np.random.default_rng(seed))
     assert len(shards) == clients
     assert all(shard.dtype == np.int64 and len(shard) for shard in shards)
@@ -388,3 +389,19 @@ def test_a_model_that_does_not_fit_the_data_is_refused(tiny: Callable[..., Exper
     """8 x 8 -> 6 x 6 -> 3 x 3 -> 1 x 1 -> 0: the second pooling leaves nothing."""
     with pytest.raises(SettingError, match=r"model 'cnn' with 2 convolutions leaves nothing of 8 x 8 .*model\.padding"):
         Federation(tiny(model={"name": "cnn"}))
+
+
+@given(st.integers(1, 4), st.integers(5, 30), st.integers(0, 9))
+def test_classes_per_client_are_few_and_evenly_held(per_client: int, clients: int, seed: int) -> None:
+    """40 samples of each of five classes: a client has `per_client` of them, all as many holders, up to one."""
+    labels = np.arange(200) % 5
+    shards = ClassesPerClient(per_client=per_client).split(labels, clients, np.random.default_rng(seed))
+    held = [set(labels[shard].tolist()) for shard in shards]
+    assert {len(each) for each in held} == {per_client}
+    holders = [sum(label in each for each in held) for label in range(5)]
+    assert max(holders) - min(holders) <= 1
+
+
+def test_too_few_clients_for_all_classes_are_explained() -> None:
+    with pytest.raises(SettingError, match=r"3 clients with 2 classes each cannot hold all 10 classes"):
+        ClassesPerClient(per_client=2).split(np.arange(50) % 10, 3, np.random.default_rng(0))

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from fedgen import registry
 from fedgen.contracts import Block
+from fedgen.errors import SettingError
 from fedgen.evaluation.losses import cross_entropy
 from fedgen.models.model import Model
 from fedgen.streams import Streams
 from fedgen.training.batches import draw_batches
+from fedgen.training.choose import choose_engine
 from fedgen.training.gradients import Adjustment
 from fedgen.training.optimizers import Adam, Optimizer, Sgd
 from fedgen.training.server_optimizers import ServerSgd
@@ -62,7 +64,7 @@ def listed_batches(block: Block, row: int, batch_size: int, epochs: int | None, 
     epoch = 0
     while epoch < epochs if epochs is not None else len(taken) < (steps or 1):
         keys = block.streams.uniform(f"shuffle.{epoch}", block.round, client, count)[0].tolist()
-        order = sorted(range(count), key=lambda sample: keys[sample])
+        order = list(range(count)) if count <= batch_size else sorted(range(count), key=lambda sample: keys[sample])
         taken += [order[first : first + batch_size] for first in range(0, count, batch_size)]
         epoch += 1
     return taken if epochs is not None else taken[:steps]
@@ -112,9 +114,9 @@ def test_steps_go_on_into_the_next_epoch() -> None:
 
 def test_epochs_are_shuffled_differently_and_so_are_rounds() -> None:
     block = block_of([9])
-    first, second = draw_batches(block, 9, 2, None).index[0].tolist()
-    assert first != second
-    assert draw_batches(replace(block, round=5), 9, 1, None).index[0, 0].tolist() != first
+    drawn = draw_batches(block, 5, 2, None).index[0, :, :5].tolist()
+    assert drawn[0] != drawn[2]
+    assert draw_batches(replace(block, round=5), 5, 1, None).index[0, 0].tolist() != drawn[0]
 
 
 @given(COUNTS, COUNTS, st.integers(1, 4), LENGTH)
@@ -359,3 +361,35 @@ def test_server_sgd_gives_one_holder_and_many_the_same_bits(
     assert torch.equal(models, torch.stack([model for model, _ in alone]))
     for name, value in states.items():
         assert torch.equal(value, torch.stack([state[name] for _, state in alone]))
+
+
+class Normalised(torch.nn.Module):
+    """Running statistics, floating-point and integer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]
+
+
+def test_running_statistics_travel_in_the_row() -> None:
+    """Mean and variance of BatchNorm are columns behind the parameters; gradients and weight decay leave them alone."""
+    model = Model(Normalised, registry.find("loss", "cross_entropy"), {})
+    assert model.layout.size == model.parameters.size + 8
+    assert choose_engine("auto", model, torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64))[0] == "sequential"
+    block = block_of([8, 6], (5,))
+    start = model.initial(Streams(0), 0).expand(2, -1)
+    optimizer = Sgd(momentum=0.9, weight_decay=0.5)
+    state = optimizer.state(start[:, : model.parameters.size])
+    batches = draw_batches(block, 4, 2, None)
+    task = Task(model, start, block.x, block.y, batches, optimizer, state, Adjustment(proximal=0.1, clip_norm=1.0))
+    slow = registry.build("engine", "reference", {}).train(task)
+    fast = registry.build("engine", "sequential", {}).train(task)
+    assert_close(fast, slow, start)
+    statistics = model.layout.view(fast.rows)["layers.1.running_mean"]
+    assert (statistics != 0).all()
+    for engine in ("vmap", "stacked"):
+        with pytest.raises(SettingError):
+            registry.build("engine", engine, {}).train(task)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Protocol
 import numpy as np
 from pydantic import Field
 
+from fedgen.errors import SettingError
 from fedgen.registry import register
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -66,6 +67,52 @@ class Dirichlet:
         if np.isinf(self.alpha):
             return np.full(clients, 1 / clients)
         return generator.dirichlet([self.alpha] * clients)
+
+
+@register("partition", "classes")
+@dataclass(frozen=True, kw_only=True)
+class ClassesPerClient:
+    """Every client holds samples of a fixed number of classes; each class is divided evenly among its holders.
+
+    Classes are dealt so that all have the same number of holders, up to one.
+
+    >>> shards = ClassesPerClient(per_client=2).split(np.arange(1000) % 10, 20, np.random.default_rng(0))
+    >>> {len(set(shard % 10)) for shard in shards}, {len(shard) for shard in shards}
+    ({2}, {50})
+
+    Raises SettingError where clients x per_client does not cover the classes.
+    Source: H. B. McMahan et al., arXiv 1602.05629 (2017), section 3, dealing classes instead of shards of a sorted
+    list, where a client may get one class twice.
+    """
+
+    per_client: Annotated[int, Field(ge=1, description="classes of a client")] = 2
+
+    def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
+        classes = np.unique(labels)
+        per_client = min(self.per_client, len(classes))
+        if clients * per_client < len(classes):
+            raise SettingError(
+                f"data.partition 'classes': {clients} clients with {per_client} classes each cannot hold all "
+                f"{len(classes)} classes; raise per_client or data.clients"
+            )
+        owner = np.empty(len(labels), np.int64)
+        holders = self._deal(len(classes), clients, per_client, generator)
+        for label, theirs in zip(classes, holders, strict=True):
+            own = generator.permutation(np.flatnonzero(labels == label))
+            for client, part in zip(theirs, np.array_split(own, len(theirs)), strict=True):
+                owner[part] = client
+        _fill(owner, clients, 1, generator)
+        return [np.flatnonzero(owner == client) for client in range(clients)]
+
+    @staticmethod
+    def _deal(classes: int, clients: int, per_client: int, generator: np.random.Generator) -> list[list[int]]:
+        """The holders of every class: each client takes the classes that fewest hold, at random among equals."""
+        holders: list[list[int]] = [[] for _ in range(classes)]
+        for client in generator.permutation(clients).tolist():
+            most_wanted = np.lexsort((generator.random(classes), np.array([len(each) for each in holders])))
+            for each in most_wanted[:per_client]:
+                holders[each].append(client)
+        return holders
 
 
 def _fill(owner: Labels, clients: int, minimum: int, generator: np.random.Generator) -> None:

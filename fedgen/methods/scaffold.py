@@ -42,25 +42,25 @@ class Scaffold(LocalSgd):
             )
 
     def initial_state(self, replica: int) -> Tensors:
-        return {**super().initial_state(replica), CONTROL: torch.zeros(self.layout.size)}
+        return {**super().initial_state(replica), CONTROL: torch.zeros(self.facts.model.parameters.size)}
 
     def broadcast(self, state: Tensors, round: int) -> Broadcast:
-        size = (self.layout.size,)
-        return Broadcast(state["model"], Layout({"model": size, CONTROL: size}), {CONTROL: state[CONTROL]})
+        expects = Layout({"model": (self.layout.size,), CONTROL: state[CONTROL].shape[-1:]})
+        return Broadcast(state["model"], expects, {CONTROL: state[CONTROL]})
 
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
         trainer, common = self.facts.trainer, broadcast.tensors[CONTROL]
-        own = block.stored(CONTROL, block.start)
+        own = block.stored(CONTROL, block.start[:, : len(common)])
         correction = common - own
         trained = trainer.train(block, control=correction)
         moved = trained.rows.sub_(block.start)
         lr = trainer.schedule.factor(block.round) * trainer.optimizer.lr
-        change = -common - moved / (lr * trained.steps.clamp_min(1))[:, None]
+        change = -common - moved[:, : len(common)] / (lr * trained.steps.clamp_min(1))[:, None]
         state = {**trained.optimizer_state, CONTROL: own + change}
         return Update(torch.cat([moved, change], 1), block.counts.double(), state, {"train_loss": trained.losses})
 
     def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
-        update, change = inbox.aggregate.split(self.layout.size, dim=-1)
+        update, change = inbox.aggregate.tensor_split([self.layout.size], dim=-1)
         model, changed = self.facts.server_optimizer.step(state["model"], update, state)
         share = len(inbox.clients) / self.facts.clients
         return {**state, **changed, "model": model, CONTROL: state[CONTROL] + share * change}

@@ -43,15 +43,21 @@ class Model:
             return self.make()
 
     @cached_property
-    def layout(self) -> Layout:
+    def parameters(self) -> Layout:
+        """Of what gradients train: the first columns of a row."""
         return Layout({name: tuple(parameter.shape) for name, parameter in self.module.named_parameters()})
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Of a row: the parameters, then the module's floating-point buffers (running statistics)."""
+        return Layout({**self.parameters.shapes, **{name: tuple(b.shape) for name, b in _buffers(self.module).items()}})
 
     def initial(self, streams: Streams, replica: int) -> Tensor:
         """row[d] as torch initialises the module, from a seed of this experiment and replica."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams.seed_for("initial_model", replica))
-            parameters = {name: parameter.detach() for name, parameter in self.make().named_parameters()}
-        return self.layout.flatten(parameters)
+            module = self.make()
+        return self.layout.flatten(held_by(module))
 
     def forward(self, tensors: Tensors, x: Tensor) -> Tensor:
         """Outputs of the module with these parameters."""
@@ -77,3 +83,12 @@ class Model:
         outputs = self.forward(self.layout.view(row), x)
         measures = {**self.metrics, "loss": self.loss}
         return {name: measure(outputs, y).double().mean() for name, measure in measures.items()}
+
+
+def _buffers(module: nn.Module) -> Tensors:
+    return {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+
+
+def held_by(module: nn.Module) -> Tensors:
+    """What a row holds of a module: parameters and floating-point buffers, by name."""
+    return {**{name: parameter.detach() for name, parameter in module.named_parameters()}, **_buffers(module)}

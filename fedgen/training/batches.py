@@ -30,6 +30,8 @@ class Batches:
 def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int | None) -> Batches:
     """Shuffled epochs cut into batches, the last of an epoch short; `steps` walks through as many epochs as it needs.
 
+    A client whose samples fit into one batch takes them in their own order.
+
     epochs or steps: exactly one is given.
     """
     if int(block.counts.max()) <= batch_size:
@@ -37,7 +39,7 @@ def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int |
     per_epoch = -(-block.counts // batch_size)
     length = per_epoch * epochs if epochs is not None else torch.full_like(per_epoch, steps or 1)
     passes = int((-(-length // per_epoch)).max())
-    order = torch.stack([_shuffled(block, epoch) for epoch in range(passes)], dim=1)
+    order = torch.stack([_shuffled(block, epoch, batch_size) for epoch in range(passes)], dim=1)
 
     step = torch.arange(int(length.max()))
     epoch, within = step // per_epoch[:, None], step % per_epoch[:, None]
@@ -49,13 +51,14 @@ def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int |
 
 
 def _whole(block: Block, steps: int) -> Batches:
-    """Batches that hold all samples of a client need no order."""
     shape = len(block.counts), steps, block.y.shape[1]
     index = torch.arange(shape[2]).expand(shape)
     return Batches(index, block.mask[:, None].expand(shape), whole=True)
 
 
-def _shuffled(block: Block, epoch: int) -> Tensor:
+def _shuffled(block: Block, epoch: int, batch_size: int) -> Tensor:
     """int64[n, m]: the client's samples in the order of this epoch, padding last."""
-    keys = block.uniform(f"shuffle.{epoch}", block.y.shape[1])
-    return keys.masked_fill(~block.mask, 2.0).argsort(dim=1, stable=True)
+    samples = block.y.shape[1]
+    keys = block.uniform(f"shuffle.{epoch}", samples).masked_fill(~block.mask, 2.0)
+    small = block.counts[:, None] <= batch_size
+    return torch.where(small, torch.arange(samples), keys.argsort(dim=1, stable=True))

@@ -20,6 +20,8 @@ def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str
     """
     if setting != "auto":
         return setting, ""
+    if model.layout.size > model.parameters.size:
+        return "sequential", f"{type(model.module).__name__} keeps running statistics, which padded batches would spoil"
     if model.layout.size > LOCKSTEP_SIZE:
         return "sequential", ""
     if can_stack(model.module, model.loss.__name__):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedgen.errors import SettingError
 from fedgen.training.trainer import Task, Trained
 
 StepGradients = Callable[["Step"], Tensor]
@@ -31,7 +32,14 @@ class Step:
 
 
 def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
-    """All steps of all clients; those with fewer steps leave the stack early."""
+    """All steps of all clients; those with fewer steps leave the stack early.
+
+    Raises SettingError for a module with running statistics: the padding of short batches would enter them.
+    """
+    if task.model.layout.size > task.model.parameters.size:
+        raise SettingError(
+            "training.engine: a module with running statistics (BatchNorm) is trained by 'sequential' or 'reference'"
+        )
     steps, order = task.batches.steps, None
     if bool((steps[1:] > steps[:-1]).any()):
         order = steps.argsort(descending=True, stable=True)

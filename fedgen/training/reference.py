@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedgen.models.model import held_by
 from fedgen.parameters import Tensors
 from fedgen.registry import register
 from fedgen.training.trainer import Task, Trained
@@ -25,10 +26,11 @@ class Reference:
 
 
 def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
-    module, layout, adjustment = task.model.fresh(), task.model.layout, task.adjustment
+    module, layout, adjustment = task.model.fresh(), task.model.parameters, task.adjustment
     parameters = dict(module.named_parameters())
-    anchors = layout.view(task.start[client])
-    _load(parameters, anchors)
+    anchors = task.model.layout.view(task.start[client])
+    for name, held in held_by(module).items():
+        held.copy_(anchors[name])
     optimizer = task.optimizer.reference(list(parameters.values()))
     for name, torch_name in task.optimizer.reference_names.items():
         for key, value in _split(task, task.optimizer_state[name][client]).items():
@@ -50,25 +52,19 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
         optimizer.step()
         total, seen = total + losses.detach().sum(), seen + len(y)
 
-    row = layout.flatten({key: parameter.detach() for key, parameter in parameters.items()})
+    row = task.model.layout.flatten(held_by(module))
     state = {name: _joined(task, optimizer, parameters, name) for name in task.optimizer_state}
     return row, total / max(seen, 1), state
 
 
-def _load(parameters: dict[str, nn.Parameter], values: Tensors) -> None:
-    with torch.no_grad():
-        for key, parameter in parameters.items():
-            parameter.copy_(values[key])
-
-
 def _split(task: Task, value: Tensor) -> Tensors:
     """A client's optimiser state [d], or its one number [1], for each parameter."""
-    layout = task.model.layout
+    layout = task.model.parameters
     return layout.view(value) if value.shape[0] == layout.size else dict.fromkeys(layout.shapes, value[0])
 
 
 def _joined(task: Task, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], name: str) -> Tensor:
-    torch_name, layout = task.optimizer.reference_names[name], task.model.layout
+    torch_name, layout = task.optimizer.reference_names[name], task.model.parameters
     held = {key: optimizer.state[parameter][torch_name] for key, parameter in parameters.items()}
     if task.optimizer_state[name].shape[1] == layout.size:
         return layout.flatten(held)

@@ -14,22 +14,25 @@ from fedgen.training.trainer import Task, Trained
 @register("engine", "sequential")
 @dataclass(frozen=True, kw_only=True)
 class Sequential:
-    """One preallocated model whose parameters are views of a flat row: any module, no stack of activations."""
+    """One preallocated model whose parameters and buffers are views of a flat row: any module, one client at a time."""
 
     def train(self, task: Task) -> Trained:
         rows = task.start.clone(memory_format=torch.contiguous_format)
         state = {name: value.clone() for name, value in task.optimizer_state.items()}
-        gradient = torch.zeros(1, rows.shape[1])
+        gradient = torch.zeros(1, task.model.parameters.size)
         losses = torch.stack([_train_one(task, client, rows, gradient, state) for client in range(len(rows))])
         return Trained(rows, losses, state, task.batches.steps)
 
 
 def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: dict[str, Tensor]) -> Tensor:
     """One client's steps, in place in rows[client]; returns its mean loss."""
-    module, here = task.model.scratch, slice(client, client + 1)
-    values, slopes = task.model.layout.view(rows[client]), task.model.layout.view(gradient[0])
+    module, here, trained = task.model.scratch, slice(client, client + 1), task.model.parameters.size
+    values, slopes = task.model.layout.view(rows[client]), task.model.parameters.view(gradient[0])
     for name, parameter in module.named_parameters():
         parameter.data, parameter.grad = values[name], slopes[name]
+    for name, buffer in module.named_buffers():
+        buffer.data = values[name] if name in values else task.model.module.get_buffer(name).clone()
+    row, start = rows[here, :trained], task.start[here, :trained]
     state = {name: value[here] for name, value in states.items()}
     control = None if task.adjustment.control is None else task.adjustment.control[here]
     x, y = task.x[client], task.y[client]
@@ -41,7 +44,7 @@ def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: 
         gradient.zero_()
         each = task.model.loss(module(x[chosen]), y[chosen])
         each.mean().backward()
-        task.adjustment.apply(gradient, rows[here], task.start[here], control)
-        task.optimizer.step(rows[here], gradient, state)
+        task.adjustment.apply(gradient, row, start, control)
+        task.optimizer.step(row, gradient, state)
         total, seen = total + each.detach().sum(), seen + len(chosen)
     return total / max(seen, 1)

@@ -23,7 +23,7 @@ KEPT = "optimizer."
 class Task:
     """What an engine computes: n clients' steps from their start rows; nothing in it is changed.
 
-    start[n, d], x[n, m, ...], y[n, m]; optimizer_state {name: [n, ...]}.
+    start[n, d], x[n, m, ...], y[n, m]; optimizer_state {name: [n, p] or [n, 1]} of the p trained columns.
     """
 
     model: Model
@@ -81,7 +81,7 @@ class Trainer:
         control[n, d] is added to every gradient.  With `keep_optimizer`, the optimizer_state that is returned, and
         found again in the block, is client state; without, none is returned.
         """
-        state = self.optimizer.state(block.start)
+        state = self.optimizer.state(block.start[:, : self.model.parameters.size])
         if self.keep_optimizer:
             state = {name: block.stored(KEPT + name, fresh) for name, fresh in state.items()}
         trained = self.engine.train(
