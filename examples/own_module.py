@@ -1,7 +1,4 @@
-"""Federate a torch module of your own, with its own loss and metric.
-
-Parts of your own are named by import path; this file is found as `own_module` because Python searches a script's folder.
-"""
+"""Federate a torch module of your own, with a loss and a metric of your own, all named by import path."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,14 +24,16 @@ def smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def top_two(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 where the target is among the two largest outputs: [b]."""
+    """1 where the target is among the two largest outputs, else 0: [b]."""
     return (outputs.topk(2).indices == targets[:, None]).any(1).double()
 
 
-if __name__ == "__main__":  # importing this file, as fedgen does, starts nothing
-    model = {"name": "own_module:Net", "width": 96, "loss": "own_module:smoothed"}
-    model["metrics"] = ["accuracy", "own_module:top_two"]
-    federation = {"rounds": 10, "cohort": 5, "server_optimizer": {"momentum": 0.5}}
-    result = run(Experiment(data={"clients": 10}, model=model, federation=federation, runtime={"backend": "serial"}))
-    for name, values in result.history.items():
-        print(f"{name:20}", *(f"{value:.3f}" for value in values))
+if __name__ == "__main__":  # fedgen imports this file as own_module: Python searches a script's own folder
+    experiment = Experiment(
+        data={"clients": 10, "standardise": True},
+        model={"name": "own_module:Net", "loss": "own_module:smoothed", "metrics": ["own_module:top_two", "accuracy"]},
+        federation={"rounds": 10, "cohort": 5},
+        runtime={"backend": "serial"},
+    )
+    for name, values in run(experiment).history.items():
+        print(f"{name:30}", *(f"{value:.3f}" for value in values))

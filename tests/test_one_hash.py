@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fedgen import Experiment, Result, resume, run
+from fedgen import Experiment, Result, registry, resume, run
 
 RULES = ["mean", "median", "trimmed_mean"]
 ATTACKS = ["none", "sign_flip", "ipm"]
@@ -38,6 +39,32 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+METHODS = ["sgd", "scaffold"]
+OPTIMIZERS = [{"name": "sgd"}, {"name": "sgd", "momentum": 0.5, "nesterov": True}, {"name": "adam", "lr": 0.01}]
+ENGINES = list(registry.members("engine"))
+
+
+def trainings() -> list[dict[str, Any]]:
+    """Every method with every optimiser it takes, on every engine; momentum of the workers around one of them."""
+    combinations = [
+        {"method": method, "optimizer": optimizer, "engine": engine, "batch_size": 8, "block": 5}
+        for method, optimizer, engine in product(METHODS, OPTIMIZERS, ENGINES)
+        if method != "scaffold" or optimizer == {"name": "sgd"}
+    ]
+    return [*combinations, {**combinations[0], "wrappers": ["worker_momentum"], "proximal": 0.1, "clip_norm": 1.0}]
+
+
+def named(training: dict[str, Any]) -> str:
+    parts = [training["method"], *training["optimizer"].values(), training["engine"], *training.get("wrappers", [])]
+    return "-".join(map(str, parts))
+
+
+def trained(training: dict[str, Any], **runtime: object) -> Experiment:
+    """With the optimiser's state kept, blocks of five and a schedule."""
+    kept = {**training, "keep_optimizer": True, "schedule": {"name": "cosine", "rounds": 10}}
+    return experiment("mean", "none", **runtime).replace(training=kept)
+
+
 def on_ray(folder: Path, rule: str, attack: str, workers: int) -> Result:
     return run(experiment(rule, attack, backend="ray", workers=workers), folder)
 
@@ -62,6 +89,23 @@ def test_serial_two_workers_and_resumed(cluster: None, tmp_path: Path, rule: str
     expected = hashes(serial(tmp_path / "serial", rule, attack))
     assert hashes(on_ray(tmp_path / "ray", rule, attack, 2)) == expected
     assert hashes(resumed(tmp_path / "resumed", rule, attack)) == expected
+
+
+@pytest.mark.parametrize("training", trainings(), ids=named)
+def test_every_training_resumes_to_the_same_hash(tmp_path: Path, training: dict[str, Any]) -> None:
+    whole = run(trained(training, backend="serial"), tmp_path / "whole")
+    run(trained(training, backend="serial").replace(federation={"rounds": 2}), tmp_path / "resumed")
+    again = resume(tmp_path / "resumed", rounds=ROUNDS)
+    assert (again.sha256, again.client_sha256) == (whole.sha256, whole.client_sha256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", trainings(), ids=named)
+def test_every_training_on_one_and_two_workers(cluster: None, tmp_path: Path, training: dict[str, Any]) -> None:
+    whole = run(trained(training, backend="serial"), tmp_path / "whole")
+    for workers in (1, 2):
+        spread = run(trained(training, backend="ray", workers=workers), tmp_path / f"ray-{workers}")
+        assert (spread.sha256, spread.client_sha256) == (whole.sha256, whole.client_sha256)
 
 
 def test_experiments_differ(tmp_path: Path) -> None:
