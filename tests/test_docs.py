@@ -26,7 +26,7 @@ from fedgen.server.schema import key_table
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 EXAMPLES = sorted(ROOT.glob("examples/*.toml"))
-API_EXAMPLE = ROOT / "examples/python_api.py"
+API_EXAMPLE, MODULE_EXAMPLE = ROOT / "examples/python_api.py", ROOT / "examples/own_module.py"
 CONFIGURATION = ROOT / "docs/configuration.md"
 
 LANGUAGES = {"console", "json", "python", "sh", "text", "toml"}
@@ -200,7 +200,8 @@ def test_python_blocks_run(document: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
-def test_document_is_true(document: Path) -> None:
+def test_document_is_true(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(MODULE_EXAMPLE.parent)  # as if the experiments were files there
     text = document.read_text()
     problems = [
         *fence_problems(text),
@@ -233,14 +234,32 @@ def test_example_experiment_is_valid(example: Path) -> None:
     assert load_experiment(example).experiment.name
 
 
+def printed(example: Path, folder: Path) -> str:
+    """What an example prints, warnings as errors."""
+    command = [sys.executable, "-W", "error", example]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_python_example_runs_in_ten_lines(tmp_path: Path) -> None:
     assert code_lines(API_EXAMPLE.read_text()) <= 10
-    command = [sys.executable, "-W", "error", API_EXAMPLE]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    accuracy = re.search(r"accuracy (0\.\d+)", done.stdout)
-    assert accuracy, done.stdout
+    output = printed(API_EXAMPLE, tmp_path)
+    accuracy = re.search(r"accuracy (0\.\d+)", output)
+    assert accuracy, output
     assert float(accuracy[1]) > 0.8
+
+
+def test_own_module_example_runs_in_forty_lines(tmp_path: Path) -> None:
+    """Its metric is measured each round, and it learns."""
+    assert len(MODULE_EXAMPLE.read_text().splitlines()) <= 40
+    histories = {
+        name: list(map(float, values))
+        for name, *values in map(str.split, printed(MODULE_EXAMPLE, tmp_path).splitlines())
+    }
+    assert {len(values) for values in histories.values()} == {10}
+    assert histories["own_module:top_two"][-1] > 0.8
+    assert histories["train_loss"][-1] < histories["train_loss"][0]
 
 
 def test_readme_shows_python_in_ten_lines() -> None:

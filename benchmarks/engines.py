@@ -1,0 +1,312 @@
+"""Client updates per CPU second through the whole round loop, fedgen's engines beside other simulators, on one core.
+
+python -m benchmarks.engines [--tiny] [--setup] [--peers FOLDER] [--passes N]
+
+Every system does the same federated averaging with plain SGD, lr .1, in a process of its own with one thread, pinned to
+one core, one after another; passes repeat the whole table, so that a disturbance does not hit one system alone. The
+clock is the process' CPU time and covers choice of the cohort, training, aggregation and server update (with fedgen
+its logs too), without evaluation and checkpoints. Peers get their batches cut beforehand and unshuffled, as tensors in
+memory. Flower is measured twice: its own simulation on Ray, CPU time of all its processes over fewer rounds, and its
+ClientApp and strategy with messages handed over in memory, which costs less. --setup makes the peers' environment,
+benchmarks/.peers, with fedgen's torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from math import isnan, nan
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch.nn.utils import vector_to_parameters
+
+from benchmarks.harness import ROOT, header, table
+from benchmarks.peers.common import Work, load, measure, network
+from fedgen.config import Experiment
+from fedgen.data.dataset import Dataset
+from fedgen.federation import Federation
+from fedgen.server.checkpoint import Standing
+from fedgen.server.journal import Journal
+from fedgen.server.pool import Interrupt, SerialPool
+from fedgen.server.session import Session
+from fedgen.server.star import play_round
+
+COMMAND = "python -m benchmarks.engines"
+DEPENDENCIES = [
+    "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "pillow", "pynvml", "tqdm", "munch",
+    "multiprocess", "packaging<26",
+]  # fmt: skip
+PEERS_OWN = ["pfl==0.6.0", "fedlab==1.3.0", "byzfl==0.0.11"]
+PEERS = ROOT / "benchmarks" / ".peers"
+STUBS = ROOT / "benchmarks" / "peers" / "stubs"
+
+ENGINES = ("stacked", "sequential", "vmap")
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    "PYTHONPATH": str(STUBS),
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+LR, WARMUP, REPEATS = 0.1, 5, 5
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Images of MNIST's shape that a network can learn: a random picture for each class, and noise."""
+
+    def load(self, folder: Path) -> Dataset:
+        generator = torch.Generator().manual_seed(0)
+        pictures = (torch.rand(10, 1, 28, 28, generator=generator) > 0.8).float()
+        y = torch.randint(10, (6_500,), generator=generator)
+        x = (pictures[y] + 0.3 * torch.rand(len(y), 1, 28, 28, generator=generator)) / 1.3
+        return Dataset("noise", x[:6_400], y[:6_400], x[6_400:], y[6_400:], tuple(map(str, range(10))))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One column of the table: model, data, and what a client does in a round; `rounds` are measured at a time."""
+
+    title: str
+    model: str
+    batch: int
+    steps: int
+    cohort: int
+    rounds: int
+
+    def experiment(self, engine: str) -> Experiment:
+        return Experiment(
+            data={"clients": 100, "partition": "iid", "validation": 0.0, "dataset": self.dataset},
+            model={"name": self.model},
+            training={
+                "engine": engine,
+                "batch_size": self.batch,
+                "steps": self.steps,
+                "optimizer": {"name": "sgd", "lr": LR},
+            },
+            federation={"cohort": self.cohort},
+            runtime={"backend": "serial"},
+        )
+
+    @property
+    def dataset(self) -> str:
+        if self.model == "mlp":
+            return "digits"
+        return "mnist" if os.environ.get("FEDGEN_DATA_DIR") else "benchmarks.engines:Noise"
+
+
+CASES = {
+    "one": Case("MLP, 1 step of batch 32, cohort 50", "mlp", 32, 1, 50, 60),
+    "five": Case("MLP, 5 steps of batch 4, cohort 50", "mlp", 4, 5, 50, 30),
+    "cnn": Case("CNN, 2 steps of batch 32, cohort 10", "cnn", 32, 2, 10, 10),
+}
+
+
+def work_of(case: Case, warmup: int, repeats: int) -> Work:
+    """The case as every system gets it: fedgen's shards, the first batches of each, and its first model."""
+    federation = Federation(case.experiment("sequential"))
+    x, y = federation.dataset.x, federation.dataset.y
+    x = x.flatten(1) if case.model == "mlp" else x
+    clients = []
+    for shard in federation.shards:
+        parts = (shard.split(case.batch) * case.steps)[: case.steps]
+        clients.append([(x[part], y[part]) for part in parts])
+    start = federation.method.initial_state(0)["model"]
+    return Work(case.model, case.cohort, LR, warmup, case.rounds, repeats, start, clients)
+
+
+def play_fedgen(case: Case, engine: str, work: Work) -> None:
+    """Measure one of fedgen's engines in this process."""
+    federation = Federation(case.experiment(engine))
+    module = network(work)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder))
+        standing = Standing(0, federation.method.initial_state(0))
+        session = Session(federation, SerialPool(federation, Interrupt()), standing, journal)
+
+        def play(rounds: int) -> None:
+            for _ in range(rounds):
+                journal.commit(play_round(session, evaluate=False))
+
+        def outputs(x: torch.Tensor) -> torch.Tensor:
+            vector_to_parameters(session.standing.state["model"].clone(), module.parameters())
+            return module(x)  # type: ignore[no-any-return]
+
+        measure(work, ("fedgen",), play, outputs)
+        journal.close()
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the table: what is started, with which Python."""
+
+    title: str
+    python: Path
+    words: tuple[str, ...]
+    engine: str = ""
+    slow: bool = False
+
+    def measure(self, case: str, work: Path, core: int) -> dict[str, Any]:
+        """The line that its process prints."""
+        command = [str(self.python), "-m", *self.words]
+        command += ["--measure", case, self.engine, str(work)] if self.engine else [str(work)]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **ENVIRONMENT},
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3_000:]}")
+        [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        return json.loads(line)  # type: ignore[no-any-return]
+
+
+FEDGEN = [
+    System(f"fedgen, {engine}", Path(sys.executable), ("benchmarks.engines",), engine=engine) for engine in ENGINES
+]
+
+
+def peers(folder: Path) -> list[System]:
+    """The other simulators, with the Python of their environment."""
+    python, home = folder / "bin" / "python", "benchmarks.peers."
+    if not python.exists():
+        raise SystemExit(f"{python} does not exist; add --setup, which makes it, or --tiny, which needs no peers")
+    return [
+        System("pfl-research", python, (f"{home}pfl",)),
+        System("FedLab", python, (f"{home}fedlab",)),
+        System("ByzFL", python, (f"{home}byzfl",)),
+        System("Flower, in memory", python, (f"{home}flower",)),
+        System("Flower, simulation on Ray", python, (f"{home}flower", "ray"), slow=True),
+    ]
+
+
+def setup(folder: Path) -> None:
+    """An environment with fedgen's torch and the peers, which ask for a torchvision that does not import beside it."""
+    venv.create(folder, with_pip=True, clear=True)
+    (folder / ".gitignore").write_text("*\n")
+    torch_version = version("torch").partition("+")[0]
+    for words in ([f"torch=={torch_version}"], DEPENDENCIES, ["--no-deps", *PEERS_OWN], ["flwr[simulation]==1.41.*"]):
+        subprocess.run([folder / "bin" / "python", "-m", "pip", "install", "--quiet", *words], check=True)
+
+
+Results = dict[tuple[str, str], list[dict[str, Any]]]
+
+
+def measure_all(plan: Sequence[tuple[System, str]], works: dict[str, Work], passes: int) -> Results:
+    """{(system, case): one result a pass}, one process after another."""
+    core = max(os.sched_getaffinity(0))
+    results: Results = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for case, work in works.items():
+            work.save(folder / case)
+            replace(work, rounds=-(-work.rounds // 10), repeats=2).save(folder / f"{case}-slow")
+        for number in range(passes):
+            for system, case in plan:
+                if number and system.slow:
+                    continue
+                result = system.measure(case, folder / (f"{case}-slow" if system.slow else case), core)
+                results.setdefault((system.title, case), []).append(result)
+                print(f"{number + 1}/{passes} {case}: {system.title} {max(result['rates']):,.0f}/s", file=sys.stderr)
+    return results
+
+
+def rate(results: Results, system: str, case: str, pick: Callable[[list[float]], float] = max) -> float:
+    """Client updates per CPU second, of all repeats of all passes the best, or what else `pick` picks."""
+    return pick([rate for result in results.get((system, case), []) for rate in result["rates"]] or [nan])
+
+
+def loss(results: Results, system: str, case: str) -> str:
+    """How the mean training loss fell; every pass repeats the same training."""
+    found = results.get((system, case))
+    return f"{found[0]['loss_before']:.3f} → {found[0]['loss_after']:.3f}" if found else "–"
+
+
+def report(results: Results, cases: list[str], chosen: dict[str, str]) -> str:
+    """Both tables; chosen: case -> the engine that fedgen takes by itself."""
+    names = list(dict.fromkeys(name for name, _ in results))
+    titles = [CASES[case].title for case in cases]
+
+    def cell(name: str, case: str) -> str:
+        best, middle = rate(results, name, case), rate(results, name, case, median)
+        return "–" if isnan(best) else f"{best:,.0f} ({middle:,.0f})"
+
+    rates = [[name, *(cell(name, case) for case in cases)] for name in names]
+    for engine in ENGINES:
+        shares = [share(results, engine, case, chosen[case]) for case in cases]
+        rates.append([f"fedgen, {engine}, over the fastest peer", *shares])
+    losses = [[name, *(loss(results, name, case) for case in cases)] for name in names]
+    return "\n\n".join(
+        (
+            "Client updates per CPU second, the best of all repeats (median); **bold**: the engine fedgen chooses.",
+            table(("system", *titles), rates),
+            "Mean training loss before and after all rounds (the simulation on Ray plays fewer).",
+            table(("system", *titles), losses),
+        )
+    )
+
+
+def share(results: Results, engine: str, case: str, chosen: str) -> str:
+    """How many times an engine's rate is the fastest peer's."""
+    rivals = [rate(results, name, each) for name, each in results if each == case and not name.startswith("fedgen")]
+    own = rate(results, f"fedgen, {engine}", case)
+    if isnan(own) or not rivals:
+        return "–"
+    return f"**{own / max(rivals):.1f}**" if engine == chosen else f"{own / max(rivals):.1f}"
+
+
+def versions(results: Results) -> str:
+    """What the measured processes imported."""
+    found = {name: number for each in results.values() for name, number in each[0]["versions"].items()}
+    return ", ".join(f"{name} {number}" for name, number in found.items())
+
+
+def main(tiny: bool, folder: Path, passes: int) -> None:
+    cases = {name: replace(case, rounds=2) if tiny else case for name, case in CASES.items()}
+    works = {name: work_of(case, *((1, 2) if tiny else (WARMUP, REPEATS))) for name, case in cases.items()}
+    if tiny:
+        plan = list(zip(FEDGEN, ("one", "cnn", "five"), strict=True))
+    else:
+        plan = [(system, name) for name in cases for system in (*FEDGEN, *peers(folder))]
+    load_before = os.getloadavg()[0]
+    results = measure_all(plan, works, 1 if tiny else passes)
+    chosen = {name: Federation(case.experiment("auto")).experiment.training.engine for name, case in cases.items()}
+    words = " --tiny" if tiny else ""
+    print(header(COMMAND + words, ("torch", "numpy")))
+    print(f"\nMeasured: {versions(results)}; CNN on {CASES['cnn'].dataset}; ", end="")
+    print(f"load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after.\n")
+    print(report(results, list(cases), chosen))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=COMMAND)
+    parser.add_argument("--tiny", action="store_true", help="a few rounds of fedgen alone")
+    parser.add_argument("--setup", action="store_true", help="make the peers' environment first")
+    parser.add_argument("--peers", type=Path, default=PEERS, help="the peers' environment")
+    parser.add_argument("--passes", type=int, default=3, help="how often everything is measured")
+    parser.add_argument("--measure", nargs=3, metavar=("CASE", "ENGINE", "WORK"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = arguments()
+    if given.measure:
+        name, engine, path = given.measure
+        play_fedgen(CASES[name], engine, load(path))
+    else:
+        if given.setup:
+            setup(given.peers)
+        main(given.tiny, given.peers, given.passes)

@@ -1,0 +1,5 @@
+"""Stands in for torchvision, which FedLab and ByzFL import for data sets that no benchmark uses."""
+
+from torchvision import datasets, transforms
+
+__all__ = ["datasets", "transforms"]
