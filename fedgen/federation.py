@@ -22,7 +22,7 @@ from fedgen.config import Choice, Experiment
 from fedgen.contracts import Attack, Block, Facts, Method, Rule
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
-from fedgen.models.model import Model
+from fedgen.models.model import Model, held_by
 from fedgen.parameters import Tensors
 from fedgen.rows import SLICE
 from fedgen.streams import Streams
@@ -241,8 +241,31 @@ def _model(experiment: Experiment, dataset: Dataset) -> Model:
             return registry.build("model", choice.name, choice.params)  # type: ignore[no-any-return]
         return network.module(dataset.input_shape, len(dataset.classes))  # type: ignore[no-any-return]
 
-    metrics: Mapping[str, Any] = {name: registry.find("metric", name) for name in choice.metrics}
-    return Model(make, registry.find("loss", choice.loss), metrics)
+    metrics: Mapping[str, Any] = {name: registry.build("metric", name, {}) for name in choice.metrics}
+    model = Model(make, registry.build("loss", choice.loss, {}), metrics)
+    _check_measures(experiment, model, dataset)
+    return model
+
+
+def _check_measures(experiment: Experiment, model: Model, dataset: Dataset) -> None:
+    """Loss and metrics must give one number a sample; a module that fails by itself will say so in training."""
+    x, y = dataset.x[:2], dataset.y[:2]
+    try:
+        outputs = model.forward(model.layout.view(model.layout.flatten(held_by(model.module))), x).detach()
+    except Exception:
+        return
+    measures = {f"model.loss {experiment.model.loss!r}": model.loss}
+    measures |= {f"model.metrics {name!r}": measure for name, measure in model.metrics.items()}
+    for name, measure in measures.items():
+        try:
+            got: Any = tuple(measure(outputs, y).shape)
+        except Exception as error:
+            got = f"{type(error).__name__}: {error}"
+        if got != (len(y),):
+            raise SettingError(
+                f"{name} must give one number a sample, shape {(len(y),)}, for outputs {tuple(outputs.shape)} and "
+                f"targets {tuple(y.shape)}; it gave {got}"
+            )
 
 
 def _resolved(experiment: Experiment, size: int, engine: str) -> Experiment:

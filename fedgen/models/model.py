@@ -45,12 +45,14 @@ class Model:
     @cached_property
     def parameters(self) -> Layout:
         """Of what gradients train: the first columns of a row."""
-        return Layout({name: tuple(parameter.shape) for name, parameter in self.module.named_parameters()})
+        trained = {name: each for name, each in self.module.named_parameters() if each.requires_grad}
+        return Layout({name: tuple(parameter.shape) for name, parameter in trained.items()})
 
     @cached_property
     def layout(self) -> Layout:
-        """Of a row: the parameters, then the module's floating-point buffers (running statistics)."""
-        return Layout({**self.parameters.shapes, **{name: tuple(b.shape) for name, b in _buffers(self.module).items()}})
+        """Of a row: trained parameters, then frozen ones and floating-point buffers (running statistics)."""
+        rest = {name: tuple(tensor.shape) for name, tensor in held_by(self.module).items()}
+        return Layout({**self.parameters.shapes, **rest})
 
     def initial(self, streams: Streams, replica: int) -> Tensor:
         """row[d] as torch initialises the module, from a seed of this experiment and replica."""
@@ -85,10 +87,8 @@ class Model:
         return {name: measure(outputs, y).double().mean() for name, measure in measures.items()}
 
 
-def _buffers(module: nn.Module) -> Tensors:
-    return {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
-
-
 def held_by(module: nn.Module) -> Tensors:
     """What a row holds of a module: parameters and floating-point buffers, by name."""
-    return {**{name: parameter.detach() for name, parameter in module.named_parameters()}, **_buffers(module)}
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    buffers = {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
+    return {**parameters, **buffers}

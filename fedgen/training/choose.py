@@ -6,35 +6,42 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from fedgen.models.model import Model
-from fedgen.training.stacked import can_stack
+from fedgen.errors import SettingError
+from fedgen.models.model import Model, held_by
+from fedgen.training.stacked import stacking_fails
 
 LOCKSTEP_SIZE = 100_000
 """Parameters up to which lockstep beats one client after another: beyond, a block leaves the cache."""
 
 
 def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str, str]:
-    """(engine, why it is not the faster one, where that is so), by model and size alone.
+    """(engine, why it is not a faster one, where that is so), by model and size alone.
 
-    x[s, ...], y[s]: a few samples, on which vmap is tried for modules that have no stacked form.
+    x[s, ...], y[s]: a few samples, on which the faster engines are tried.
+
+    Raises SettingError where the experiment asks for the stacked engine and the model has no stacked form.
     """
+    if setting == "stacked" and (reason := stacking_fails(model, x, y)):
+        raise SettingError(f"training.engine 'stacked' cannot train this model ({reason}); use 'auto'")
     if setting != "auto":
         return setting, ""
+    name = type(model.module).__name__
     if model.layout.size > model.parameters.size:
-        return "sequential", f"{type(model.module).__name__} keeps running statistics, which padded batches would spoil"
+        return "sequential", f"{name} has running statistics or frozen parameters, and is trained client by client"
+    if any(isinstance(part, torch.nn.modules.dropout._DropoutNd) for part in model.module.modules()):
+        return "sequential", f"{name} draws random numbers, and is trained client by client"
     if model.layout.size > LOCKSTEP_SIZE:
         return "sequential", ""
-    if can_stack(model.module, model.loss.__name__):
+    if not stacking_fails(model, x, y):
         return "stacked", ""
     reason = _vmap_fails(model, x, y)
     if reason:
-        return "sequential", f"{type(model.module).__name__} is trained client by client, vmap cannot take it: {reason}"
+        return "sequential", f"{name} is trained client by client, vmap cannot take it: {reason}"
     return "vmap", ""
 
 
 def _vmap_fails(model: Model, x: Tensor, y: Tensor) -> str:
-    rows = model.layout.flatten({name: value.detach() for name, value in model.module.named_parameters()})
-    tensors = model.layout.view(rows.expand(2, -1).contiguous())
+    tensors = model.layout.view(model.layout.flatten(held_by(model.module)).expand(2, -1).contiguous())
     taken = torch.ones(2, len(y), dtype=torch.bool)
     try:
         gradient = vmap(grad_and_value(model.masked_loss), randomness="different")

@@ -34,11 +34,12 @@ class Step:
 def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
     """All steps of all clients; those with fewer steps leave the stack early.
 
-    Raises SettingError for a module with running statistics: the padding of short batches would enter them.
+    Raises SettingError for a module with running statistics, which the padding of short batches would enter, or with
+    frozen parameters.
     """
     if task.model.layout.size > task.model.parameters.size:
         raise SettingError(
-            "training.engine: a module with running statistics (BatchNorm) is trained by 'sequential' or 'reference'"
+            "training.engine: a module with running statistics or frozen parameters needs 'sequential' or 'reference'"
         )
     steps, order = task.batches.steps, None
     if bool((steps[1:] > steps[:-1]).any()):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fedgen.evaluation import losses
+from fedgen.models.model import PerSample
 from fedgen.training.layers import Array
 
 Objective = Callable[[Array, Any], tuple[Array, Array]]
@@ -20,10 +22,10 @@ def cross_entropy(outputs: Array, targets: Any) -> tuple[Array, Array]:
     sums = exponentials.sum(-1, keepdims=True)
     n, b = targets.shape
     place = np.arange(n)[:, None], np.arange(b)[None, :], targets
-    losses = np.log(sums[..., 0]) - shifted[place]
+    values = np.log(sums[..., 0]) - shifted[place]
     gradient = np.divide(exponentials, sums, out=exponentials)
     gradient[place] -= 1
-    return losses, gradient
+    return values, gradient
 
 
 def mean_squared_error(outputs: Array, targets: Any) -> tuple[Array, Array]:
@@ -34,5 +36,8 @@ def mean_squared_error(outputs: Array, targets: Any) -> tuple[Array, Array]:
     return (difference * difference).reshape(*targets.shape[:2], -1).mean(-1), 2 * difference / size
 
 
-OBJECTIVES: dict[str, Objective] = {"cross_entropy": cross_entropy, "mean_squared_error": mean_squared_error}
-"""Registered loss -> its stacked form."""
+OBJECTIVES: dict[PerSample, Objective] = {
+    losses.cross_entropy: cross_entropy,
+    losses.mean_squared_error: mean_squared_error,
+}
+"""Loss -> its stacked form; by identity, as a user's loss may have any name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,11 @@ from fedgen.training.trainer import Task, Trained
 class Reference:
     """A plain loop over clients and steps: slow, any module, what every other engine is tested against."""
 
+    draws: ClassVar[bool] = True
+
     def train(self, task: Task) -> Trained:
-        clients = [_train_one(task, client) for client in range(len(task.start))]
+        with task.own_generator():
+            clients = [_train_one(task, client) for client in range(len(task.start))]
         rows, losses, states = zip(*clients, strict=True)
         merged = {name: torch.stack([state[name] for state in states]) for name in task.optimizer_state}
         return Trained(torch.stack(rows), torch.stack(losses), merged, task.batches.steps)
@@ -27,7 +31,7 @@ class Reference:
 
 def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
     module, layout, adjustment = task.model.fresh(), task.model.parameters, task.adjustment
-    parameters = dict(module.named_parameters())
+    parameters = {name: each for name, each in module.named_parameters() if each.requires_grad}
     anchors = task.model.layout.view(task.start[client])
     for name, held in held_by(module).items():
         held.copy_(anchors[name])
@@ -37,6 +41,7 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
             optimizer.state[parameters[key]][torch_name] = value.clone()
     control = None if adjustment.control is None else layout.view(adjustment.control[client])
 
+    task.seed(client)
     total, seen = torch.zeros(()), 0
     for index, taken in zip(task.batches.index[client], task.batches.taken[client], strict=True):
         if not taken.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,12 +17,15 @@ from fedgen.training.trainer import Task, Trained
 class Sequential:
     """One preallocated model whose parameters and buffers are views of a flat row: any module, one client at a time."""
 
+    draws: ClassVar[bool] = True
+
     def train(self, task: Task) -> Trained:
         rows = task.start.clone(memory_format=torch.contiguous_format)
         state = {name: value.clone() for name, value in task.optimizer_state.items()}
         gradient = torch.zeros(1, task.model.parameters.size)
-        losses = torch.stack([_train_one(task, client, rows, gradient, state) for client in range(len(rows))])
-        return Trained(rows, losses, state, task.batches.steps)
+        with task.own_generator():
+            losses = [_train_one(task, client, rows, gradient, state) for client in range(len(rows))]
+        return Trained(rows, torch.stack(losses), state, task.batches.steps)
 
 
 def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: dict[str, Tensor]) -> Tensor:
@@ -29,13 +33,14 @@ def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: 
     module, here, trained = task.model.scratch, slice(client, client + 1), task.model.parameters.size
     values, slopes = task.model.layout.view(rows[client]), task.model.parameters.view(gradient[0])
     for name, parameter in module.named_parameters():
-        parameter.data, parameter.grad = values[name], slopes[name]
+        parameter.data, parameter.grad = values[name], slopes.get(name)
     for name, buffer in module.named_buffers():
         buffer.data = values[name] if name in values else task.model.module.get_buffer(name).clone()
     row, start = rows[here, :trained], task.start[here, :trained]
     state = {name: value[here] for name, value in states.items()}
     control = None if task.adjustment.control is None else task.adjustment.control[here]
     x, y = task.x[client], task.y[client]
+    task.seed(client)
     total, seen = torch.zeros(()), 0
     for index, taken in zip(task.batches.index[client], task.batches.taken[client], strict=True):
         chosen = index[taken]

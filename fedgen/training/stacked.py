@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedgen.errors import SettingError
+from fedgen.models.model import Model, held_by
 from fedgen.parameters import Layout
 from fedgen.registry import register
 from fedgen.training.layers import LAYERS, Arrays, Layer
@@ -26,8 +28,10 @@ class Stacked:
     Raises SettingError for a model with a layer, or a loss, that has no stacked form.
     """
 
+    draws: ClassVar[bool] = False
+
     def train(self, task: Task) -> Trained:
-        network = Network.of(task.model.module, task.model.layout, task.model.loss.__name__)
+        network = Network.of(task.model)
         return in_lockstep(task, network.gradients_of)
 
 
@@ -40,15 +44,15 @@ class Network:
     layout: Layout
 
     @classmethod
-    def of(cls, module: nn.Module, layout: Layout, loss: str) -> Network:
-        """The stacked form of a module.
+    def of(cls, model: Model) -> Network:
+        """The stacked form of a model.
 
         Raises SettingError where a layer or the loss has none.
         """
-        layers = [_layer(leaf, prefix) for prefix, leaf in _leaves(module, "")]
-        if loss not in OBJECTIVES:
-            raise SettingError(f"training.engine 'stacked' does not know model.loss {loss!r}; use engine 'vmap'")
-        return cls(tuple(layers), OBJECTIVES[loss], layout)
+        layers = [_layer(leaf, prefix) for prefix, leaf in _leaves(model.module, "")]
+        if model.loss not in OBJECTIVES:
+            raise SettingError("training.engine 'stacked' does not know this model.loss; use engine 'vmap'")
+        return cls(tuple(layers), OBJECTIVES[model.loss], model.layout)
 
     def gradients_of(self, step: Step) -> Tensor:
         """As `lockstep.StepGradients`."""
@@ -74,9 +78,11 @@ def _views(layout: Layout, rows: Tensor) -> Arrays:
 
 def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
     """(prefix of parameter names, layer) of a sequence, nested ones unrolled."""
-    if not isinstance(module, nn.Sequential):
+    if type(module).forward is not nn.Sequential.forward:
         return [(prefix, module)]
-    return [leaf for name, child in module.named_children() for leaf in _leaves(child, f"{prefix}{name}.")]
+    # Not named_children: it leaves out a layer that is used a second time.
+    children = [(name, child) for name, child in module._modules.items() if child is not None]
+    return [leaf for name, child in children for leaf in _leaves(child, f"{prefix}{name}.")]
 
 
 def _layer(module: nn.Module, prefix: str) -> Layer:
@@ -88,6 +94,19 @@ def _layer(module: nn.Module, prefix: str) -> Layer:
     return LAYERS[type(module)](module, prefix)
 
 
-def can_stack(module: nn.Module, loss: str) -> bool:
-    """Whether the stacked engine knows every layer of the module, and its loss."""
-    return loss in OBJECTIVES and all(type(leaf) in LAYERS for _, leaf in _leaves(module, ""))
+def stacking_fails(model: Model, x: Tensor, y: Tensor) -> str:
+    """Why the stacked form of a model is not the model; "" where its gradients on x[s, ...], y[s] are autograd's.
+
+    Known layers may have options that their stacked form does not know, and be put together in ways it does not see.
+    """
+    row = model.layout.flatten(held_by(model.module))[None].requires_grad_()
+    step = Step(
+        row.detach().clone(), torch.empty_like(row), x[None], y[None], torch.ones(1, len(y), dtype=torch.bool), False
+    )
+    try:
+        (expected,) = torch.autograd.grad(model.masked_loss(model.layout.view(row[0]), x, y, step.real[0]), row)
+        Network.of(model).gradients_of(step)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    close = torch.allclose(step.gradients, expected, rtol=1e-3, atol=1e-5)
+    return "" if close else "its layers do more than their stacked forms know"

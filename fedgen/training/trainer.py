@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from fedgen.contracts import Block
@@ -23,7 +26,8 @@ KEPT = "optimizer."
 class Task:
     """What an engine computes: n clients' steps from their start rows; nothing in it is changed.
 
-    start[n, d], x[n, m, ...], y[n, m]; optimizer_state {name: [n, p] or [n, 1]} of the p trained columns.
+    start[n, d], x[n, m, ...], y[n, m]; optimizer_state {name: [n, p] or [n, 1]} of the p trained columns; seeds
+    int64[n]: of what a module draws by itself (dropout), one a client.
     """
 
     model: Model
@@ -34,6 +38,18 @@ class Task:
     optimizer: Optimizer
     optimizer_state: Tensors
     adjustment: Adjustment = field(default_factory=Adjustment)
+    seeds: Tensor | None = None
+
+    @contextmanager
+    def own_generator(self) -> Iterator[None]:
+        """What a module draws from torch's generator in here leaves no trace outside."""
+        with torch.random.fork_rng(devices=[]):
+            yield
+
+    def seed(self, client: int) -> None:
+        """Begin the client's own random numbers, in `own_generator`."""
+        if self.seeds is not None:
+            torch.manual_seed(int(self.seeds[client]))
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,12 @@ class Trained:
 
 
 class Engine(Protocol):
-    """What is registered as an "engine"; all agree with `reference` within float32 tolerance."""
+    """What is registered as an "engine"; all agree with `reference` within float32 tolerance.
+
+    draws: modules may draw from torch's generator, so that the task carries seeds.
+    """
+
+    draws: ClassVar[bool]
 
     def train(self, task: Task) -> Trained: ...
 
@@ -94,7 +115,13 @@ class Trainer:
                 optimizer=self.optimizer_of(block.round),
                 optimizer_state=state,
                 adjustment=Adjustment(self.proximal, self.clip_norm, control),
+                seeds=self._seeds(block) if self.engine.draws else None,
             )
         )
         kept = {KEPT + name: value for name, value in trained.optimizer_state.items()} if self.keep_optimizer else {}
         return replace(trained, optimizer_state=kept)
+
+    @staticmethod
+    def _seeds(block: Block) -> Tensor:
+        words = block.streams.words("module", block.round, block.clients, 1)[:, 0]
+        return torch.from_numpy(words.astype("int64"))

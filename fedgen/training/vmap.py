@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from fedgen.training.trainer import Task, Trained
 class Vmap:
     """Steps of all clients in lockstep through torch.func.vmap, for any module that it can vectorise."""
 
+    draws: ClassVar[bool] = True
+
     def train(self, task: Task) -> Trained:
         layout = task.model.layout
         gradient = vmap(grad_and_value(task.model.masked_loss), randomness="different")
@@ -28,4 +31,6 @@ class Vmap:
             sums: Tensor = losses * step.real.sum(1)
             return sums
 
-        return in_lockstep(task, gradients_of)
+        with task.own_generator():
+            task.seed(0)
+            return in_lockstep(task, gradients_of)
