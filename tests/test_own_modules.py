@@ -1,4 +1,4 @@
-"""A user's own modules: whatever they do, the engine that is chosen trains them as a plain loop would, or says why not."""
+"""A user's own modules: the engine that is chosen trains them as a plain loop would, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_chosen_engine_trains_as_the_reference_does(name: str) -> None:
 def test_the_stacked_engine_is_refused_where_it_would_be_wrong(name: str) -> None:
     task = task_of(MODULES[name][0])
     assert stacking_fails(task.model, task.x[0], task.y[0])
-    with pytest.raises(SettingError, match="training.engine 'stacked' cannot train this model"):
+    with pytest.raises(SettingError, match=r"training.engine 'stacked' cannot train this model"):
         choose_engine("stacked", task.model, task.x[0], task.y[0])
 
 

@@ -100,11 +100,10 @@ def stacking_fails(model: Model, x: Tensor, y: Tensor) -> str:
     Known layers may have options that their stacked form does not know, and be put together in ways it does not see.
     """
     row = model.layout.flatten(held_by(model.module))[None].requires_grad_()
-    step = Step(
-        row.detach().clone(), torch.empty_like(row), x[None], y[None], torch.ones(1, len(y), dtype=torch.bool), False
-    )
+    real = torch.ones(1, len(y), dtype=torch.bool)
+    step = Step(row.detach().clone(), torch.empty(row.shape), x[None], y[None], real, common=False)
     try:
-        (expected,) = torch.autograd.grad(model.masked_loss(model.layout.view(row[0]), x, y, step.real[0]), row)
+        (expected,) = torch.autograd.grad(model.masked_loss(model.layout.view(row[0]), x, y, real[0]), row)
         Network.of(model).gradients_of(step)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
