@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -210,6 +211,15 @@ def test_machines_of_a_cluster_are_compared(monkeypatch: pytest.MonkeyPatch) -> 
         RayPool(federation, 1, Interrupt())
 
 
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"ray ended with {process.returncode}")
+
+
 @pytest.mark.slow
 def test_command_joins_a_cluster_that_is_there(tmp_path: Path) -> None:
     """`ray start --head` in a process of its own, then `fedgen run --address`: the same hash as alone."""
@@ -218,14 +228,19 @@ def test_command_joins_a_cluster_that_is_there(tmp_path: Path) -> None:
     home = ray_home() / "there"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_A")}
     ray = str(Path(sys.executable).with_name("ray"))
-    start = [ray, "start", "--head", "--port=6399", "--num-cpus=2", "--include-dashboard=false", f"--temp-dir={home}"]
     environment["RAY_AUTH_MODE"] = "disabled"
-    subprocess.run([*start, "--disable-usage-stats"], env=environment, check=True, capture_output=True)
+    start = [ray, "start", "--head", "--block", "--port=6399", "--num-cpus=2", "--include-dashboard=false"]
+    head = subprocess.Popen(
+        [*start, f"--temp-dir={home}", "--disable-usage-stats"],
+        env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     try:
+        wait_for_port(6399, head)
         words = [sys.executable, "-m", "fedgen.server", "run", str(file), "--address", "127.0.0.1:6399"]
         subprocess.run([*words, "--out", str(tmp_path / "joined")], env=environment, check=True, capture_output=True)
     finally:
-        for pid_file in home.rglob("*.pid"):
-            os.kill(int(pid_file.read_text()), signal.SIGTERM)
+        head.terminate()
+        head.wait(timeout=60)
+    assert descendants(str(home)) == []
     alone = run(experiment(2, model={"name": "logistic"}, federation={"cohort": 4}), tmp_path / "alone")
     assert (tmp_path / "joined" / "result.json").read_text().count(alone.sha256) == 1

@@ -1,0 +1,23 @@
+"""The benchmarks still run: each in its tiny preset, as a user would start it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "rows"),
+    [("engines", ("fedgen, stacked", "fedgen, sequential", "fedgen, vmap")), ("spine", ("mean", "quickstart"))],
+)
+def test_tiny_preset_prints_its_table(benchmark: str, rows: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--tiny"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for row in rows:
+        assert f"| {row}" in done.stdout
