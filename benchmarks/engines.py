@@ -106,9 +106,9 @@ class Case:
 
 
 CASES = {
-    "one": Case("MLP, 1 step of batch 32, cohort 50", "mlp", 32, 1, 50, 60),
-    "five": Case("MLP, 5 steps of batch 4, cohort 50", "mlp", 4, 5, 50, 30),
-    "cnn": Case("CNN, 2 steps of batch 32, cohort 10", "cnn", 32, 2, 10, 10),
+    "one": Case("MLP, 1 step of batch 32, cohort 50", "mlp", 32, 1, 50, 40),
+    "five": Case("MLP, 5 steps of batch 4, cohort 50", "mlp", 4, 5, 50, 20),
+    "cnn": Case("CNN, 2 steps of batch 32, cohort 10", "cnn", 32, 2, 10, 6),
 }
 
 
