@@ -45,7 +45,7 @@ from fedgen.server.star import play_round
 COMMAND = "python -m benchmarks.engines"
 DEPENDENCIES = [
     "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "pillow", "pynvml", "tqdm", "munch",
-    "multiprocess", "packaging<26",
+    "multiprocess", "packaging<26", "dp-accounting>=0.4,<0.6", "prv-accountant>=0.2,<0.3",
 ]  # fmt: skip
 PEERS_OWN = ["pfl==0.6.0", "fedlab==1.3.0", "byzfl==0.0.11"]
 PEERS = ROOT / "benchmarks" / ".peers"
@@ -54,7 +54,10 @@ STUBS = ROOT / "benchmarks" / "peers" / "stubs"
 ENGINES = ("stacked", "sequential", "vmap")
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    # What fedgen does in its own process, for everyone: the heap keeps large arrays.
+    **dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 30)),
     "PYTHONPATH": str(STUBS),
+    "PYTHONWARNINGS": "ignore",
     "FLWR_TELEMETRY_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }

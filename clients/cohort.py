@@ -79,17 +79,9 @@ def train_block(
     admitted = sent if bool(mask.all()) else sent[mask]
     if exchange.summed:
         shares = torch.ones_like(report.weights) if exchange.plain else report.weights
-        return (replace(report, total=weighted_sum(shares, admitted)),)
+        return (replace(report, total=shares @ admitted.double()),)
     slabs = [admitted[:, columns].contiguous() for columns in columns_of(exchange.expects.size, federation.slice_width)]
     return (report, *slabs)
-
-
-def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
-    """weights[n] @ rows[n, d] -> float64[d].
-
-    A block's float32 rows are summed in float32, without a copy of them; blocks are then added in float64.
-    """
-    return (weights.to(rows.dtype) @ rows).double() if rows.is_floating_point() else weights @ rows.double()
 
 
 def _send(federation: Federation, exchange: Exchange, block: Block, update: Update) -> tuple[Tensor, Tensor]:

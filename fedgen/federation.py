@@ -78,7 +78,7 @@ class Federation:
         prepare_process(experiment.training.threads)
         self.streams = Streams(experiment.experiment.seed)
         source = registry.build("dataset", **_call(experiment.data.dataset))
-        dataset: Dataset = source.load(data_folder(experiment.runtime.data_dir))
+        dataset = _loaded(source, experiment)
         self.dataset = dataset.standardised() if experiment.data.standardise else dataset
         self.training, self.validation = self._hold_back(experiment.data.validation)
         self.shards = self._divide(experiment)
@@ -214,6 +214,19 @@ class Federation:
         return torch.stack([torch.bincount(self.dataset.y[shard], minlength=classes) for shard in self.shards])
 
 
+def _loaded(source: Any, experiment: Experiment) -> Dataset:
+    try:
+        dataset: Dataset = source.load(data_folder(experiment.runtime.data_dir))
+        return dataset
+    except SettingError:
+        raise
+    except Exception as error:
+        name = experiment.data.dataset.name
+        if ":" not in name:
+            raise
+        raise SettingError(f"data.dataset {name!r} could not be loaded ({type(error).__name__}: {error})") from error
+
+
 def _call(choice: Choice) -> dict[str, Any]:
     return {"name": choice.name, "params": choice.params}
 
@@ -243,6 +256,8 @@ def _model(experiment: Experiment, dataset: Dataset) -> Model:
 
     metrics: Mapping[str, Any] = {name: registry.build("metric", name, {}) for name in choice.metrics}
     model = Model(make, registry.build("loss", choice.loss, {}), metrics)
+    if model.parameters.size == 0:
+        raise SettingError(f"model.name {choice.name!r} has no parameters to train")
     _check_measures(experiment, model, dataset)
     return model
 

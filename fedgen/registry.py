@@ -131,7 +131,15 @@ def build(kind: str, name: str, params: Mapping[str, Any], **injected: Any) -> A
     if not inspect.isclass(member):
         return member
     wanted = {each.name for each in dataclasses.fields(member)} if dataclasses.is_dataclass(member) else set()
-    return member(**params, **{key: value for key, value in injected.items() if key in wanted})
+    try:
+        return member(**params, **{key: value for key, value in injected.items() if key in wanted})
+    except SettingError:
+        raise
+    except Exception as error:
+        if ":" not in name:
+            raise
+        why = f"{type(error).__name__}: {error}"
+        raise SettingError(f"{kind} {name!r} cannot be made with {dict(params)} ({why})") from error
 
 
 def summary(member: Callable[..., Any]) -> str:

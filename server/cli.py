@@ -116,9 +116,19 @@ def _run(parsed: argparse.Namespace) -> int:
     from fedgen.server.experiment_file import load_experiment, read_text
     from fedgen.server.run import run
 
+    search_path = (home, *_search_path_beside(path))
+    sys.path.extend(search_path[1:])
     experiment = load_experiment(path, _overrides(parsed))
     text = read_text(path)
-    return _ended(parsed, lambda view: run(experiment, parsed.out, text=text, view=view, search_path=(home,)))
+    return _ended(parsed, lambda view: run(experiment, parsed.out, text=text, view=view, search_path=search_path))
+
+
+def _search_path_beside(path: Path) -> tuple[str, ...]:
+    """Where a run that is run again from its resolved.toml found its own modules."""
+    from fedgen.server.run_folder import ENVIRONMENT, RESOLVED, read_json
+
+    environment = path.parent / ENVIRONMENT
+    return tuple(read_json(environment)["search_path"]) if path.name == RESOLVED and environment.exists() else ()
 
 
 def _resume(parsed: argparse.Namespace) -> int:

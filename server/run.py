@@ -102,11 +102,11 @@ def run(
     run_folder.make(folder)
     with run_folder.held(folder):
         resolved = federation.experiment
-        (folder / run_folder.EXPERIMENT).write_text(text if text is not None else experiment_file.dump(experiment))
         environment = describe(resolved, federation, tuple(search_path))
         run_folder.write_json(folder / run_folder.ENVIRONMENT, environment)
-        run_folder.write_json(folder / run_folder.PARTITION, _partition(federation))
         (folder / run_folder.RESOLVED).write_text(experiment_file.dump(resolved))
+        (folder / run_folder.EXPERIMENT).write_text(text if text is not None else experiment_file.dump(experiment))
+        run_folder.write_json(folder / run_folder.PARTITION, _partition(federation))
         life = _Life(folder, federation, environment, view or SilentView(), began)
         return life.live(life.newborn())
 

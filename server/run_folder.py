@@ -31,6 +31,11 @@ def choose(out: str | Path | None, name: str) -> Path:
             folder, number = Path("runs") / f"{stem}-{number}", number + 1
         return folder
     folder = Path(out)
+    foreign = [name for name in (EXPERIMENT, ENVIRONMENT, RESULT, MODEL, "report.html") if (folder / name).exists()]
+    if foreign and not (folder / RESOLVED).exists():
+        raise SettingError(
+            f"--out {folder} already holds {', '.join(foreign)}, which a run would overwrite; name another folder"
+        )
     if (folder / RESOLVED).exists():
         raise SettingError(
             f"--out {folder} holds a run; continue it with `fedgen resume {folder}` or name another folder"

@@ -263,9 +263,7 @@ def test_garbage_costs_the_liar_and_nobody_else(
     assert all(len(value) == 10 for value in (report.weights, *report.metrics.values()))
     if summed:
         assert report.total is not None
-        assert torch.equal(report.total, (report.weights.float() @ honest[others]).double())
-        exact = report.weights @ honest[others].double()
-        torch.testing.assert_close(report.total, exact, rtol=1e-5, atol=1e-5 * float(exact.abs().max()))
+        assert torch.equal(report.total, report.weights @ honest[others].double())
     else:
         assert torch.equal(rows, honest[others]), "who is honest sends the same bits as without liars"
 

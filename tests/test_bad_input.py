@@ -449,3 +449,47 @@ def test_threads_and_torch_survive_a_refusal(fedgen: Fedgen, write: Callable[[st
     second = fedgen("run", write(TINY), "--out", "second", "--json")
     hashes = [json.loads(ended.out.splitlines()[-1])["sha256"] for ended in (first, second)]
     assert hashes[0] == hashes[1]
+
+
+def test_files_of_ones_own_are_not_overwritten(fedgen: Fedgen, write: Callable[[str], str], tmp_path: Path) -> None:
+    file = write(TINY)
+    (tmp_path / "report.html").write_text("mine")
+    assert_refused(
+        fedgen("run", file, "--out", "."), "already holds experiment.toml, report.html", "name another folder"
+    )
+    assert (tmp_path / "report.html").read_text() == "mine"
+    assert not (tmp_path / "resolved.toml").exists()
+
+
+FAULTY = """
+import torch
+
+class Wide(torch.nn.Linear):
+    def __init__(self, width):
+        super().__init__(64, width)
+
+class Empty(torch.nn.Flatten):
+    pass
+
+class Data:
+    def load(self, folder):
+        raise RuntimeError("no disc")
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "fragments"),
+    [
+        (["model.name=faulty:Wide", "model.width=x"], ["model 'faulty:Wide' cannot be made with {'width': 'x'}"]),
+        (["model.name=faulty:Empty"], ["model.name 'faulty:Empty' has no parameters"]),
+        (["data.dataset=faulty:Data"], ["data.dataset 'faulty:Data' could not be loaded (RuntimeError: no disc)"]),
+        (['data.partition={name="dirichlet",minimum=1000}'], ["data.partition.minimum = 1000"]),
+    ],
+    ids=["constructor", "no parameters", "data", "minimum"],
+)
+def test_own_parts_that_fail_are_named(
+    settings: list[str], fragments: list[str], fedgen: Fedgen, write: Callable[[str], str], tmp_path: Path
+) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    file = write("[data]\nclients = 12\n[runtime]\nbackend = 'serial'")
+    assert_refused(fedgen("run", file, *[word for each in settings for word in ("--set", each)]), *fragments)

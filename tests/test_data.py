@@ -88,9 +88,12 @@ def test_dirichlet_skew_grows_as_alpha_falls() -> None:
 def test_dirichlet_gives_every_client_its_minimum_where_there_is_enough(
     minimum: int, clients: int, alpha: float, seed: int
 ) -> None:
-    labels = np.arange(48) % 3
-    shards = Dirichlet(alpha=alpha, minimum=minimum).split(labels, clients, np.random.default_rng(seed))
-    assert min(map(len, shards)) >= min(minimum, 48 // clients)
+    labels, partition = np.arange(48) % 3, Dirichlet(alpha=alpha, minimum=minimum)
+    if minimum > 1 and minimum * clients > 48:
+        with pytest.raises(SettingError, match=r"data.partition.minimum"):
+            partition.split(labels, clients, np.random.default_rng(seed))
+    else:
+        assert min(map(len, partition.split(labels, clients, np.random.default_rng(seed)))) >= minimum
 
 
 def test_dirichlet_of_infinite_alpha_is_even() -> None:

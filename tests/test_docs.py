@@ -24,7 +24,7 @@ from fedgen.server.run import Result
 from fedgen.server.schema import key_table
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 EXAMPLES = sorted(ROOT.glob("examples/*.toml"))
 API_EXAMPLE, MODULE_EXAMPLE = ROOT / "examples/python_api.py", ROOT / "examples/own_module.py"
 CONFIGURATION = ROOT / "docs/configuration.md"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fedgen import Experiment, Result, registry, resume, run
+from fedgen.federation import Federation
 
 RULES = ["mean", "median", "trimmed_mean"]
 ATTACKS = ["none", "sign_flip", "ipm"]
@@ -20,7 +21,7 @@ def experiment(rule: str, attack: str, **runtime: object) -> Experiment:
     return Experiment(
         data={"clients": 30},
         model={"hidden": [16]},
-        training={"batch_size": 8, "optimizer": {"name": "sgd", "momentum": 0.5}, "keep_optimizer": True},
+        training={"block": 3, "batch_size": 8, "optimizer": {"name": "sgd", "momentum": 0.5}, "keep_optimizer": True},
         federation={"rounds": ROUNDS, "cohort": 12, "server_optimizer": {"name": "sgd", "momentum": 0.5}},
         aggregation={"rule": rule, "f": 2, "slice": 64},
         byzantine={"attack": attack, "clients": 4},
@@ -106,6 +107,11 @@ def test_every_training_on_one_and_two_workers(cluster: None, tmp_path: Path, tr
     for workers in (1, 2):
         spread = run(trained(training, backend="ray", workers=workers), tmp_path / f"ray-{workers}")
         assert (spread.sha256, spread.client_sha256) == (whole.sha256, whole.client_sha256)
+
+
+def test_the_work_is_spread_over_blocks() -> None:
+    federation = Federation(experiment("mean", "none"))
+    assert len(federation.cohort(0, everyone=False)) == 4
 
 
 def test_experiments_differ(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Flower: a ClientApp under the FedAvg strategy.
 
 python -m benchmarks.peers.flower WORK        a Grid in memory hands messages straight to the ClientApp, in one process
-python -m benchmarks.peers.flower WORK ray    Flower's simulation on Ray, one worker; CPU time of all its processes
+python -m benchmarks.peers.flower ray WORK    Flower's simulation on Ray, one worker; CPU time of all its processes
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import torch
@@ -123,11 +124,10 @@ def simulate() -> None:
 
 
 if __name__ == "__main__":
-    os.environ[WORK] = sys.argv[1]
+    *mode, path = sys.argv[1:]
+    os.environ[WORK] = path
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    if "ray" in sys.argv[2:]:
+    if mode == ["ray"]:
         simulate()
     else:
-        from time import process_time
-
-        serve(MemoryGrid(len(load(sys.argv[1]).clients)), process_time)
+        serve(MemoryGrid(len(load(path).clients)), process_time)

@@ -55,12 +55,17 @@ class Dirichlet:
     minimum: Annotated[int, Field(ge=1, description="fewest samples of a client")] = 1
 
     def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
+        if self.minimum > 1 and self.minimum * clients > len(labels):
+            raise SettingError(
+                f"data.partition.minimum = {self.minimum} for {clients} clients is more than the {len(labels)} "
+                "samples; lower it or data.clients"
+            )
         owner = np.empty(len(labels), np.int64)
         for label in np.unique(labels):
             own = generator.permutation(np.flatnonzero(labels == label))
             shares = self._shares(clients, generator)
             owner[own] = np.searchsorted(np.cumsum(shares)[:-1], (np.arange(len(own)) + 0.5) / len(own))
-        _fill(owner, clients, min(self.minimum, len(labels) // clients), generator)
+        _fill(owner, clients, self.minimum, generator)
         return [np.flatnonzero(owner == client) for client in range(clients)]
 
     def _shares(self, clients: int, generator: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
