@@ -1,6 +1,6 @@
 """Client updates per CPU second through the whole round loop, fedgen's engines beside other simulators, on one core.
 
-python -m benchmarks.engines [--tiny] [--setup] [--peers FOLDER] [--passes N]
+python -m benchmarks.engines [--tiny] [--setup] [--peers FOLDER] [--passes N] [--cases one five cnn]
 
 Every system does the same federated averaging with plain SGD, lr .1, in a process of its own with one thread, pinned to
 one core, one after another; passes repeat the whole table, so that a disturbance does not hit one system alone. The
@@ -36,6 +36,7 @@ from benchmarks.peers.common import Work, load, measure, network
 from fedgen.config import Experiment
 from fedgen.data.dataset import Dataset
 from fedgen.federation import Federation
+from fedgen.registry import build
 from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal
 from fedgen.server.pool import Interrupt, SerialPool
@@ -65,15 +66,22 @@ LR, WARMUP, REPEATS = 0.1, 5, 5
 
 
 @dataclass(frozen=True)
-class Noise:
-    """Images of MNIST's shape that a network can learn: a random picture for each class, and noise."""
+class Images:
+    """6,400 training images of 28 x 28, 64 a client: of MNIST, or noisy pictures where no data directory is given."""
 
     def load(self, folder: Path) -> Dataset:
-        generator = torch.Generator().manual_seed(0)
-        pictures = (torch.rand(10, 1, 28, 28, generator=generator) > 0.8).float()
-        y = torch.randint(10, (6_500,), generator=generator)
-        x = (pictures[y] + 0.3 * torch.rand(len(y), 1, 28, 28, generator=generator)) / 1.3
-        return Dataset("noise", x[:6_400], y[:6_400], x[6_400:], y[6_400:], tuple(map(str, range(10))))
+        mnist = build("dataset", "mnist", {}).load(folder) if os.environ.get("FEDGEN_DATA_DIR") else noisy_pictures()
+        chosen = slice(0, None, len(mnist.y) // 6_400)
+        return replace(mnist, x=mnist.x[chosen][:6_400], y=mnist.y[chosen][:6_400])
+
+
+def noisy_pictures() -> Dataset:
+    """What a network can learn: a random picture for each class, and noise over it."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = (torch.rand(10, 1, 28, 28, generator=generator) > 0.8).float()
+    y = torch.randint(10, (6_500,), generator=generator)
+    x = (pictures[y] + 0.3 * torch.rand(len(y), 1, 28, 28, generator=generator)) / 1.3
+    return Dataset("noisy pictures", x[:6_400], y[:6_400], x[6_400:], y[6_400:], tuple(map(str, range(10))))
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class Case:
 
     def experiment(self, engine: str) -> Experiment:
         return Experiment(
-            data={"clients": 100, "partition": "iid", "validation": 0.0, "dataset": self.dataset},
+            data={"clients": 100, "partition": "iid", "validation": 0.0, "dataset": DATASETS[self.model]},
             model={"name": self.model},
             training={
                 "engine": engine,
@@ -101,13 +109,8 @@ class Case:
             runtime={"backend": "serial"},
         )
 
-    @property
-    def dataset(self) -> str:
-        if self.model == "mlp":
-            return "digits"
-        return "mnist" if os.environ.get("FEDGEN_DATA_DIR") else "benchmarks.engines:Noise"
 
-
+DATASETS = {"mlp": "digits", "cnn": "benchmarks.engines:Images"}
 CASES = {
     "one": Case("MLP, 1 step of batch 32, cohort 50", "mlp", 32, 1, 50, 40),
     "five": Case("MLP, 5 steps of batch 4, cohort 50", "mlp", 4, 5, 50, 20),
@@ -277,19 +280,20 @@ def versions(results: Results) -> str:
     return ", ".join(f"{name} {number}" for name, number in found.items())
 
 
-def main(tiny: bool, folder: Path, passes: int) -> None:
-    cases = {name: replace(case, rounds=2) if tiny else case for name, case in CASES.items()}
+def main(tiny: bool, folder: Path, passes: int, names: list[str]) -> None:
+    cases = {name: replace(CASES[name], rounds=2) if tiny else CASES[name] for name in names}
     works = {name: work_of(case, *((1, 2) if tiny else (WARMUP, REPEATS))) for name, case in cases.items()}
     if tiny:
-        plan = list(zip(FEDGEN, ("one", "cnn", "five"), strict=True))
+        plan = [each for each in zip(FEDGEN, ("one", "cnn", "five"), strict=True) if each[1] in names]
     else:
         plan = [(system, name) for name in cases for system in (*FEDGEN, *peers(folder))]
     load_before = os.getloadavg()[0]
     results = measure_all(plan, works, 1 if tiny else passes)
     chosen = {name: Federation(case.experiment("auto")).experiment.training.engine for name, case in cases.items()}
     words = " --tiny" if tiny else ""
+    images = "MNIST" if os.environ.get("FEDGEN_DATA_DIR") else "noisy pictures"
     print(header(COMMAND + words, ("torch", "numpy")))
-    print(f"\nMeasured: {versions(results)}; CNN on {CASES['cnn'].dataset}; ", end="")
+    print(f"\nMeasured: {versions(results)}; CNN on {images}; ", end="")
     print(f"load average {load_before:.1f} before, {os.getloadavg()[0]:.1f} after.\n")
     print(report(results, list(cases), chosen))
 
@@ -300,6 +304,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--setup", action="store_true", help="make the peers' environment first")
     parser.add_argument("--peers", type=Path, default=PEERS, help="the peers' environment")
     parser.add_argument("--passes", type=int, default=3, help="how often everything is measured")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, help="columns of the table")
     parser.add_argument("--measure", nargs=3, metavar=("CASE", "ENGINE", "WORK"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -312,4 +317,4 @@ if __name__ == "__main__":
     else:
         if given.setup:
             setup(given.peers)
-        main(given.tiny, given.peers, given.passes)
+        main(given.tiny, given.peers, given.passes, given.cases)
