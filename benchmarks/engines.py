@@ -5,7 +5,7 @@ python -m benchmarks.engines [--tiny] [--setup] [--peers FOLDER] [--passes N] [-
 Every system does the same federated averaging with plain SGD, lr .1, in a process of its own with one thread, pinned to
 one core, one after another; passes repeat the whole table, so that a disturbance does not hit one system alone. The
 clock is the process' CPU time and covers choice of the cohort, training, aggregation and server update (with fedgen
-its logs too), without evaluation and checkpoints. Peers get their batches cut beforehand and unshuffled, as tensors in
+its logs too), without evaluation and checkpoints. Peers get their batches shuffled and cut beforehand, as tensors in
 memory. Flower is measured twice: its own simulation on Ray, CPU time of all its processes over fewer rounds, and its
 ClientApp and strategy with messages handed over in memory, which costs less. --setup makes the peers' environment,
 benchmarks/.peers, with fedgen's torch.
@@ -119,13 +119,15 @@ CASES = {
 
 
 def work_of(case: Case, warmup: int, repeats: int) -> Work:
-    """The case as every system gets it: fedgen's shards, the first batches of each, and its first model."""
+    """The case as every system gets it: fedgen's shards, shuffled and cut into batches, and its first model."""
     federation = Federation(case.experiment("sequential"))
     x, y = federation.dataset.x, federation.dataset.y
     x = x.flatten(1) if case.model == "mlp" else x
     clients = []
+    generator = torch.Generator().manual_seed(0)
     for shard in federation.shards:
-        parts = (shard.split(case.batch) * case.steps)[: case.steps]
+        order = torch.randperm(len(shard), generator=generator)  # shards are sorted, and MNIST is so by class
+        parts = (shard[order].split(case.batch) * case.steps)[: case.steps]
         clients.append([(x[part], y[part]) for part in parts])
     start = federation.method.initial_state(0)["model"]
     return Work(case.model, case.cohort, LR, warmup, case.rounds, repeats, start, clients)
