@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
 import torch
@@ -25,8 +24,8 @@ from fedgen.rows import LocalRows, columns_of
 class Exchange:
     """What the blocks of one exchange have in common, besides tensors.
 
-    names: of the broadcast's tensors, which follow as arguments.  summed: the block returns one weighted sum
-    instead of rows.  f: Byzantine rows that the rule is to withstand.
+    names: of the broadcast's tensors, which follow as arguments.  summed: the block returns one sum instead of rows,
+    weighted unless plain.
     """
 
     round: int
@@ -35,7 +34,6 @@ class Exchange:
     names: tuple[str, ...]
     summed: bool
     plain: bool
-    f: int
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,8 @@ def train_block(
     update, block, failed = _surviving(federation, broadcast, block)
     sent, weights = _send(federation, exchange, block, update)
 
-    limit = federation.experiment.aggregation.norm_limit if exchange.phase == "train" else inf
-    local = LocalRows(sent, federation.slice_width)
-    admission = admit(local.norms(), weights, limit)
+    norms = LocalRows(sent, federation.slice_width).norms()
+    admission = admit(norms, weights, federation.norm_limit(exchange.phase))
     mask = admission.mask
     report = BlockReport(
         clients=block.clients[mask],
@@ -87,12 +84,12 @@ def train_block(
 def _send(federation: Federation, exchange: Exchange, block: Block, update: Update) -> tuple[Tensor, Tensor]:
     """Rows and weights as they leave the clients: a row-wise attack acts here, an omniscient one on the whole round."""
     attack, liars = federation.attack, federation.liars(block.clients, exchange.round)
-    equal = federation.experiment.aggregation.weights == "equal"
-    weights = torch.ones_like(update.weights) if equal else update.weights
+    aggregation = federation.experiment.aggregation
+    weights = torch.ones_like(update.weights) if aggregation.weights == "equal" else update.weights
     if attack.omniscient or not liars.any():
         return update.rows, weights
     view = View(
-        liars, block.clients, weights, exchange.round, block.streams, block.start[0], federation.rule, exchange.f
+        liars, block.clients, weights, exchange.round, block.streams, block.start[0], federation.rule, aggregation.f
     )
     rows, weights, _ = attack.corrupt(LocalRows(update.rows, federation.slice_width), view)
     return as_sent(rows.collect(), exchange.expects.dtype), weights

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedgen import registry
 from fedgen.config import Experiment
 from fedgen.federation import Federation
 
@@ -23,7 +23,7 @@ class Worker:
     """
 
     def __init__(self, experiment: Experiment, search_path: tuple[str, ...] = ()) -> None:
-        sys.path.extend(folder for folder in search_path if folder not in sys.path)
+        registry.search_in(search_path)
         self.federation = Federation(experiment)
 
     def pid(self) -> int:

@@ -6,8 +6,9 @@ import ctypes
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from fedgen.config import Choice, Experiment
 from fedgen.contracts import Attack, Block, Facts, Method, Rule
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
-from fedgen.models.model import Model, held_by
+from fedgen.models.model import Model
 from fedgen.parameters import Tensors
 from fedgen.rows import SLICE
 from fedgen.streams import Streams
@@ -84,8 +85,8 @@ class Federation:
         self.shards = self._divide(experiment)
         self.counts = torch.tensor([len(shard) for shard in self.shards])
         self._index = pad_sequence(self.shards, batch_first=True, padding_value=len(self.dataset.y))
-        self._x = torch.cat([self.dataset.x, torch.zeros(1, *self.dataset.input_shape)])
-        self._y = torch.cat([self.dataset.y, torch.zeros(1, dtype=self.dataset.y.dtype)])
+        self._x, self._y = _with_padding(self.dataset.x), _with_padding(self.dataset.y)
+        self.dataset = replace(self.dataset, x=self._x[:-1], y=self._y[:-1])  # the same memory, not a second copy
         self.facts = self._facts(experiment)
         self.experiment = _resolved(experiment, self.facts.model.layout.size, self.engine)
         self.method: Method = _wrapped(
@@ -152,11 +153,8 @@ class Federation:
         )
 
     def _check_bound(self, experiment: Experiment) -> None:
-        needed, f, cohort = (
-            self.rule.minimum(experiment.aggregation.f),
-            experiment.aggregation.f,
-            experiment.cohort_size,
-        )
+        f, cohort = experiment.aggregation.f, experiment.cohort_size
+        needed = self.rule.minimum(f)
         if needed > cohort:
             raise SettingError(
                 f"aggregation.rule = {experiment.aggregation.rule.name!r} needs at least {needed} updates to withstand "
@@ -190,6 +188,10 @@ class Federation:
         assert isinstance(width, int)
         return width
 
+    def norm_limit(self, phase: str) -> float:
+        """Longest admitted row: only differences of models, in phase "train", are limited."""
+        return self.experiment.aggregation.norm_limit if phase == "train" else inf
+
     def liars(self, clients: Tensor, round: int) -> Tensor:
         """bool[n]: which of these clients lie in this round."""
         return self.byzantine[clients] & (round >= self.experiment.byzantine.start)
@@ -201,7 +203,7 @@ class Federation:
         start = start.expand(len(clients), -1)
         return Block(clients, start, self._x[index], self._y[index], counts, client_state, round, self.streams)
 
-    @property
+    @cached_property
     def evaluations(self) -> list[Evaluation]:
         """The test set and, where there is one, the validation set."""
         dataset, held = self.dataset, self.validation
@@ -225,6 +227,11 @@ def _loaded(source: Any, experiment: Experiment) -> Dataset:
         if ":" not in name:
             raise
         raise SettingError(f"data.dataset {name!r} could not be loaded ({type(error).__name__}: {error})") from error
+
+
+def _with_padding(samples: Tensor) -> Tensor:
+    """The samples and one of zeros, which the padding of a block points to."""
+    return torch.cat([samples, samples.new_zeros(1, *samples.shape[1:])])
 
 
 def _call(choice: Choice) -> dict[str, Any]:
@@ -266,7 +273,7 @@ def _check_measures(experiment: Experiment, model: Model, dataset: Dataset) -> N
     """Loss and metrics must give one number a sample; a module that fails by itself will say so in training."""
     x, y = dataset.x[:2], dataset.y[:2]
     try:
-        outputs = model.forward(model.layout.view(model.layout.flatten(held_by(model.module))), x).detach()
+        outputs = model.forward(model.layout.view(model.row_of(model.module)), x).detach()
     except Exception:
         return
     measures = {f"model.loss {experiment.model.loss!r}": model.loss}

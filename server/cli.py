@@ -110,14 +110,13 @@ def _overrides(parsed: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    path = Path(parsed.file)
-    home = str(path.resolve().parent)
-    sys.path.append(home)
+    from fedgen.registry import search_in
     from fedgen.server.experiment_file import load_experiment, read_text
     from fedgen.server.run import run
 
-    search_path = (home, *_search_path_beside(path))
-    sys.path.extend(search_path[1:])
+    path = Path(parsed.file)
+    search_path = (str(path.resolve().parent), *_search_path_beside(path))
+    search_in(search_path)
     experiment = load_experiment(path, _overrides(parsed))
     text = read_text(path)
     return _ended(parsed, lambda view: run(experiment, parsed.out, text=text, view=view, search_path=search_path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from typing import Any
 
 import torch
@@ -78,7 +77,6 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     weights = torch.cat([report.weights for report in reports])
     memory = standing.attack_memory
     if summed:
-        session.journal.event("admitted", standing.round, clients=clients.tolist())
         combine = partial(_block_sums, [report.total for report in reports if report.total is not None], weights, plain)
         return Outcome(Inbox(clients, weights, None, combine, max(0, f - rejected)), reports, rejected, failed, memory)
 
@@ -94,7 +92,6 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
         mask = _admit_again(session, broadcast, rows, clients, weights)
         rejected += int((~mask).sum())
         rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
-    session.journal.event("admitted", standing.round, clients=clients.tolist())
     allowed = max(0, f - rejected)
     inbox = Inbox(clients, weights, rows, _reduction(session, broadcast, rows, clients, weights, allowed), allowed)
     return Outcome(inbox, reports, rejected, failed, memory)
@@ -110,7 +107,6 @@ def _train(session: Session, broadcast: Broadcast, blocks: list[Tensor], summed:
         names=tuple(broadcast.tensors),
         summed=summed,
         plain=plain,
-        f=federation.experiment.aggregation.f,
     )
     keep = 0 if summed else len(columns_of(broadcast.expects.size, federation.slice_width))
     reasons = [session.given_up.get((standing.round, number)) for number in range(len(blocks))]
@@ -151,8 +147,7 @@ def _note_failures(session: Session, blocks: list[Tensor], results: list[Any]) -
 
 def _admit_again(session: Session, broadcast: Broadcast, rows: Rows, clients: Tensor, weights: Tensor) -> Tensor:
     """bool[n]: the rows that pass admission after an omniscient attack."""
-    limit = session.federation.experiment.aggregation.norm_limit if broadcast.phase == "train" else inf
-    admission = admit(rows.norms(), weights, limit)
+    admission = admit(rows.norms(), weights, session.federation.norm_limit(broadcast.phase))
     for row, reason in admission.reasons.items():
         session.journal.event("rejected", session.standing.round, client=int(clients[row]), reason=reason)
     return admission.mask

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedgen import registry
 from fedgen.config import Experiment
 from fedgen.contracts import Pool
 from fedgen.errors import FedgenError, SettingError
@@ -97,7 +97,7 @@ def run(
     """
     began = monotonic()
     folder = run_folder.choose(out, experiment.experiment.name)
-    sys.path.extend(each for each in search_path if each not in sys.path)
+    registry.search_in(search_path)
     federation = Federation(experiment)
     run_folder.make(folder)
     with run_folder.held(folder):
@@ -130,7 +130,7 @@ def resume(
         raise SettingError(f"{folder} holds no run (no {run_folder.RESOLVED} in it); start one with `fedgen run`")
     changes = {**(overrides or {}), **({} if rounds is None else {"federation.rounds": rounds})}
     environment = run_folder.read_json(folder / run_folder.ENVIRONMENT)
-    sys.path.extend(each for each in environment["search_path"] if each not in sys.path)
+    registry.search_in(environment["search_path"])
     experiment = experiment_file.load_experiment(folder / run_folder.RESOLVED, changes)
     if experiment.identity != environment["identity"]:
         raise SettingError(
@@ -274,13 +274,14 @@ class _Life:
             journal.event(state, reason=message)
             self._save(standing, journal)
         journal.close()
+        kept = standing.clients.tensors()
         result = Result(
             folder=self.folder,
             state=state,
             rounds=max(standing.round, 0),
             metrics=_last_metrics(self.folder),
             sha256=checkpoint.digest(standing.state),
-            client_sha256=checkpoint.digest(standing.clients.tensors()) if standing.clients.tensors() else None,
+            client_sha256=checkpoint.digest(kept) if kept else None,
             seconds=self._seconds(),
             message=message,
         )

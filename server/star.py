@@ -23,6 +23,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     blocks = federation.cohort(round, broadcast.everyone)
     # 3. They train; attacks and admission act.
     outcome = exchange(session, broadcast, blocks)
+    session.journal.event("admitted", round, clients=outcome.inbox.clients.tolist())
     clock.lap("train")
     # 4. The server half, or too few updates: the round is skipped and every state kept.
     skipped, state = _too_few(session, broadcast, outcome), standing.state

@@ -227,7 +227,7 @@ def one_block(experiment: Experiment, *, summed: bool = False, federation: Feder
     """(report, the admitted rows or None) of all clients in one block."""
     federation = federation or Federation(experiment)
     layout, method = federation.method.layout, federation.method
-    common = Exchange(round=0, phase="train", expects=layout, names=(), summed=summed, plain=False, f=0)
+    common = Exchange(round=0, phase="train", expects=layout, names=(), summed=summed, plain=False)
     clients = torch.arange(experiment.data.clients)
     report, *slabs = train_block(federation, common, method.initial_state(0)["model"], clients, {})
     assert isinstance(report, BlockReport)

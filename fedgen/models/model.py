@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,7 +40,7 @@ class Model:
 
     def fresh(self) -> nn.Module:
         """A module of its own; torch's generator is left as it was."""
-        with torch.random.fork_rng(devices=[]):
+        with own_generator():
             return self.make()
 
     @cached_property
@@ -56,9 +57,12 @@ class Model:
 
     def initial(self, streams: Streams, replica: int) -> Tensor:
         """row[d] as torch initialises the module, from a seed of this experiment and replica."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(streams.seed_for("initial_model", replica))
-            module = self.make()
+        with own_generator():
+            seed_generator(streams.seed_for("initial_model", replica))
+            return self.row_of(self.make())
+
+    def row_of(self, module: nn.Module) -> Tensor:
+        """row[d] of what a module holds."""
         return self.layout.flatten(held_by(module))
 
     def forward(self, tensors: Tensors, x: Tensor) -> Tensor:
@@ -85,6 +89,16 @@ class Model:
         outputs = self.forward(self.layout.view(row), x)
         measures = {**self.metrics, "loss": self.loss}
         return {name: measure(outputs, y).double().mean() for name, measure in measures.items()}
+
+
+def own_generator() -> AbstractContextManager[None]:
+    """What is drawn from torch's generator in here leaves no trace outside."""
+    return torch.random.fork_rng(devices=[])
+
+
+def seed_generator(seed: int) -> None:
+    """Of the CPU alone: torch.manual_seed also formats a stack and queues a call for every device that is not there."""
+    torch.default_generator.manual_seed(seed)
 
 
 def held_by(module: nn.Module) -> Tensors:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from fedgen.errors import SettingError
-from fedgen.models.model import Model, held_by
+from fedgen.models.model import Model
 from fedgen.training.stacked import stacking_fails
 
 LOCKSTEP_SIZE = 100_000
@@ -41,7 +41,7 @@ def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str
 
 
 def _vmap_fails(model: Model, x: Tensor, y: Tensor) -> str:
-    tensors = model.layout.view(model.layout.flatten(held_by(model.module)).expand(2, -1).contiguous())
+    tensors = model.layout.view(model.row_of(model.module).expand(2, -1).contiguous())
     taken = torch.ones(2, len(y), dtype=torch.bool)
     try:
         gradient = vmap(grad_and_value(model.masked_loss), randomness="different")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedgen.models.model import held_by
+from fedgen.models.model import held_by, own_generator
 from fedgen.parameters import Tensors
 from fedgen.registry import register
 from fedgen.training.trainer import Task, Trained
@@ -22,7 +22,7 @@ class Reference:
     draws: ClassVar[bool] = True
 
     def train(self, task: Task) -> Trained:
-        with task.own_generator():
+        with own_generator():
             clients = [_train_one(task, client) for client in range(len(task.start))]
         rows, losses, states = zip(*clients, strict=True)
         merged = {name: torch.stack([state[name] for state in states]) for name in task.optimizer_state}
@@ -57,7 +57,7 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
         optimizer.step()
         total, seen = total + losses.detach().sum(), seen + len(y)
 
-    row = task.model.layout.flatten(held_by(module))
+    row = task.model.row_of(module)
     state = {name: _joined(task, optimizer, parameters, name) for name in task.optimizer_state}
     return row, total / max(seen, 1), state
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedgen.models.model import own_generator
 from fedgen.registry import register
 from fedgen.training.trainer import Task, Trained
 
@@ -23,7 +24,7 @@ class Sequential:
         rows = task.start.clone(memory_format=torch.contiguous_format)
         state = {name: value.clone() for name, value in task.optimizer_state.items()}
         gradient = torch.zeros(1, task.model.parameters.size)
-        with task.own_generator():
+        with own_generator():
             losses = [_train_one(task, client, rows, gradient, state) for client in range(len(rows))]
         return Trained(rows, torch.stack(losses), state, task.batches.steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -57,7 +58,7 @@ class ServerSgd:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptive:
+class Adaptive(ABC):
     """What the adaptive server optimisers of Reddi et al. share: they differ in the second moment alone.
 
     m <- beta1 m + (1 - beta1) update;  v <- second(v, update^2);  model <- model + lr * m / (sqrt(v) + tau)
@@ -82,9 +83,9 @@ class Adaptive:
         moved = model + self.lr * first / (second.sqrt() + self.tau)
         return moved, {f"{PREFIX}first": first, f"{PREFIX}second": second}
 
+    @abstractmethod
     def second(self, before: Tensor, square: Tensor) -> Tensor:
         """v after one update whose square is given."""
-        raise NotImplementedError
 
 
 @register("server_optimizer", "adagrad")

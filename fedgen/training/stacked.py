@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgen.errors import SettingError
-from fedgen.models.model import Model, held_by
+from fedgen.models.model import Model
 from fedgen.parameters import Layout
 from fedgen.registry import register
 from fedgen.training.layers import LAYERS, Arrays, Layer
@@ -99,7 +99,7 @@ def stacking_fails(model: Model, x: Tensor, y: Tensor) -> str:
 
     Known layers may have options that their stacked form does not know, and be put together in ways it does not see.
     """
-    row = model.layout.flatten(held_by(model.module))[None].requires_grad_()
+    row = model.row_of(model.module)[None].requires_grad_()
     real = torch.ones(1, len(y), dtype=torch.bool)
     step = Step(row.detach().clone(), torch.empty(row.shape), x[None], y[None], real, common=False)
     try:

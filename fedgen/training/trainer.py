@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgen.contracts import Block
-from fedgen.models.model import Model
+from fedgen.models.model import Model, seed_generator
 from fedgen.parameters import Tensors
 from fedgen.training.batches import Batches, draw_batches
 from fedgen.training.gradients import Adjustment
@@ -40,16 +38,10 @@ class Task:
     adjustment: Adjustment = field(default_factory=Adjustment)
     seeds: Tensor | None = None
 
-    @contextmanager
-    def own_generator(self) -> Iterator[None]:
-        """What a module draws from torch's generator in here leaves no trace outside."""
-        with torch.random.fork_rng(devices=[]):
-            yield
-
     def seed(self, client: int) -> None:
-        """Begin the client's own random numbers, in `own_generator`."""
+        """Begin the client's own random numbers; engines call it in `own_generator`."""
         if self.seeds is not None:
-            torch.manual_seed(int(self.seeds[client]))
+            seed_generator(int(self.seeds[client]))
 
 
 @dataclass(frozen=True)

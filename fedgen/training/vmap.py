@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from fedgen.models.model import own_generator
 from fedgen.registry import register
 from fedgen.training.lockstep import Step, in_lockstep
 from fedgen.training.trainer import Task, Trained
@@ -31,6 +32,6 @@ class Vmap:
             sums: Tensor = losses * step.real.sum(1)
             return sums
 
-        with task.own_generator():
+        with own_generator():
             task.seed(0)
             return in_lockstep(task, gradients_of)
