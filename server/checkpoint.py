@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 from fedgen.errors import FedgenError
 from fedgen.parameters import Tensors, canonical
 from fedgen.server.client_store import ClientStore
-
-FOLDER = "checkpoints"
+from fedgen.server.parts import CHECKPOINTS
 
 
 @dataclass
@@ -89,7 +88,7 @@ def save(folder: Path, standing: Standing, facts: dict[str, Any], keep: int) -> 
 
     facts: the byte offsets of both logs, and the experiment's identity and data hash.
     """
-    home = folder / FOLDER
+    home = folder / CHECKPOINTS
     home.mkdir(exist_ok=True)
     tensors = standing.tensors()
     metadata = {"round": standing.round, "sha256": digest(tensors), **facts}
@@ -104,7 +103,7 @@ def load_newest(folder: Path) -> tuple[Standing, dict[str, Any], list[str]] | No
     Raises FedgenError where checkpoints exist and none of them is whole.
     """
     troubles: list[str] = []
-    paths = sorted((folder / FOLDER).glob("round-*.safetensors"), reverse=True)
+    paths = sorted((folder / CHECKPOINTS).glob("round-*.safetensors"), reverse=True)
     for path in paths:
         try:
             standing, facts = _load(path)
@@ -112,7 +111,9 @@ def load_newest(folder: Path) -> tuple[Standing, dict[str, Any], list[str]] | No
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             troubles.append(f"{path.name} is damaged ({error})")
     if paths:
-        raise FedgenError(f"no checkpoint in {folder / FOLDER} can be read: {'; '.join(troubles)}; start the run again")
+        raise FedgenError(
+            f"no checkpoint in {folder / CHECKPOINTS} can be read: {'; '.join(troubles)}; start the run again"
+        )
     return None
 
 

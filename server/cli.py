@@ -124,7 +124,8 @@ def _run(parsed: argparse.Namespace) -> int:
 
 def _search_path_beside(path: Path) -> tuple[str, ...]:
     """Where a run that is run again from its resolved.toml found its own modules."""
-    from fedgen.server.run_folder import ENVIRONMENT, RESOLVED, read_json
+    from fedgen.server.parts import ENVIRONMENT, RESOLVED
+    from fedgen.server.run_folder import read_json
 
     environment = path.parent / ENVIRONMENT
     return tuple(read_json(environment)["search_path"]) if path.name == RESOLVED and environment.exists() else ()

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+from fedgen.server.parts import EVENTS, METRICS
 
 
 class Journal:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedgen.server.parts import FIGURES, REPORT
 from fedgen.server.report_header import commands, data_sentence, headline, skipped_sentence, subtitle
 from fedgen.server.report_partition import partition_key, partition_sentence
 from fedgen.server.report_pictures import Picture, draw
@@ -48,8 +49,8 @@ def write_report(folder: Path) -> Path:
     run = RunFolder.read(Path(folder))
     pictures = draw(run)
     for name, picture in pictures.items():
-        _write_text(run.folder / "figures" / f"{name}.svg", picture.standalone)
-    target = run.folder / "report.html"
+        _write_text(run.folder / FIGURES / f"{name}.svg", picture.standalone)
+    target = run.folder / REPORT
     _write_text(target, render(run, pictures))
     return target
 

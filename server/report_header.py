@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Mapping
 from statistics import median
 
+from fedgen.server.parts import RESOLVED
 from fedgen.server.report_words import counted, metric_words
-from fedgen.server.run_record import RESOLVED, RunFolder
+from fedgen.server.run_record import RunFolder
 from fedgen.server.view import finite, human_bytes, human_count, human_metric, human_seconds, leading_metric, numbers
 
 

@@ -20,10 +20,10 @@ from fedgen.contracts import Pool
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import canonical
-from fedgen.server import checkpoint, experiment_file, run_folder
+from fedgen.server import checkpoint, experiment_file, parts, run_folder
 from fedgen.server.checkpoint import Standing
 from fedgen.server.environment import describe
-from fedgen.server.journal import EVENTS, METRICS, Journal, finite, read_lines, truncate
+from fedgen.server.journal import Journal, finite, read_lines, truncate
 from fedgen.server.pool import Interrupt, SerialPool, StopRequested
 from fedgen.server.session import Session
 from fedgen.server.star import play_round
@@ -59,7 +59,7 @@ class Result:
     @property
     def history(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
         """{metric: float64[rounds]}, NaN in rounds where it was not measured."""
-        records = read_lines(self.folder / METRICS)
+        records = read_lines(self.folder / parts.METRICS)
         names = dict.fromkeys(name for record in records for name in record["metrics"])
         return {
             name: np.array([_number(record["metrics"].get(name)) for record in records], np.float64) for name in names
@@ -103,10 +103,10 @@ def run(
     with run_folder.held(folder):
         resolved = federation.experiment
         environment = describe(resolved, federation, tuple(search_path))
-        run_folder.write_json(folder / run_folder.ENVIRONMENT, environment)
-        (folder / run_folder.RESOLVED).write_text(experiment_file.dump(resolved))
-        (folder / run_folder.EXPERIMENT).write_text(text if text is not None else experiment_file.dump(experiment))
-        run_folder.write_json(folder / run_folder.PARTITION, _partition(federation))
+        run_folder.write_json(folder / parts.ENVIRONMENT, environment)
+        (folder / parts.RESOLVED).write_text(experiment_file.dump(resolved))
+        (folder / parts.EXPERIMENT).write_text(text if text is not None else experiment_file.dump(experiment))
+        run_folder.write_json(folder / parts.PARTITION, _partition(federation))
         life = _Life(folder, federation, environment, view or SilentView(), began)
         return life.live(life.newborn())
 
@@ -126,15 +126,15 @@ def resume(
     Raises SettingError where the folder holds no run, or another experiment's; RunFailed where it could not go on.
     """
     began, folder = monotonic(), Path(folder)
-    if not (folder / run_folder.RESOLVED).exists():
-        raise SettingError(f"{folder} holds no run (no {run_folder.RESOLVED} in it); start one with `fedgen run`")
+    if not (folder / parts.RESOLVED).exists():
+        raise SettingError(f"{folder} holds no run (no {parts.RESOLVED} in it); start one with `fedgen run`")
     changes = {**(overrides or {}), **({} if rounds is None else {"federation.rounds": rounds})}
-    environment = run_folder.read_json(folder / run_folder.ENVIRONMENT)
+    environment = run_folder.read_json(folder / parts.ENVIRONMENT)
     registry.search_in(environment["search_path"])
-    experiment = experiment_file.load_experiment(folder / run_folder.RESOLVED, changes)
+    experiment = experiment_file.load_experiment(folder / parts.RESOLVED, changes)
     if experiment.identity != environment["identity"]:
         raise SettingError(
-            f"{folder / run_folder.RESOLVED} and --set no longer describe the experiment this run began with; only "
+            f"{folder / parts.RESOLVED} and --set no longer describe the experiment this run began with; only "
             "[runtime], [tracking] and a larger --rounds may change: start a new run for anything else"
         )
     with run_folder.held(folder):
@@ -150,7 +150,7 @@ def resume(
             raise SettingError(
                 f"--rounds {experiment.federation.rounds}: this run has already played {standing.round} rounds"
             )
-        (folder / run_folder.RESOLVED).write_text(experiment_file.dump(experiment))
+        (folder / parts.RESOLVED).write_text(experiment_file.dump(experiment))
         return life.live(standing)
 
 
@@ -176,9 +176,9 @@ class _Life:
     def restored(self) -> Standing:
         """The standing of the newest whole checkpoint; the logs are cut to it, blocks given up since are noted."""
         loaded = checkpoint.load_newest(self.folder)
-        offsets = {METRICS: 0, EVENTS: 0} if loaded is None else loaded[1]["offsets"]
+        offsets = {parts.METRICS: 0, parts.EVENTS: 0} if loaded is None else loaded[1]["offsets"]
         standing = self.newborn() if loaded is None else loaded[0]
-        for event in read_lines(self.folder / EVENTS):
+        for event in read_lines(self.folder / parts.EVENTS):
             if event["event"] == "block_failed" and event["round"] >= standing.round:
                 self.given_up[event["round"], event["block"]] = event["reason"]
         truncate(self.folder, offsets)
@@ -241,7 +241,7 @@ class _Life:
 
     def _reached(self, journal: Journal) -> tuple[State, str]:
         journal.flush()
-        troubles = [event for event in read_lines(self.folder / EVENTS) if event["event"] in DEGRADING]
+        troubles = [event for event in read_lines(self.folder / parts.EVENTS) if event["event"] in DEGRADING]
         if not troubles:
             return "completed", ""
         kinds = sorted({event["event"].replace("_", " ") for event in troubles})
@@ -286,8 +286,8 @@ class _Life:
             message=message,
         )
         model = self.federation.method.layout.view(standing.state["model"])
-        checkpoint.save_tensors(self.folder / run_folder.MODEL, model, {"sha256": result.sha256})
-        run_folder.write_json(self.folder / run_folder.RESULT, result.to_json())
+        checkpoint.save_tensors(self.folder / parts.MODEL, model, {"sha256": result.sha256})
+        run_folder.write_json(self.folder / parts.RESULT, result.to_json())
         if self.federation.experiment.tracking.report:
             self._report()
         self.view.end(result.to_json())
@@ -334,7 +334,7 @@ def _partition(federation: Federation) -> dict[str, Any]:
 def _last_metrics(folder: Path) -> dict[str, float]:
     """The last value of every metric, primary ones first."""
     metrics: dict[str, float] = {}
-    for record in read_lines(folder / METRICS):
+    for record in read_lines(folder / parts.METRICS):
         metrics.update({name: value for name, value in record["metrics"].items() if value is not None})
     return metrics
 

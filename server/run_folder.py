@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from fedgen.errors import SettingError
+from fedgen.server import parts
 from fedgen.server.ray_cluster import ray_home, remove_ray_home
 
-EXPERIMENT, RESOLVED, ENVIRONMENT = "experiment.toml", "resolved.toml", "environment.json"
-PARTITION, RESULT, MODEL, LOCK = "partition.json", "result.json", "model.safetensors", ".lock"
+LOCK = ".lock"
 
 
 def choose(out: str | Path | None, name: str) -> Path:
     """The folder a new run may use: `out`, or runs/NAME-TIME.
 
-    Raises SettingError where it holds a run, is a file, or cannot be written.
+    Raises SettingError where it holds a run, or anything that a run would overwrite.
     """
     if out is None:
         stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -31,14 +31,14 @@ def choose(out: str | Path | None, name: str) -> Path:
             folder, number = Path("runs") / f"{stem}-{number}", number + 1
         return folder
     folder = Path(out)
-    foreign = [name for name in (EXPERIMENT, ENVIRONMENT, RESULT, MODEL, "report.html") if (folder / name).exists()]
-    if foreign and not (folder / RESOLVED).exists():
-        raise SettingError(
-            f"--out {folder} already holds {', '.join(foreign)}, which a run would overwrite; name another folder"
-        )
-    if (folder / RESOLVED).exists():
+    there = [name for name in parts.ALL if (folder / name).exists()]
+    if parts.RESOLVED in there:
         raise SettingError(
             f"--out {folder} holds a run; continue it with `fedgen resume {folder}` or name another folder"
+        )
+    if there:
+        raise SettingError(
+            f"--out {folder} already holds {', '.join(there)}, which a run would overwrite; name another folder"
         )
     return folder
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedgen.server.journal import EVENTS, METRICS
+from fedgen.server.parts import ENVIRONMENT, EVENTS, EXPERIMENT, METRICS, PARTITION, RESOLVED, RESULT
 from fedgen.server.view import finite, lower_is_better, numbers, printable
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-# run_folder has these names too, but would load torch; tests/test_report.py compares them.
-EXPERIMENT, RESOLVED, ENVIRONMENT = "experiment.toml", "resolved.toml", "environment.json"
-PARTITION, RESULT = "partition.json", "result.json"
 PHASES = ("train", "aggregate", "evaluate", "checkpoint")
 LARGEST = 1e30
 """From here on a number has diverged: it is not drawn, and counts as none."""

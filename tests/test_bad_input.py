@@ -461,6 +461,16 @@ def test_files_of_ones_own_are_not_overwritten(fedgen: Fedgen, write: Callable[[
     assert not (tmp_path / "resolved.toml").exists()
 
 
+@pytest.mark.parametrize("name", ["partition.json", "metrics.jsonl", "events.jsonl", "checkpoints", "figures"])
+def test_every_part_of_a_run_is_guarded(name: str, fedgen: Fedgen, write: Callable[[str], str], tmp_path: Path) -> None:
+    own = tmp_path / "mine" / name
+    own.mkdir(parents=True) if "." not in name else own.parent.mkdir()
+    if "." in name:
+        own.write_text("mine")
+    assert_refused(fedgen("run", write(TINY), "--out", "mine"), f"already holds {name}", "name another folder")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
+
+
 FAULTY = """
 import torch
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedgen.server import figures, report_canvas, report_partition, run_folder, run_record
+from fedgen.server import figures, report_canvas, report_partition
 from fedgen.server.refusals import by_client, common_text
 from fedgen.server.report import write_report
 
@@ -555,11 +555,6 @@ def test_texts_that_differ_in_numbers_become_one() -> None:
         common_text(["norm inf of layer1.weight", "norm 1e+40 of layer1.weight"])
         == "norm 1e+40 to inf of layer1.weight"
     )
-
-
-def test_file_names_are_those_that_a_run_writes() -> None:
-    for name in ("EXPERIMENT", "RESOLVED", "ENVIRONMENT", "PARTITION", "RESULT"):
-        assert getattr(run_record, name) == getattr(run_folder, name)
 
 
 def test_a_report_needs_neither_torch_nor_ray(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from fedgen import Experiment, resume, run
 from fedgen.errors import FedgenError, SettingError
+from fedgen.server import parts
 from fedgen.server.journal import read_lines
 
 FEDGEN = [sys.executable, "-m", "fedgen.server"]
@@ -47,6 +48,7 @@ def test_folder_of_a_completed_run(tmp_path: Path) -> None:
         "experiment.toml", "resolved.toml", "environment.json", "partition.json", "metrics.jsonl", "events.jsonl",
         "checkpoints", "model.safetensors", "result.json", "report.html", "figures",
     }  # fmt: skip
+    assert names == {*parts.ALL, ".lock"}
     checkpoints = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert checkpoints == ["round-000004.safetensors", "round-000006.safetensors"]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["sha256"] == result.sha256

@@ -1,0 +1,14 @@
+"""What a run writes into its folder, by name."""
+
+from __future__ import annotations
+
+EXPERIMENT, RESOLVED, ENVIRONMENT, PARTITION = "experiment.toml", "resolved.toml", "environment.json", "partition.json"
+METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+CHECKPOINTS = "checkpoints"
+RESULT, MODEL = "result.json", "model.safetensors"
+REPORT, FIGURES = "report.html", "figures"
+
+ALL = (
+    *(EXPERIMENT, RESOLVED, ENVIRONMENT, PARTITION, METRICS, EVENTS),
+    *(CHECKPOINTS, RESULT, MODEL, REPORT, FIGURES),
+)
