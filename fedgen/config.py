@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -19,10 +19,11 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 from fedgen import registry
-from fedgen.errors import SettingError, suggest
+from fedgen.errors import SettingError
+from fedgen.mistakes import explain
 
 
 class Section(BaseModel):
@@ -274,7 +275,7 @@ class Experiment(Section):
         try:
             super().__init__(**tables)
         except ValidationError as error:
-            raise SettingError("\n".join(explain(error))) from error
+            raise SettingError("\n".join(explain(error, Experiment))) from error
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -370,83 +371,3 @@ def _set(tables: dict[str, Any], path: str, value: Any) -> None:
             raise SettingError(f"--set {path}: {name} is no table but {inner!r}")
         tables = inner
     tables[last] = value
-
-
-def explain(error: ValidationError, root: type[BaseModel] | None = None, of: str = "") -> list[str]:
-    """One line a mistake: the key, what was expected, what came, and what the key means.
-
-    root: the model whose keys the locations begin with (default Experiment); of: what it holds the parameters of.
-    """
-    mistakes: dict[str, list[ErrorDetails]] = {}
-    for detail in error.errors():
-        mistakes.setdefault(_path(detail["loc"], root or Experiment), []).append(detail)
-    below = {path.rpartition(".")[0] for path in mistakes if path.rpartition(".")[2].isdigit()}
-    return [
-        line
-        for path, details in mistakes.items()
-        if path not in below  # of a number or a list, the list was meant: its member says what is wrong
-        for line in _lines(path, details, root or Experiment, of)
-    ]
-
-
-def _lines(path: str, details: list[ErrorDetails], root: type[BaseModel], of: str) -> list[str]:
-    first = details[0]
-    if first["type"] == "conflict":
-        return [first["msg"]]
-    if first["type"] == "parameters":
-        return [f"{path}.{line}" for line in first["ctx"]["lines"]]
-    if first["type"] in ("length", "unknown_name"):
-        return [f"{path}: {first['msg']}"]
-    owner, key = _owner(first["loc"], root), path.rpartition(".")[2]
-    table = of or path.rpartition(".")[0]
-    if first["type"] == "extra_forbidden":
-        return [f"{path}: unknown key{f' of {table}' if table else ''}; {suggest(key, _keys(owner))}"]
-    if first["type"] == "missing":
-        return [f"{path}: this key{f' of {table}' if table else ''} has no default; give it a value"]
-    field = owner.model_fields.get(key)
-    meaning = f" ({field.description})" if field and field.description else ""
-    expected = " or ".join(dict.fromkeys(_expected(detail["msg"]) for detail in details))
-    return [f"{path}: expected {expected}, got {first['input']!r}{meaning}"]
-
-
-_WORDS = {
-    "Input should be ": "",
-    "String should have ": "",
-    "Value error, ": "",
-    "expected ": "",
-    "tuple": "list",
-}
-
-
-def _expected(message: str) -> str:
-    """Pydantic's message in the words of the experiment file."""
-    for theirs, ours in _WORDS.items():
-        message = message.replace(theirs, ours)
-    return "a table" if "dictionary" in message else message
-
-
-def _keys(owner: type[BaseModel]) -> list[str]:
-    return [key for key in owner.model_fields if key != "params"]
-
-
-def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> Iterator[tuple[int | str, type[BaseModel]]]:
-    """(part, the model it is a key of) along a location, without the branches of unions that pydantic names in it."""
-    owner, below = root, False
-    for part in location:
-        field = owner.model_fields.get(str(part))
-        if below and not isinstance(part, int):
-            continue
-        yield part, owner
-        inner = field.annotation if field and not below else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            owner = inner
-        elif field is not None:
-            below = True
-
-
-def _path(location: tuple[int | str, ...], root: type[BaseModel]) -> str:
-    return ".".join(str(part) for part, _ in _walk(location, root))
-
-
-def _owner(location: tuple[int | str, ...], root: type[BaseModel]) -> type[BaseModel]:
-    return [owner for _, owner in _walk(location, root)][-1] if location else root

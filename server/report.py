@@ -27,7 +27,7 @@ from fedgen.server.report_tables import (
 )
 from fedgen.server.report_words import clipped
 from fedgen.server.run_record import RunFolder
-from fedgen.server.view import STATE_MARKS
+from fedgen.server.words import STATE_MARKS
 
 STATE_WORDS = {
     "completed": "Completed: every round was trained and no client failed.",

@@ -9,7 +9,7 @@ from statistics import median
 from fedgen.server.parts import RESOLVED
 from fedgen.server.report_words import counted, metric_words
 from fedgen.server.run_record import RunFolder
-from fedgen.server.view import finite, human_bytes, human_count, human_metric, human_seconds, leading_metric, numbers
+from fedgen.server.words import finite, human_bytes, human_count, human_metric, human_seconds, leading_metric, numbers
 
 
 def subtitle(run: RunFolder) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedgen.server import figures, report_canvas
 from fedgen.server.report_partition import draw_partition, partition_sentence
 from fedgen.server.run_record import RunFolder
-from fedgen.server.view import OUTCOMES, is_share, printable, split_metric
+from fedgen.server.words import OUTCOMES, is_share, printable, split_metric
 
 MOST_METRICS = 6
 

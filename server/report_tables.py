@@ -8,7 +8,7 @@ from fedgen.server import figures
 from fedgen.server.refusals import refuses_clients
 from fedgen.server.report_words import clipped, metric_words, plain_value
 from fedgen.server.run_record import Record, RunFolder
-from fedgen.server.view import OUTCOMES, finite, human_bytes, human_count, human_metric, human_seconds, split_metric
+from fedgen.server.words import OUTCOMES, finite, human_bytes, human_count, human_metric, human_seconds, split_metric
 
 
 def metric_rows(run: RunFolder) -> list[tuple[str, ...]]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from statistics import median
 
-from fedgen.server.view import human_count, split_metric
+from fedgen.server.words import human_count, split_metric
 
 LONGEST_TEXT = 400
 

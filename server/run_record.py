@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedgen.server.parts import ENVIRONMENT, EVENTS, EXPERIMENT, METRICS, PARTITION, RESOLVED, RESULT
-from fedgen.server.view import finite, lower_is_better, numbers, printable
+from fedgen.server.words import finite, lower_is_better, numbers, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,20 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedgen.server.view import (
-    LiveView,
-    PlainView,
-    SilentView,
-    Tally,
-    View,
-    human_bytes,
-    human_count,
-    human_metric,
-    human_seconds,
-    leading_metric,
-    sparkline,
-    view_for,
-)
+from fedgen.server.view import LiveView, PlainView, SilentView, Tally, View, view_for
+from fedgen.server.words import human_bytes, human_count, human_metric, human_seconds, leading_metric, sparkline
 
 
 class Clock:

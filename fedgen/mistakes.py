@@ -1,0 +1,90 @@
+"""What is wrong with an experiment file, said for people: pydantic's findings in the words of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from fedgen.errors import suggest
+
+
+def explain(error: ValidationError, root: type[BaseModel], of: str = "") -> list[str]:
+    """One line a mistake: the key, what was expected, what came, and what the key means.
+
+    root: the model whose keys the locations begin with; of: what it holds the parameters of.
+    """
+    mistakes: dict[str, list[ErrorDetails]] = {}
+    for detail in error.errors():
+        mistakes.setdefault(_path(detail["loc"], root), []).append(detail)
+    below = {path.rpartition(".")[0] for path in mistakes if path.rpartition(".")[2].isdigit()}
+    return [
+        line
+        for path, details in mistakes.items()
+        if path not in below  # of a number or a list, the list was meant: its member says what is wrong
+        for line in _lines(path, details, root, of)
+    ]
+
+
+def _lines(path: str, details: list[ErrorDetails], root: type[BaseModel], of: str) -> list[str]:
+    first = details[0]
+    if first["type"] == "conflict":
+        return [first["msg"]]
+    if first["type"] == "parameters":
+        return [f"{path}.{line}" for line in first["ctx"]["lines"]]
+    if first["type"] in ("length", "unknown_name"):
+        return [f"{path}: {first['msg']}"]
+    owner, key = _owner(first["loc"], root), path.rpartition(".")[2]
+    table = of or path.rpartition(".")[0]
+    if first["type"] == "extra_forbidden":
+        return [f"{path}: unknown key{f' of {table}' if table else ''}; {suggest(key, _keys(owner))}"]
+    if first["type"] == "missing":
+        return [f"{path}: this key{f' of {table}' if table else ''} has no default; give it a value"]
+    field = owner.model_fields.get(key)
+    meaning = f" ({field.description})" if field and field.description else ""
+    expected = " or ".join(dict.fromkeys(_expected(detail["msg"]) for detail in details))
+    return [f"{path}: expected {expected}, got {first['input']!r}{meaning}"]
+
+
+_WORDS = {
+    "Input should be ": "",
+    "String should have ": "",
+    "Value error, ": "",
+    "expected ": "",
+    "tuple": "list",
+}
+
+
+def _expected(message: str) -> str:
+    """Pydantic's message in the words of the experiment file."""
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return "a table" if "dictionary" in message else message
+
+
+def _keys(owner: type[BaseModel]) -> list[str]:
+    return [key for key in owner.model_fields if key != "params"]
+
+
+def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> Iterator[tuple[int | str, type[BaseModel]]]:
+    """(part, the model it is a key of) along a location, without the branches of unions that pydantic names in it."""
+    owner, below = root, False
+    for part in location:
+        field = owner.model_fields.get(str(part))
+        if below and not isinstance(part, int):
+            continue
+        yield part, owner
+        inner = field.annotation if field and not below else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            owner = inner
+        elif field is not None:
+            below = True
+
+
+def _path(location: tuple[int | str, ...], root: type[BaseModel]) -> str:
+    return ".".join(str(part) for part, _ in _walk(location, root))
+
+
+def _owner(location: tuple[int | str, ...], root: type[BaseModel]) -> type[BaseModel]:
+    return [owner for _, owner in _walk(location, root)][-1] if location else root

@@ -1,0 +1,117 @@
+"""Records as people read them: numbers with units, metrics by name, nothing that could break a terminal or a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+OUTCOMES = ("admitted", "late", "failed", "rejected")
+STATE_MARKS = {"completed": "✓", "degraded": "▲", "failed": "✕", "stopped": "■", "running": "…"}
+
+
+def leading_metric(names: Iterable[str]) -> str | None:
+    """The metric to put first: test before validation before training, accuracy before others before losses."""
+
+    def order(name: str) -> tuple[int, int, str]:
+        split, base = split_metric(name)
+        return (
+            ("test", "validation", "train").index(split),
+            0 if base == "accuracy" else 1 + lower_is_better(base),
+            base,
+        )
+
+    return min(names, key=order, default=None)
+
+
+def split_metric(name: str) -> tuple[str, str]:
+    """``validation_loss`` -> (``validation``, ``loss``); a name without a prefix belongs to the test set."""
+    for split in ("validation", "train"):
+        if name.startswith(split + "_"):
+            return split, name[len(split) + 1 :]
+    return "test", name
+
+
+def lower_is_better(name: str) -> bool:
+    return any(word in name.lower() for word in ("loss", "error", "perplexity", "deviance", "distance"))
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is a share of one, to be shown in per cent."""
+    return name.lower().endswith("accuracy")
+
+
+def finite(value: object) -> float | None:
+    """`value` as a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def numbers(mapping: object) -> dict[str, float]:
+    """The finite numbers of a mapping by their names in printable form; nothing where it is no mapping."""
+    if not isinstance(mapping, Mapping):
+        return {}
+    return {printable(name): number for name, value in mapping.items() if (number := finite(value)) is not None}
+
+
+def printable(text: object) -> str:
+    """`text` on one line without control characters: messages may quote what an untrusted client sent."""
+    return "".join(character if character.isprintable() else " " for character in str(text))
+
+
+def human_bytes(size_bytes: float) -> str:
+    """1234567 -> ``1.2 MB`` (decimal units)."""
+    size, unit = float(size_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if abs(size) < 999.5:
+            break
+        size, unit = size / 1000, larger
+    if unit == "B" or abs(size) >= 99.95:
+        return f"{size:,.0f} {unit}" if abs(size) < 1e6 else f"{size:.2g} {unit}"
+    return f"{size:.1f} {unit}"
+
+
+def human_seconds(seconds: float) -> str:
+    """200 -> ``3 min 20 s``."""
+    if abs(seconds) < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if abs(seconds) < 59.95:
+        return f"{seconds:.1f} s" if abs(seconds) < 9.95 else f"{seconds:.0f} s"
+    if abs(seconds) > 1e10:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def human_count(count: float) -> str:
+    """12345 -> ``12,345``; beyond a million, ``1.2 M``."""
+    if abs(count) < 1e6:
+        return f"{count:,.0f}"
+    return f"{count / 1e6:,.1f} M" if abs(count) < 1e12 else f"{count:.2g}"
+
+
+def human_metric(name: str, value: float) -> str:
+    """An accuracy in per cent, anything else with four significant digits."""
+    return f"{100 * value:.2f} %" if is_share(name) and abs(value) < 1e6 else f"{value:.4g}"
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """`values` as at most `width` block characters, each the mean of its share of the values."""
+    if not values:
+        return ""
+    count = min(width, len(values))
+    edges = [index * len(values) // count for index in range(count + 1)]
+    means = [sum(value / (end - begin) for value in values[begin:end]) for begin, end in pairwise(edges)]
+    low, high = min(means), max(means)
+    # Halved, as the difference of two finite numbers may overflow.
+    span = high / 2 - low / 2
+    levels = [0 if span <= 0 else int(7.999 * ((mean / 2 - low / 2) / span)) for mean in means]
+    return "".join("▁▂▃▄▅▆▇█"[min(7, max(0, level))] for level in levels)
