@@ -138,9 +138,9 @@ def _note_failures(session: Session, blocks: list[Tensor], results: list[Any]) -
         for client, reason in result[0].rejected.items():
             journal.event("rejected", round, client=client, reason=reason)
     if len(failed) == sum(map(len, blocks)):
+        client, reason = next(iter(failed.items()))
         raise FedgenError(
-            f"round {round}: every one of its {len(failed)} clients failed; client {next(iter(failed))}: "
-            f"{next(iter(failed.values()))}"
+            f"round {round}: every one of its {len(failed)} clients failed; client {client}: {reason}{session.suspects}"
         )
     return len(failed)
 

@@ -28,9 +28,11 @@ class Journal:
         self.flush()
         self._append(METRICS, record)
 
-    def drop_round(self) -> None:
-        """A round was given up: forget what happened in it."""
+    def drop_round(self) -> list[dict[str, Any]]:
+        """A round was given up: forget what happened in it; returns that."""
+        dropped = [event for event in self._pending if "round" in event]
         self._pending = [event for event in self._pending if "round" not in event]
+        return dropped
 
     def flush(self) -> None:
         """Write the events noted so far."""

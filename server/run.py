@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ from fedgen.server.view import SilentView, View
 State = Literal["completed", "degraded", "failed", "stopped"]
 EXIT_CODES: Mapping[State, int] = {"completed": 0, "degraded": 3, "failed": 1, "stopped": 130}
 DEGRADING = frozenset({"skipped", "failed", "block_failed", "checkpoint_fell_back"})
-"""Events after which a run that reached its last round is not simply completed."""
+"""Events after which a run that reached its last round is not simply completed; `failed` is of a client here."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,9 @@ class _Life:
         loaded = checkpoint.load_newest(self.folder)
         offsets = {parts.METRICS: 0, parts.EVENTS: 0} if loaded is None else loaded[1]["offsets"]
         standing = self.newborn() if loaded is None else loaded[0]
+        played = {record["round"] for record in read_lines(self.folder / parts.METRICS)}
         for event in read_lines(self.folder / parts.EVENTS):
-            if event["event"] == "block_failed" and event["round"] >= standing.round:
+            if event["event"] == "block_failed" and event["round"] >= standing.round and event["round"] in played:
                 self.given_up[event["round"], event["block"]] = event["reason"]
         truncate(self.folder, offsets)
         if loaded is not None:
@@ -207,7 +209,7 @@ class _Life:
             try:
                 state, message = self._play(standing, journal)
             except StopRequested:
-                state, message = "stopped", f"stopped before round {standing.round}"
+                state, message = "stopped", f"before round {standing.round}"
             except FedgenError as error:
                 state, message = "failed", str(error)
             except Exception as error:
@@ -241,7 +243,7 @@ class _Life:
 
     def _reached(self, journal: Journal) -> tuple[State, str]:
         journal.flush()
-        troubles = [event for event in read_lines(self.folder / parts.EVENTS) if event["event"] in DEGRADING]
+        troubles = [event for event in read_lines(self.folder / parts.EVENTS) if _degrades(event)]
         if not troubles:
             return "completed", ""
         kinds = sorted({event["event"].replace("_", " ") for event in troubles})
@@ -269,10 +271,15 @@ class _Life:
         return round(self.earlier_seconds + monotonic() - self.began, 3)
 
     def _end(self, standing: Standing, journal: Journal, state: State, message: str) -> Result:
-        journal.drop_round()
+        dropped = journal.drop_round()
         if state in ("stopped", "failed"):
             journal.event(state, reason=message)
             self._save(standing, journal)
+            message = self._how_to_go_on(state, message)
+        if state == "failed":
+            # Behind the checkpoint's offset: resume cuts them off and plays the round again.
+            for event in dropped:
+                journal.event(**event)
         journal.close()
         kept = standing.clients.tensors()
         result = Result(
@@ -292,6 +299,10 @@ class _Life:
             self._report()
         self.view.end(result.to_json())
         return result
+
+    def _how_to_go_on(self, state: State, reason: str) -> str:
+        command = f"`{shlex.join(['fedgen', 'resume', str(self.folder)])}` continues"
+        return f"{command} this run" if state == "stopped" else f"{reason}; {command} once this is mended"
 
     def _report(self) -> None:
         """The report; a failure to draw it must not lose the run, and is said."""
@@ -321,6 +332,11 @@ def _signals(interrupt: Interrupt) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _degrades(event: Mapping[str, Any]) -> bool:
+    """A run that failed, was mended and resumed is none the worse for it."""
+    return event["event"] in DEGRADING and (event["event"] != "failed" or "round" in event)
 
 
 def _partition(federation: Federation) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 from fedgen.clients.cohort import evaluate_state
 from fedgen.contracts import BlockFailure, Pool
@@ -31,6 +33,22 @@ class Session:
     journal: Journal
     given_up: dict[tuple[int, int], str] = field(default_factory=dict)
 
+    @property
+    def suspects(self) -> str:
+        """The tail of a message about a round that fails: the user's own parts in it, where there are any."""
+        model, training = self.federation.experiment.model, self.federation.experiment.training
+        named = (
+            ("model.name", model.name),
+            ("model.loss", model.loss),
+            *(("model.metrics", name) for name in model.metrics),
+            ("training.method", training.method.name),
+            *(("training.wrappers", wrapper.name) for wrapper in training.wrappers),
+            ("training.optimizer", training.optimizer.name),
+            ("byzantine.attack", self.federation.experiment.byzantine.attack.name),
+        )
+        own = [f"{key} {name!r}" for key, name in named if ":" in name]
+        return f"; look at {' and '.join(own)}" if own else ""
+
     def evaluate(self, state: Tensors) -> dict[str, float]:
         """Mean metrics of a state over the test and validation samples, summed in order."""
         items = [
@@ -40,13 +58,24 @@ class Session:
         ]
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for result in self.pool.map(evaluate_state, items, (tuple(state), *state.values())):
+        for result in self._evaluated(items, (tuple(state), *state.values())):
             if isinstance(result, BlockFailure):
                 raise FedgenError(f"round {self.standing.round} could not be evaluated: {result.reason}")
             for name, (mean, count) in result.items():
                 sums[name] = sums.get(name, 0.0) + mean * count
                 counts[name] = counts.get(name, 0) + count
         return {name: sums[name] / counts[name] for name in sums}
+
+    def _evaluated(self, items: Sequence[tuple[Any, ...]], shared: Sequence[Any]) -> list[Any]:
+        try:
+            return self.pool.map(evaluate_state, items, shared)
+        except FedgenError:
+            raise
+        except Exception as error:
+            if not self.suspects:
+                raise
+            why = f"{type(error).__name__}: {error}{self.suspects}"
+            raise FedgenError(f"round {self.standing.round} could not be evaluated: {why}") from error
 
 
 class Stopwatch:

@@ -276,6 +276,8 @@ def test_a_run_that_is_let_go_no_longer_names_its_ray_folder(
 
 
 NETS = """
+from pathlib import Path
+
 import torch
 
 class Fragile(torch.nn.Linear):
@@ -299,6 +301,28 @@ class Broken(torch.nn.Linear):
     def forward(self, x):
         if self.training:
             raise ValueError("nothing works")
+        return super().forward(x.flatten(1))
+
+class Mendable(torch.nn.Linear):
+    '''Fails whenever it is trained while the file `broken` is there.'''
+
+    def __init__(self) -> None:
+        super().__init__(64, 10)
+
+    def forward(self, x):
+        if self.training and Path("broken").exists():
+            raise ValueError("not mended yet")
+        return super().forward(x.flatten(1))
+
+class Untested(torch.nn.Linear):
+    '''Fails whenever it is not trained.'''
+
+    def __init__(self) -> None:
+        super().__init__(64, 10)
+
+    def forward(self, x):
+        if not self.training:
+            raise ValueError("no test")
         return super().forward(x.flatten(1))
 
 class NoNetwork:
@@ -357,9 +381,46 @@ def test_a_model_that_fails_in_all_clients_leaves_a_failed_run(
     assert "Traceback" not in ended.out + ended.err
     assert json.loads((tmp_path / "out" / "result.json").read_text()) == last
     assert {"model.safetensors", "experiment.toml", "resolved.toml"} <= set(files_under(tmp_path / "out"))
-    reasons = [event for event in read_lines(tmp_path / "out" / "events.jsonl") if event["event"] == "failed"]
-    assert reasons
-    assert "nothing works" in reasons[-1]["reason"]
+    assert "model.name 'my_nets:Broken'" in last["message"]
+    assert "`fedgen resume out` continues" in last["message"]
+    run_failed, *of_clients = [
+        event for event in read_lines(tmp_path / "out" / "events.jsonl") if event["event"] == "failed"
+    ]
+    assert "round" not in run_failed
+    assert "nothing works" in run_failed["reason"]
+    assert sorted(event["client"] for event in of_clients) == list(range(12))
+    assert {(event["round"], event["reason"]) for event in of_clients} == {(0, "ValueError: nothing works")}
+    assert fedgen("report", "out").code == 0
+    assert "12 client runs failed, of 12 clients" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("nets")
+def test_a_failed_run_that_was_mended_ends_as_if_it_had_never_failed(
+    fedgen: Fedgen, write: Callable[[str], str], tmp_path: Path
+) -> None:
+    file = write(OWN.format(name="Mendable"))
+    assert fedgen("run", file, "--out", "whole").code == 0
+    (tmp_path / "broken").touch()
+    assert fedgen("run", file, "--out", "out").code == 1
+    assert fedgen("resume", "out").code == 1
+    (tmp_path / "broken").unlink()
+    ended = fedgen("resume", "out", "--json")
+    last = json.loads(ended.out.splitlines()[-1])
+    assert (ended.code, last["state"], last["message"]) == (0, "completed", "")
+    assert last["sha256"] == json.loads((tmp_path / "whole" / "result.json").read_text())["sha256"]
+    events = read_lines(tmp_path / "out" / "events.jsonl")
+    assert [event["event"] for event in events] == ["failed", "resumed", "failed", "resumed", "admitted", "admitted"]
+    assert not any("client" in event for event in events)
+
+
+@pytest.mark.usefixtures("nets")
+def test_a_model_that_fails_in_evaluation_leaves_a_failed_run(fedgen: Fedgen, write: Callable[[str], str]) -> None:
+    ended = fedgen("run", write(OWN.format(name="Untested")), "--out", "out", "--json")
+    assert ended.code == 1, ended
+    message = json.loads(ended.out.splitlines()[-1])["message"]
+    assert "round 0 could not be evaluated: ValueError: no test" in message
+    assert "model.name 'my_nets:Untested'" in message
+    assert "Traceback" not in ended.out + ended.err
 
 
 @pytest.mark.usefixtures("nets")

@@ -85,6 +85,15 @@ def test_resume_of_a_completed_run_changes_nothing(tmp_path: Path) -> None:
     assert (again.state, again.sha256, again.metrics) == (first.state, first.sha256, first.metrics)
 
 
+def test_a_block_given_up_in_the_round_that_failed_the_run_is_tried_again(tmp_path: Path) -> None:
+    whole = run(tiny(), tmp_path / "whole")
+    run(tiny(rounds=3), tmp_path / "run")
+    with (tmp_path / "run" / "events.jsonl").open("a") as events:
+        events.write('{"event": "block_failed", "round": 3, "block": 0, "clients": [], "reason": "too slow"}\n')
+    result = resume(tmp_path / "run", rounds=6)
+    assert (result.state, result.sha256) == ("completed", whole.sha256)
+
+
 def test_resume_without_any_checkpoint_starts_over(tmp_path: Path) -> None:
     whole = run(tiny(), tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints").iterdir():
