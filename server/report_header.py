@@ -7,9 +7,18 @@ from collections.abc import Mapping
 from statistics import median
 
 from fedgen.server.parts import RESOLVED
-from fedgen.server.report_words import counted, metric_words
+from fedgen.server.report_words import metric_words
 from fedgen.server.run_record import RunFolder
-from fedgen.server.words import finite, human_bytes, human_count, human_metric, human_seconds, leading_metric, numbers
+from fedgen.server.words import (
+    counted,
+    finite,
+    human_bytes,
+    human_count,
+    human_metric,
+    human_seconds,
+    leading_metric,
+    numbers,
+)
 
 
 def subtitle(run: RunFolder) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgen.server.report_canvas import COLOURS, drawing, plain, plot_axes, written
-from fedgen.server.report_words import counted, spread
+from fedgen.server.report_words import spread
 from fedgen.server.run_record import Partition
-from fedgen.server.words import human_count
+from fedgen.server.words import counted, human_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from fedgen.server.refusals import by_client, by_reason, refused
-from fedgen.server.report_words import clipped, counted
+from fedgen.server.report_words import clipped
 from fedgen.server.run_record import Record, RunFolder
-from fedgen.server.words import human_count
+from fedgen.server.words import counted, human_count
 
 
 def refusal_tables(run: RunFolder) -> Record:

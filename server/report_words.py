@@ -6,13 +6,9 @@ import json
 from collections.abc import Sequence
 from statistics import median
 
-from fedgen.server.words import human_count, split_metric
+from fedgen.server.words import split_metric
 
 LONGEST_TEXT = 400
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    return f"{human_count(count)} {one if count == 1 else many or one + 's'}"
 
 
 def spread(values: Sequence[float]) -> str:

@@ -6,7 +6,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -29,6 +29,7 @@ from fedgen.server.pool import Interrupt, SerialPool, StopRequested
 from fedgen.server.session import Session
 from fedgen.server.star import play_round
 from fedgen.server.view import SilentView, View
+from fedgen.server.words import counted
 
 State = Literal["completed", "degraded", "failed", "stopped"]
 EXIT_CODES: Mapping[State, int] = {"completed": 0, "degraded": 3, "failed": 1, "stopped": 130}
@@ -197,12 +198,14 @@ class _Life:
             self.opening.append(("engine", {"reason": self.federation.engine_reason}))
         for event, details in self.opening:
             journal.event(event, **details)
-        with self.view, _signals(self.interrupt):
+        with self.view, _signals(self.interrupt, self.view):
             self.view.start(
                 self.federation.experiment.experiment.name,
                 str(self.folder),
                 self.federation.experiment.federation.rounds,
                 standing.round,
+                read_lines(self.folder / parts.METRICS),
+                self._seconds(),
             )
             for event, details in self.opening:
                 self.view.note(f"{event.replace('_', ' ')}: {details['reason']}")
@@ -226,8 +229,9 @@ class _Life:
         if standing.round >= rounds:
             return self._reached(journal)
         pool = self._pool(journal)
+        self.view.doing("")
         try:
-            with _signals(self.interrupt):  # again: Ray installs handlers of its own
+            with _signals(self.interrupt, self.view):  # again: Ray installs handlers of its own
                 session = Session(self.federation, pool, standing, journal, self.given_up)
                 while standing.round < rounds:
                     self.interrupt.check()
@@ -247,7 +251,8 @@ class _Life:
         if not troubles:
             return "completed", ""
         kinds = sorted({event["event"].replace("_", " ") for event in troubles})
-        return "degraded", f"{len(troubles)} events ({', '.join(kinds)}); events.jsonl and the report name them"
+        events = counted(len(troubles), "event")
+        return "degraded", f"{events} ({', '.join(kinds)}); events.jsonl and the report say more"
 
     def _pool(self, journal: Journal) -> Pool:
         runtime = self.federation.experiment.runtime
@@ -260,6 +265,7 @@ class _Life:
             self.view.note(reason)
 
         workers = default_workers() if runtime.workers == "auto" else int(runtime.workers)
+        self.view.doing(f"starting {counted(workers, 'Ray worker')}")
         path = tuple(self.environment["search_path"])
         return RayPool(self.federation, workers, self.interrupt, path, noted)
 
@@ -295,27 +301,27 @@ class _Life:
         model = self.federation.method.layout.view(standing.state["model"])
         checkpoint.save_tensors(self.folder / parts.MODEL, model, {"sha256": result.sha256})
         run_folder.write_json(self.folder / parts.RESULT, result.to_json())
-        if self.federation.experiment.tracking.report:
-            self._report()
-        self.view.end(result.to_json())
+        report = self._report() if self.federation.experiment.tracking.report else ""
+        self.view.end(result.to_json(), report)
         return result
 
     def _how_to_go_on(self, state: State, reason: str) -> str:
         command = f"`{shlex.join(['fedgen', 'resume', str(self.folder)])}` continues"
         return f"{command} this run" if state == "stopped" else f"{reason}; {command} once this is mended"
 
-    def _report(self) -> None:
-        """The report; a failure to draw it must not lose the run, and is said."""
+    def _report(self) -> str:
+        """The report's path; a failure to draw it must not lose the run, and is said."""
         from fedgen.server.report import write_report
 
         try:
-            write_report(self.folder)
+            return str(write_report(self.folder))
         except Exception as error:
             self.view.note(f"the report could not be written ({error}); try `fedgen report {self.folder}`")
+            return ""
 
 
 @contextmanager
-def _signals(interrupt: Interrupt) -> Iterator[None]:
+def _signals(interrupt: Interrupt, view: View) -> Iterator[None]:
     """SIGINT and SIGTERM ask for a stop; a second one is not waited for."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -325,6 +331,8 @@ def _signals(interrupt: Interrupt) -> Iterator[None]:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
+        with suppress(RuntimeError):  # the signal came while the same stream was written to
+            view.doing("stopping: the round in progress is dropped, Ctrl-C again does not wait")
 
     before = {each: signal.signal(each, request) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

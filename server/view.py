@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 from fedgen.server.words import (
     OUTCOMES,
     STATE_MARKS,
+    counted,
     finite,
     human_bytes,
     human_count,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Clock = Callable[[], float]
+Records = Iterable[Mapping[str, Any]]
 
 RECENT_ROUNDS = 50
 
@@ -44,8 +46,16 @@ class View(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def start(self, title: str, folder: str, rounds: int, first_round: int) -> None:
-        """Begin: `rounds` is the number planned, `first_round` the one this process begins with (above 0 on resume)."""
+    def start(
+        self, title: str, folder: str, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0
+    ) -> None:
+        """Begin: `rounds` is the number planned, `first_round` the one this process begins with (above 0 on resume).
+
+        earlier: the records of the rounds before it.  earlier_s: seconds that the run has taken so far.
+        """
+
+    def doing(self, what: str) -> None:
+        """Say what rounds wait for, such as workers that start; nothing where they begin now."""
 
     def round(self, record: dict[str, Any]) -> None:
         """Show one finished round, given as its line of ``metrics.jsonl``."""
@@ -53,8 +63,8 @@ class View(Protocol):
     def note(self, message: str) -> None:
         """Say one warning or event worth a person's attention."""
 
-    def end(self, result: dict[str, Any]) -> None:
-        """Finish with the contents of ``result.json``."""
+    def end(self, result: dict[str, Any], report: str = "") -> None:
+        """Finish with the contents of ``result.json`` and the path of the report, where one was written."""
 
 
 def view_for(stream: TextIO, *, json: bool = False) -> View:
@@ -75,38 +85,50 @@ class SilentView:
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def start(self, title: str, folder: str, rounds: int, first_round: int) -> None: ...
+    def start(
+        self, title: str, folder: str, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0
+    ) -> None: ...
+
+    def doing(self, what: str) -> None: ...
 
     def round(self, record: dict[str, Any]) -> None: ...
 
     def note(self, message: str) -> None: ...
 
-    def end(self, result: dict[str, Any]) -> None: ...
+    def end(self, result: dict[str, Any], report: str = "") -> None: ...
 
 
 class Tally:
-    """The records so far, added up: what every view shows.
-
-    Counts and bytes are those of this process; on a resumed run the rounds before `first_round` are not among them.
-    """
+    """The records so far, added up: what every view shows. The pace is that of this process's rounds."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
         self.begin(0, 0)
 
-    def begin(self, rounds: int, first_round: int) -> None:
+    def begin(self, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0) -> None:
         self.rounds = rounds
-        self.done = first_round
+        self.done = 0
         self.last: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.total: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.skipped = 0
         self.bytes = {"up": 0.0, "down": 0.0}
         self.histories: dict[str, list[tuple[int, float]]] = {}
-        self.began = self.clock()
-        self.stamps: deque[float] = deque([self.began], maxlen=RECENT_ROUNDS + 1)
+        self.began = self.clock() - earlier_s
+        for record in earlier:
+            self._count(record)
+        self.done = first_round
+        self.wait_for("")
+
+    def wait_for(self, what: str) -> None:
+        """Rounds wait for something, or begin now: a pace measured before is no more."""
+        self.waiting = what
+        self.stamps: deque[float] = deque([self.clock()], maxlen=RECENT_ROUNDS + 1)
 
     def add(self, record: Mapping[str, Any]) -> None:
         self.stamps.append(self.clock())
+        self._count(record)
+
+    def _count(self, record: Mapping[str, Any]) -> None:
         number = finite(record.get("round"))
         self.done = self.done + 1 if number is None else max(self.done, int(number) + 1)
         self.skipped += bool(record.get("skipped"))
@@ -131,8 +153,8 @@ class Tally:
 
     @property
     def seconds_a_round(self) -> float | None:
-        """Mean over the last 50 rounds but the first, which waits for workers to start; None before that has ended."""
-        stamps = list(self.stamps)[1:] if self.stamps[0] == self.began and len(self.stamps) > 2 else self.stamps
+        """Mean over the last 50 rounds; None before the first has ended."""
+        stamps = self.stamps
         return (stamps[-1] - stamps[0]) / (len(stamps) - 1) if len(stamps) > 1 else None
 
     @property
@@ -159,11 +181,18 @@ class PlainView:
     def __exit__(self, *exception: object) -> None:
         self._release()
 
-    def start(self, title: str, folder: str, rounds: int, first_round: int) -> None:
-        self.tally.begin(rounds, first_round)
+    def start(
+        self, title: str, folder: str, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0
+    ) -> None:
+        self.tally.begin(rounds, first_round, earlier, earlier_s)
         self._said_at = self._held = None
         resumed = f", from round {first_round}" if first_round else ""
-        self._say(f"{title}: {rounds} rounds{resumed}, folder {folder}")
+        self._say(f"{title}: {counted(rounds, 'round')}{resumed}, folder {folder}")
+
+    def doing(self, what: str) -> None:
+        self.tally.wait_for(what)
+        if what:
+            self._say(f"{what} ...")
 
     def round(self, record: dict[str, Any]) -> None:
         self.tally.add(record)
@@ -176,9 +205,9 @@ class PlainView:
     def note(self, message: str) -> None:
         self._say(f"note: {message}")
 
-    def end(self, result: dict[str, Any]) -> None:
+    def end(self, result: dict[str, Any], report: str = "") -> None:
         self._release()
-        self._say(end_line(result))
+        self._say(end_line(result, report))
 
     def _release(self) -> None:
         if self._held is not None:
@@ -208,17 +237,23 @@ class LiveView:
     def __exit__(self, *exception: object) -> None:
         self._close()
 
-    def start(self, title: str, folder: str, rounds: int, first_round: int) -> None:
+    def start(
+        self, title: str, folder: str, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0
+    ) -> None:
         from rich.live import Live
 
         self._close()
         self.title, self.folder = printable(title), printable(folder)
-        self.tally.begin(rounds, first_round)
+        self.tally.begin(rounds, first_round, earlier, earlier_s)
         # Piped standard output belongs to whoever reads it, even while the panel is drawn on stderr.
         self._live = Live(
             console=self.console, get_renderable=self.panel, refresh_per_second=4, redirect_stdout=sys.stdout.isatty()
         )
         self._live.start(refresh=True)
+
+    def doing(self, what: str) -> None:
+        with self._lock:
+            self.tally.wait_for(what)
 
     def round(self, record: dict[str, Any]) -> None:
         with self._lock:
@@ -229,12 +264,12 @@ class LiveView:
 
         self.console.print(Text.assemble(("note ", "yellow"), printable(message)))
 
-    def end(self, result: dict[str, Any]) -> None:
+    def end(self, result: dict[str, Any], report: str = "") -> None:
         from rich.text import Text
 
         self._close()
         style = {"completed": "green", "degraded": "yellow", "stopped": "yellow", "failed": "red"}
-        self.console.print(Text(end_line(result), style=style.get(str(result.get("state")), "")))
+        self.console.print(Text(end_line(result, report), style=style.get(str(result.get("state")), "")))
 
     def panel(self) -> RenderableType:
         """The panel as it stands now, for whatever width the console has."""
@@ -253,8 +288,10 @@ class LiveView:
         tally = self.tally
         total = max(tally.rounds, 1)
         bar = ProgressBar(total=total, completed=max(0, min(tally.done, total)))
-        eta = "" if tally.eta_s is None or tally.done >= tally.rounds else f" · {human_seconds(tally.eta_s)} left"
-        words = Text(f"{tally.done}/{tally.rounds} rounds{eta}", no_wrap=True, overflow="ellipsis")
+        eta = tally.eta_s
+        left = "" if eta is None or tally.done >= tally.rounds else f"{human_seconds(eta)} left"
+        parts = [f"{tally.done}/{tally.rounds} rounds", tally.waiting or left]
+        words = Text(" · ".join(filter(None, parts)), no_wrap=True, overflow="ellipsis")
         line = Table.grid(padding=(0, 1), expand=True)
         line.add_column(ratio=1)
         if self.console.width >= 70:
@@ -340,14 +377,14 @@ def plain_line(tally: Tally, *, skipped: bool = False) -> str:
     return " | ".join(parts)
 
 
-def end_line(result: Mapping[str, Any]) -> str:
-    """How the run ended, in one sentence."""
+def end_line(result: Mapping[str, Any], report: str = "") -> str:
+    """How the run ended, in one sentence, and where to look."""
     state = str(result.get("state", "ended"))
     metrics = numbers(result.get("metrics"))
     name = leading_metric(metrics)
     parts = [f"{STATE_MARKS.get(state, '-')} {state}"]
     if (rounds := finite(result.get("rounds"))) is not None:
-        parts.append(f"after {int(rounds)} rounds")
+        parts.append(f"after {counted(int(rounds), 'round')}")
     if (seconds := finite(result.get("seconds"))) is not None:
         parts.append(f"in {human_seconds(seconds)}")
     text = " ".join(parts)
@@ -355,4 +392,6 @@ def end_line(result: Mapping[str, Any]) -> str:
         text += f", {name} {human_metric(name, metrics[name])}"
     if message := result.get("message"):
         text += f": {message}"
+    if report or result.get("run"):
+        text += f" (report: {report})" if report else f" (folder: {result['run']})"
     return printable(text)

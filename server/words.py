@@ -98,6 +98,11 @@ def human_count(count: float) -> str:
     return f"{count / 1e6:,.1f} M" if abs(count) < 1e12 else f"{count:.2g}"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """1, ``round`` -> ``1 round``; 2 -> ``2 rounds``."""
+    return f"{human_count(count)} {one if count == 1 else many or one + 's'}"
+
+
 def human_metric(name: str, value: float) -> str:
     """An accuracy in per cent, anything else with four significant digits."""
     return f"{100 * value:.2f} %" if is_share(name) and abs(value) < 1e6 else f"{value:.4g}"

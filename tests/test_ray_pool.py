@@ -27,6 +27,7 @@ from fedgen.server.ray_cluster import connect, ray_home
 from fedgen.server.ray_pool import RayPool
 from fedgen.server.session import Session
 from fedgen.server.star import play_round
+from fedgen.server.view import PlainView
 
 BIG_CLIENT = 324
 """1,293 training samples over 4 clients: one of them, and only one, holds this many."""
@@ -97,9 +98,11 @@ def test_killed_worker_leaves_the_hash(tmp_path: Path, capsys: pytest.CaptureFix
     expected = run(experiment(40, runtime={"backend": "serial"}), tmp_path / "serial")
     killer = threading.Thread(target=kill_a_worker_after, args=(tmp_path / "ray", 2))
     killer.start()
-    result = run(experiment(40), tmp_path / "ray")
+    result = run(experiment(40), tmp_path / "ray", view=PlainView(sys.stdout))
     killer.join()
-    assert "raylet" not in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert output.splitlines()[1] == "starting 2 Ray workers ..."
+    assert "raylet" not in output
     assert (result.state, result.sha256) == ("completed", expected.sha256)
     [retry] = [event for event in read_lines(tmp_path / "ray" / "events.jsonl") if event["event"] == "retried"]
     assert "took its place" in retry["reason"]

@@ -20,6 +20,7 @@ from fedgen import Experiment, resume, run
 from fedgen.errors import FedgenError, SettingError
 from fedgen.server import parts
 from fedgen.server.journal import read_lines
+from fedgen.server.view import SilentView, end_line
 
 FEDGEN = [sys.executable, "-m", "fedgen.server"]
 
@@ -165,6 +166,45 @@ def test_too_few_admitted_updates_skip_the_round(tmp_path: Path) -> None:
     start = Federation(untouched).method.initial_state(0)["model"]
     kept = torch.cat([value.flatten() for value in load_file(result.folder / "model.safetensors").values()])
     assert sorted(start.tolist()) == sorted(kept.tolist())
+
+
+class Heard(SilentView):
+    """Remembers what a run told its view; stops the run in its second round where asked to."""
+
+    def __init__(self, stop: bool = False) -> None:
+        self.stop = stop
+        self.said: list[str] = []
+        self.earlier: list[int] = []
+
+    def start(
+        self, title: str, folder: str, rounds: int, first_round: int, earlier: Any = (), seconds: Any = 0
+    ) -> None:
+        self.earlier = [record["round"] for record in earlier]
+
+    def doing(self, what: str) -> None:
+        self.said.append(what)
+
+    def round(self, record: dict[str, Any]) -> None:
+        if self.stop and record["round"] == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def end(self, result: dict[str, Any], report: str = "") -> None:
+        self.said.append(end_line({**result, "seconds": None, "metrics": {}}, report))
+
+
+def test_what_a_person_is_told_of_a_stop_and_a_resume(tmp_path: Path) -> None:
+    folder, heard = tmp_path / "my run", Heard(stop=True)
+    run(tiny(tracking={"report": True}), folder, view=heard)
+    go_on = f"`fedgen resume '{folder}'` continues this run"
+    assert [words for words in heard.said if words] == [
+        "stopping: the round in progress is dropped, Ctrl-C again does not wait",
+        f"■ stopped after 2 rounds: {go_on} (report: {folder}/report.html)",
+    ]
+    assert read_lines(folder / "events.jsonl")[-1] == {"event": "stopped", "reason": "before round 2"}
+    assert (go_on in (folder / "report.html").read_text().replace("&#39;", "'")) is True
+    resume(folder, view=(again := Heard()))
+    assert again.earlier == [0, 1]
+    assert again.said[-1] == f"✓ completed after 6 rounds (report: {folder}/report.html)"
 
 
 def start_command(folder: Path, **settings: object) -> subprocess.Popen[str]:

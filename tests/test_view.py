@@ -113,6 +113,53 @@ def test_the_eta_follows_the_last_fifty_rounds() -> None:
     assert tally.eta_s == 100.0
 
 
+def test_the_eta_does_not_count_what_the_rounds_waited_for() -> None:
+    """Starting Ray takes seconds and happens once."""
+    view, clock = live(80, rounds=100)
+    view.doing("starting 2 Ray workers")
+    clock.now += 60.0
+    assert "0/100 rounds · starting 2 Ray workers" in " ".join(shown(view, 80))
+    view.doing("")
+    clock.now += 2.0
+    view.round(record(0))
+    text = " ".join(shown(view, 80))
+    assert "1/100 rounds · 3 min 18 s left" in text
+    assert "1 min 02 s · 2.0 s a round" in text
+
+
+def test_the_panel_says_that_it_stops() -> None:
+    view, _ = live(80)
+    view.round(record(0))
+    view.doing("stopping")
+    assert "1/100 rounds · stopping" in " ".join(shown(view, 80))
+
+
+def test_a_log_says_what_the_rounds_wait_for() -> None:
+    view, clock, stream = plain(rounds=10)
+    view.doing("starting 2 Ray workers")
+    clock.now += 60.0
+    view.doing("")
+    clock.now += 2.0
+    view.round(record(0))
+    assert stream.getvalue().splitlines()[1] == "starting 2 Ray workers ..."
+    assert round_lines(stream)[0].endswith("2.0 s a round | 18 s left")
+
+
+def test_a_resumed_run_remembers_its_earlier_rounds() -> None:
+    clock = Clock()
+    view = LiveView(console(80), clock)
+    earlier = [record(number, accuracy=0.9 if number == 40 else 0.5) for number in range(90)]
+    view.start("digits", "runs/x", 100, 90, earlier, 600.0)
+    clock.now += 3.0
+    view.round(record(90, accuracy=0.6))
+    text = " ".join(shown(view, 80))
+    assert "91/100 rounds · 27 s left" in text
+    assert "accuracy 60.00 % · best 90.00 % at 40" in text
+    assert "up 91.0 MB" in text
+    assert "10 min 03 s · 3.0 s a round" in text
+    assert view.tally.total["admitted"] == 91 * 9
+
+
 def test_a_resumed_run_counts_from_its_first_round() -> None:
     view, clock = live(80, rounds=100, first_round=90)
     with view:
@@ -142,7 +189,7 @@ def test_the_terminal_is_given_back_at_the_end_and_after_an_exception() -> None:
     output = text_of(view)
     assert output.count(hide) == output.count(show) == 1
     assert "note careful" in output
-    assert "▲ degraded after 1 rounds in 1 min 01 s, accuracy 90.00 %: one round skipped" in output
+    assert "▲ degraded after 1 round in 1 min 01 s, accuracy 90.00 %: one round skipped" in output
 
     view, _ = live(80)
     fail(view, rounds=1)
@@ -188,6 +235,15 @@ def test_plain_lines_come_at_most_once_a_second_but_first_and_last_always() -> N
     numbers = [int(line.split("/")[0]) for line in round_lines(stream)]
     assert numbers == [1, *range(5, 100, 4), 100]
     assert stream.getvalue().endswith("completed after 100 rounds\n")
+
+
+def test_the_last_line_names_the_report_else_the_folder() -> None:
+    result = {"state": "completed", "rounds": 2, "run": "runs/x"}
+    view, _, stream = plain()
+    view.end(result, "runs/x/report.html")
+    assert stream.getvalue().splitlines()[-1] == "✓ completed after 2 rounds (report: runs/x/report.html)"
+    view.end({**result, "state": "stopped", "message": "go on with X"})
+    assert stream.getvalue().splitlines()[-1] == "■ stopped after 2 rounds: go on with X (folder: runs/x)"
 
 
 def test_the_last_round_before_a_stop_is_said() -> None:
