@@ -43,7 +43,7 @@ def _lines(path: str, details: list[ErrorDetails], root: type[BaseModel], of: st
         return [f"{path}: this key{f' of {table}' if table else ''} has no default; give it a value"]
     field = owner.model_fields.get(key)
     meaning = f" ({field.description})" if field and field.description else ""
-    expected = " or ".join(dict.fromkeys(_expected(detail["msg"]) for detail in details))
+    expected = " or ".join(dict.fromkeys(map(_expected, details)))
     return [f"{path}: expected {expected}, got {first['input']!r}{meaning}"]
 
 
@@ -56,8 +56,11 @@ _WORDS = {
 }
 
 
-def _expected(message: str) -> str:
+def _expected(detail: ErrorDetails) -> str:
     """Pydantic's message in the words of the experiment file."""
+    message = detail["msg"]
+    if detail["type"] == "string_pattern_mismatch":  # experiment.name is the one text with a pattern
+        return "text without slashes or control characters"
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
     return "a table" if "dictionary" in message else message

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from pkgutil import walk_packages
 from typing import Any, TypeVar, get_type_hints
 
@@ -42,6 +43,7 @@ INJECTED = ("facts", "inner")
 """Fields that `build` supplies; every other field of a registered dataclass is a parameter of the experiment file."""
 
 _MEMBERS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in HOMES}
+_SEARCHED: list[str] = []
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
@@ -84,7 +86,18 @@ def find(kind: str, name: str) -> Callable[..., Any]:
 
 def search_in(folders: Iterable[str]) -> None:
     """Look for a user's own modules in these folders too, after everything that is installed."""
-    sys.path.extend(folder for folder in folders if folder not in sys.path)
+    for folder in folders:
+        if folder not in sys.path:
+            sys.path.append(folder)
+        if folder not in _SEARCHED:
+            _SEARCHED.append(folder)
+
+
+def _searched() -> str:
+    """The folders of the user's own among those that are searched; from Python that is the script's."""
+    here = [str(Path.cwd())] if {"", str(Path.cwd())} & set(sys.path) else []
+    folders = dict.fromkeys([*_SEARCHED, *here])
+    return f": {' or '.join(folders)}" if folders else ", or of the script"
 
 
 def _imported(kind: str, path: str) -> Callable[..., Any]:
@@ -94,9 +107,10 @@ def _imported(kind: str, path: str) -> Callable[..., Any]:
     try:
         module = import_module(module_name)
     except Exception as error:
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
         raise SettingError(
-            f"{kind} {path!r} cannot be imported ({type(error).__name__}: {error}); the folder of the experiment file "
-            f"and these are searched: {', '.join(sys.path[:3])}, ..."
+            f"{kind} {path!r} cannot be imported ({type(error).__name__}: {error}); "
+            + (f"put it into the folder of the experiment file{_searched()}" if absent else "mend the module")
         ) from error
     found = getattr(module, attribute, None)
     if found is None:

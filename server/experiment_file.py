@@ -10,7 +10,8 @@ import tomlkit
 from pydantic import BaseModel
 from tomlkit.items import Item
 
-from fedgen.config import Experiment, parse_experiment
+from fedgen import registry
+from fedgen.config import Experiment, ModelSection, parse_experiment
 from fedgen.errors import SettingError
 
 
@@ -69,9 +70,11 @@ def _lines(section: BaseModel) -> list[Any]:
     """Comments and (key, value) pairs of one section."""
     lines: list[Any] = []
     dumped = section.model_dump()
+    fields = {**type(section).model_fields}
+    if isinstance(section, ModelSection):
+        fields |= registry.parameters(registry.find("model", section.name)).model_fields
     for key, value in dumped.items():
-        field = type(section).model_fields.get(key)
-        lines.append(tomlkit.comment((field and field.description) or f"{key} of {dumped.get('name')}"))
+        lines.append(tomlkit.comment(fields[key].description or key))
         lines.append(tomlkit.comment(f"{key} =") if value is None else (key, _inline(value)))
     return lines
 

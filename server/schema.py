@@ -124,7 +124,8 @@ _TYPES = {"string": "text", "boolean": "true or false", "array": "list", "null":
 
 def _words(node: dict[str, Any], schema: dict[str, Any]) -> str:
     if "x-fedgen-kind" in node:
-        return f"a {node['x-fedgen-kind'].replace('_', ' ')}"
+        kind = node["x-fedgen-kind"].replace("_", " ")
+        return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     if "anyOf" in node:
         parts = [_words(each, schema) for each in node["anyOf"]]
         return " or ".join(part for part in parts if part != "none")

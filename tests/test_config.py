@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -25,7 +27,7 @@ from fedgen.server.schema import experiment_schema, key_table, listing
 
 JARGON = re.compile(
     r"constrained|literal\[|Input should|dictionary|tuple|instance of|String should|Value error|validation error"
-    r"|pydantic|StopIteration|NoneType|Traceback|unhashable|object at 0x|\n\s*\n"
+    r"|match pattern|pydantic|StopIteration|NoneType|Traceback|unhashable|object at 0x|\n\s*\n"
 )
 """What a message must not hold: words of the validation library, of Python, and blank lines."""
 
@@ -414,6 +416,17 @@ def test_every_key_has_a_description_in_schema_and_table() -> None:
         assert section.__doc__, field
 
 
+def test_the_table_has_the_right_articles() -> None:
+    assert not re.findall(r"\| a [aeiou][^|]*\|", key_table())
+    assert "| `optimizer` | an optimizer |" in key_table()
+    assert "| `rule` | a rule |" in key_table()
+
+
+def test_the_starter_describes_every_key() -> None:
+    assert " of mlp" not in starter()
+    assert re.search(r"\n# [^\n]*width[^\n]*\nhidden = \[128\]", starter())
+
+
 def test_the_listing_of_an_unknown_kind_is_explained() -> None:
     with pytest.raises(SettingError, match="kind 'rules' is not known: did you mean 'rule'"):
         listing("rules")
@@ -425,6 +438,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "malformed": ("[data]\nclients = = 3", ["not valid TOML", "line 2"]),
     "malformed end": ("[data", ["not valid TOML", "Expected ']'"]),
     "key twice": ("[data]\nclients = 3\nclients = 4", ["not valid TOML", "overwrite"]),
+    "a slash in the name": (
+        "[experiment]\nname = 'a/b'",
+        ["experiment.name", "text without slashes or control characters", "'a/b'", "name of the run folder"],
+    ),
     "text for a number": (
         "[federation]\nrounds = 'many'",
         ["federation.rounds", "integer", "'many'", "number of rounds"],
@@ -595,6 +612,24 @@ def test_a_mistake_is_named_with_its_setting_and_what_was_expected(mistake: str)
     assert [fragment for fragment in fragments if fragment not in message] == [], message
     assert JARGON.search(message) is None, message
     assert len(message.splitlines()) == 1, message
+
+
+def test_a_module_that_is_not_there_names_the_folders_of_ones_own_that_were_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.setattr(registry, "_SEARCHED", [])
+    registry.search_in(["/home/me/experiments"])
+    with pytest.raises(SettingError) as caught:
+        registry.find("model", "no_such:Net")
+    assert str(caught.value).endswith("; put it into the folder of the experiment file: /home/me/experiments")
+    (tmp_path / "typo.py").write_text("import no_such")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingError) as caught:
+        registry.find("model", "typo:Net")
+    assert "ModuleNotFoundError: No module named 'no_such'" in str(caught.value)
+    assert "/home/me" not in str(caught.value)
 
 
 def test_two_mistakes_are_two_lines() -> None:
