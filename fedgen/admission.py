@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,18 +32,29 @@ def admit(norms: Tensor, weights: Tensor, norm_limit: float) -> Admission:
     >>> admit(torch.tensor([1.0, float("nan")]), torch.ones(2), 10.0).reasons
     {1: 'update is not finite'}
     """
-    finite, short = norms.isfinite(), norms <= norm_limit
-    weighty = weights.isfinite() & (weights > 0) & (weights <= WEIGHT_LIMIT)
+    finite, short = np.isfinite(norms.numpy()), norms.numpy() <= norm_limit
+    weighty = (weights.numpy() > 0) & (weights.numpy() <= WEIGHT_LIMIT)
     mask = finite & short & weighty
     reasons = {}
-    for row in (~mask).nonzero().flatten().tolist():
+    for row in np.flatnonzero(~mask).tolist():
         if not finite[row]:
             reasons[row] = "update is not finite"
         elif not short[row]:
-            reasons[row] = f"norm {norms[row]:.3g} is above aggregation.norm_limit {norm_limit:.3g}"
+            norm, limit = _apart(float(norms[row]), norm_limit)
+            reasons[row] = f"norm {norm} is above aggregation.norm_limit {limit}"
         else:
             reasons[row] = f"weight {weights[row]:.3g} is not in 0 .. {WEIGHT_LIMIT:.0e}"
-    return Admission(mask, reasons)
+    return Admission(torch.from_numpy(mask), reasons)
+
+
+def _apart(large: float, small: float) -> tuple[str, str]:
+    """Two numbers with as many digits as it takes to tell them apart, 3 at least.
+
+    >>> _apart(0.3501, 0.35), _apart(1e9, 1e6)
+    (('0.3501', '0.35'), ('1e+09', '1e+06'))
+    """
+    pairs = ((f"{large:.{digits}g}", f"{small:.{digits}g}") for digits in range(3, 18))
+    return next(pair for pair in pairs if pair[0] != pair[1])
 
 
 def check_update(update: Update, expects: Layout, clients: int) -> None:

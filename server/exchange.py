@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -23,25 +23,28 @@ from fedgen.server.sliced_rows import SlicedRows
 
 @dataclass(frozen=True)
 class Outcome:
-    """An exchange after its last admission: what the server half may use, and what is kept if the round counts."""
+    """An exchange after its last admission: what the server half may use, and what is kept if the round counts.
+
+    rejected: client -> why.  failed: how many sent nothing.
+    """
 
     inbox: Inbox
     reports: list[BlockReport]
-    rejected: int
+    rejected: dict[int, str]
     failed: int
     attack_memory: Tensors
 
     @property
     def counts(self) -> dict[str, int]:
-        return {"admitted": len(self.inbox.clients), "rejected": self.rejected, "failed": self.failed, "late": 0}
+        return {"admitted": len(self.inbox.clients), "rejected": len(self.rejected), "failed": self.failed, "late": 0}
 
     def commit(self, standing: Standing) -> None:
         """Keep the state of admitted clients, of the rule where it ran, and of the attack."""
-        admitted = set(self.inbox.clients.tolist())
         for report in self.reports:
-            kept = torch.tensor([client in admitted for client in report.clients.tolist()], dtype=torch.bool)
-            state = {name: value[kept] for name, value in report.client_state.items()}
-            standing.clients.commit(report.clients[kept], state)
+            if report.client_state:
+                kept = torch.isin(report.clients, self.inbox.clients)
+                state = {name: value[kept] for name, value in report.client_state.items()}
+                standing.clients.commit(report.clients[kept], state)
         if "aggregation" in vars(self.inbox):
             standing.rule_memory = self.inbox.aggregation.memory
         standing.attack_memory = self.attack_memory
@@ -72,13 +75,14 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     answers = [result for result in results if not isinstance(result, BlockFailure)]
     reports: list[BlockReport] = [answer[0] for answer in answers]
     failed = _note_failures(session, blocks, results)
-    rejected = sum(len(report.rejected) for report in reports)
+    rejected = {client: reason for report in reports for client, reason in report.rejected.items()}
     clients = torch.cat([report.clients for report in reports])
     weights = torch.cat([report.weights for report in reports])
     memory = standing.attack_memory
     if summed:
         combine = partial(_block_sums, [report.total for report in reports if report.total is not None], weights, plain)
-        return Outcome(Inbox(clients, weights, None, combine, max(0, f - rejected)), reports, rejected, failed, memory)
+        inbox = Inbox(clients, weights, None, combine, max(0, f - len(rejected)))
+        return Outcome(inbox, reports, rejected, failed, memory)
 
     width = federation.slice_width
     parts = tuple(zip(*(answer[1:] for answer in answers), strict=True))
@@ -89,10 +93,10 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
             liars, clients, weights, standing.round, federation.streams, broadcast.start, federation.rule, f, memory
         )
         rows, weights, memory = attack.corrupt(rows, view)
-        mask = _admit_again(session, broadcast, rows, clients, weights)
-        rejected += int((~mask).sum())
+        mask, refused = _admit_again(session, broadcast, rows, clients, weights)
+        rejected |= refused
         rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
-    allowed = max(0, f - rejected)
+    allowed = max(0, f - len(rejected))
     inbox = Inbox(clients, weights, rows, _reduction(session, broadcast, rows, clients, weights, allowed), allowed)
     return Outcome(inbox, reports, rejected, failed, memory)
 
@@ -145,17 +149,20 @@ def _note_failures(session: Session, blocks: list[Tensor], results: list[Any]) -
     return len(failed)
 
 
-def _admit_again(session: Session, broadcast: Broadcast, rows: Rows, clients: Tensor, weights: Tensor) -> Tensor:
-    """bool[n]: the rows that pass admission after an omniscient attack."""
+def _admit_again(
+    session: Session, broadcast: Broadcast, rows: Rows, clients: Tensor, weights: Tensor
+) -> tuple[Tensor, dict[int, str]]:
+    """(bool[n]: the rows that pass admission after an omniscient attack; client -> why it does not)."""
     admission = admit(rows.norms(), weights, session.federation.norm_limit(broadcast.phase))
-    for row, reason in admission.reasons.items():
-        session.journal.event("rejected", session.standing.round, client=int(clients[row]), reason=reason)
-    return admission.mask
+    refused = {int(clients[row]): reason for row, reason in admission.reasons.items()}
+    for client, reason in refused.items():
+        session.journal.event("rejected", session.standing.round, client=client, reason=reason)
+    return admission.mask, refused
 
 
 def _block_sums(totals: list[Tensor], weights: Tensor, plain: bool) -> Aggregation:
     """The blocks' float64 sums added in order, over the admitted weights unless the sum itself is wanted."""
-    whole = torch.stack(totals).sum(0)
+    whole = reduce(torch.add, totals)
     return Aggregation(whole if plain else (whole / weights.sum()).float())
 
 

@@ -204,7 +204,10 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             if number in job.alone:
                 tries = 2 * (TASK_RETRIES + 1)
-                job.results[number] = BlockFailure(f"its worker died {tries} times ({type(error).__name__})")
+                job.results[number] = BlockFailure(
+                    f"{tries} workers died of it, the last {TASK_RETRIES + 1} of them alone with it "
+                    f"({type(error).__name__}); lower runtime.workers or training.block where memory runs out"
+                )
             else:
                 # It may have shared the worker with the block that kills it.
                 job.alone.add(number)

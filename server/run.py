@@ -26,6 +26,7 @@ from fedgen.server.checkpoint import Standing
 from fedgen.server.environment import describe
 from fedgen.server.journal import Journal, finite, read_lines, truncate
 from fedgen.server.pool import Interrupt, SerialPool, StopRequested
+from fedgen.server.report_words import clipped
 from fedgen.server.session import Session
 from fedgen.server.star import play_round
 from fedgen.server.view import SilentView, View
@@ -33,8 +34,13 @@ from fedgen.server.words import counted
 
 State = Literal["completed", "degraded", "failed", "stopped"]
 EXIT_CODES: Mapping[State, int] = {"completed": 0, "degraded": 3, "failed": 1, "stopped": 130}
-DEGRADING = frozenset({"skipped", "failed", "block_failed", "checkpoint_fell_back"})
-"""Events after which a run that reached its last round is not simply completed; `failed` is of a client here."""
+DEGRADING = {
+    "skipped": ("round", "skipped"),
+    "failed": ("client run", "failed"),
+    "block_failed": ("block", "failed"),
+    "checkpoint_fell_back": ("checkpoint", "damaged"),
+}
+"""Events after which a run that reached its last round is not simply completed, in words; `failed` is of a client."""
 
 
 @dataclass(frozen=True)
@@ -247,12 +253,17 @@ class _Life:
 
     def _reached(self, journal: Journal) -> tuple[State, str]:
         journal.flush()
-        troubles = [event for event in read_lines(self.folder / parts.EVENTS) if _degrades(event)]
-        if not troubles:
+        reasons: dict[str, list[str]] = {}
+        for event in filter(_degrades, read_lines(self.folder / parts.EVENTS)):
+            reasons.setdefault(event["event"], []).append(event["reason"])
+        if not reasons:
             return "completed", ""
-        kinds = sorted({event["event"].replace("_", " ") for event in troubles})
-        events = counted(len(troubles), "event")
-        return "degraded", f"{events} ({', '.join(kinds)}); events.jsonl and the report say more"
+        told = [
+            f"{counted(len(reasons[event]), noun)} {verb} ({clipped(reasons[event][0])})"
+            for event, (noun, verb) in DEGRADING.items()
+            if event in reasons
+        ]
+        return "degraded", f"{', '.join(told)}; events.jsonl and the report say more"
 
     def _pool(self, journal: Journal) -> Pool:
         runtime = self.federation.experiment.runtime

@@ -55,7 +55,12 @@ def _too_few(session: Session, broadcast: Broadcast, outcome: Outcome) -> str:
     needed = max(1, session.federation.rule.minimum(inbox.f) if broadcast.reduce == "aggregate" else 1)
     if len(inbox.clients) >= needed:
         return ""
-    return f"{len(inbox.clients)} updates were admitted, aggregation needs {needed} to withstand f = {inbox.f}"
+    short = f"{len(inbox.clients)} updates were admitted, aggregation needs {needed} to withstand f = {inbox.f}"
+    liars = session.federation.byzantine
+    honest = next((reason for client, reason in outcome.rejected.items() if not liars[client]), "")
+    if not honest:
+        return short
+    return f"{short}; honest ones were rejected ({honest}): lower training.optimizer.lr or set training.clip_norm"
 
 
 def _traffic(broadcast: Broadcast, receivers: int, outcome: Outcome) -> dict[str, int]:

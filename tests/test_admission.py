@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import inf, nan
+from math import inf, nan, nextafter
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -151,6 +151,13 @@ def test_every_reason() -> None:
     }
 
 
+@pytest.mark.parametrize("limit", [0.35, 1e6, 0.1 + 0.2])
+def test_a_norm_just_above_the_limit_is_told_apart_from_it(limit: float) -> None:
+    for norm in (nextafter(limit, inf), limit * (1 + 1e-9), limit * 1.001, limit * 2):
+        words = admit(column(norm), column(1), limit).reasons[0].split()
+        assert float(words[1]) > float(words[-1]), words
+
+
 def test_without_a_limit_every_finite_length_passes() -> None:
     assert admit(column(1e300, inf, 0), column(1, 1, 1), inf).mask.tolist() == [True, False, True]
 
@@ -293,11 +300,30 @@ def test_a_round_of_garbage_and_honest_rows_counts(
 def test_a_round_of_garbage_alone_is_skipped_and_keeps_the_state(
     parts: None, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
 ) -> None:
-    result = run_in(tiny(byzantine={"attack": {"name": "garbage"}, "clients": 12}))
-    untrained = run_in(tiny(byzantine={"attack": {"name": "garbage"}, "clients": 12}, federation={"rounds": 1}), "one")
+    federation = Federation(tiny())
+    liars = [client for round in (0, 1) for block in federation.cohort(round, False) for client in block.tolist()]
+    result = run_in(tiny(byzantine={"attack": {"name": "garbage"}, "clients": liars}))
+    untrained = run_in(
+        tiny(byzantine={"attack": {"name": "garbage"}, "clients": liars}, federation={"rounds": 1}), "one"
+    )
     assert (result.state, result.rounds) == ("degraded", 2)
+    assert result.message.startswith(
+        "2 rounds skipped (0 updates were admitted, aggregation needs 1 to withstand f = 0)"
+    )
     assert result.sha256 == untrained.sha256
     assert [record["skipped"] for record in read_lines(result.folder / "metrics.jsonl")] == [True, True]
+
+
+@pytest.mark.parametrize(("lr", "reason"), [(3e38, "update is not finite"), (1e20, "is above aggregation.norm_limit")])
+def test_a_run_whose_training_diverges_says_what_to_do(
+    lr: float, reason: str, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    training = {"optimizer": {"name": "sgd", "lr": lr}, "steps": 8, "engine": "sequential"}
+    result = run_in(tiny(training=training))
+    assert result.state == "degraded"
+    for said in (result.message, read_lines(result.folder / "events.jsonl")[-1]["reason"]):
+        assert reason in said
+        assert "lower training.optimizer.lr or set training.clip_norm" in said
 
 
 def session_of(experiment: Experiment, folder: Path) -> Session:
@@ -333,9 +359,11 @@ def test_a_skipped_round_keeps_no_client_state(parts: None, tiny: Callable[..., 
     session = session_of(
         tiny(
             training={"optimizer": {"name": "sgd", "momentum": 0.9}, "keep_optimizer": True},
-            federation={"cohort": 12},
-            aggregation={"rule": "median", "f": 5},
-            byzantine={"attack": {"name": "garbage", "value": 0.0, "weight": -1.0}, "clients": 12},
+            aggregation={"rule": "median", "f": 1},
+            byzantine={
+                "attack": {"name": "garbage", "value": 0.0, "weight": -1.0},
+                "clients": torch.cat(Federation(tiny()).cohort(0, False)).tolist(),
+            },
         ),
         tmp_path,
     )

@@ -359,7 +359,7 @@ def test_a_model_that_fails_in_one_client_leaves_the_run_degraded(
     assert ended.code == 3, ended
     last = json.loads(ended.out.splitlines()[-1])
     assert (last["state"], last["rounds"]) == ("degraded", 2)
-    assert "failed" in last["message"]
+    assert last["message"].startswith("2 client runs failed (ValueError: this image is too much)")
     failures = [event for event in read_lines(tmp_path / "out" / "events.jsonl") if event["event"] == "failed"]
     assert [event["round"] for event in failures] == [0, 1]
     assert len({event["client"] for event in failures}) == 1

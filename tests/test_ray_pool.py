@@ -141,7 +141,9 @@ def test_block_that_kills_its_worker_ends_as_that_blocks_failure(
 ) -> None:
     monkeypatch.setattr(ray_pool, "TASK_RETRIES", 1)
     deadly = with_deed(tmp_path, "os._exit(1)", monkeypatch)
-    assert_one_client_lost(run(deadly, tmp_path / "run", search_path=(str(tmp_path),)), "its worker died 4 times")
+    result = run(deadly, tmp_path / "run", search_path=(str(tmp_path),))
+    assert_one_client_lost(result, "4 workers died of it, the last 2 of them alone with it")
+    assert "lower runtime.workers or training.block where memory runs out" in result.message
 
 
 def test_stuck_block_is_given_up_and_stays_so_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

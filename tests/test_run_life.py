@@ -113,7 +113,7 @@ def test_damaged_checkpoint_falls_back(tmp_path: Path, damage: str) -> None:
     newest.write_bytes({"cut": bytes(data[: len(data) // 2]), "flipped": bytes(data), "empty": b""}[damage])
     result = resume(tmp_path / "run")
     assert (result.state, result.exit_code) == ("degraded", 3)
-    assert result.message.startswith("1 event (checkpoint fell back)")
+    assert result.message.startswith("1 checkpoint damaged (round-000006.safetensors is damaged")
     assert result.sha256 == whole.sha256
     [event] = [
         each for each in read_lines(tmp_path / "run" / "events.jsonl") if each["event"] == "checkpoint_fell_back"
