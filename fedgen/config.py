@@ -296,6 +296,11 @@ class Experiment(Section):
             raise _conflict(
                 f"byzantine.clients = {liars} does not fit data.clients = {self.data.clients} (numbered from 0)"
             )
+        if (len(set(liars)) if isinstance(liars, list) else liars) == self.data.clients:
+            raise _conflict(
+                f"byzantine.clients = {liars} is every one of data.clients = {self.data.clients}: nobody honest is "
+                f"left to learn from; name at most {self.data.clients - 1}"
+            )
         return self
 
     @property

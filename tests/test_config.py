@@ -592,6 +592,14 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         ["byzantine.clients = [3, 100]", "data.clients = 100", "numbered from 0"],
     ),
     "more liars than clients": ("[byzantine]\nclients = 101", ["byzantine.clients = 101", "data.clients = 100"]),
+    "nobody honest": (
+        "[byzantine]\nclients = 100",
+        ["byzantine.clients = 100", "every one of data.clients = 100", "at most 99"],
+    ),
+    "nobody honest in a list": (
+        "[data]\nclients = 2\n[byzantine]\nclients = [1, 0]\n[federation]\ncohort = 1",
+        ["byzantine.clients = [1, 0]", "every one of data.clients = 2", "at most 1"],
+    ),
     "epochs and steps": (
         "[training]\nepochs = 1\nsteps = 2",
         ["training", "epochs and steps are both given", "keep one"],
