@@ -235,7 +235,10 @@ class ByzantineSection(Section):
 class RuntimeSection(Section):
     """Where the experiment runs; nothing here changes its result."""
 
-    backend: Literal["ray", "serial"] = Field("ray", description="worker processes on Ray, or this process alone")
+    backend: Literal["ray", "serial"] = Field(
+        "ray",
+        description="worker processes on Ray, or this process alone: faster where blocks are few, as for small models",
+    )
     workers: Literal["auto"] | Count = Field("auto", description="Ray workers; auto: one a CPU core")
     address: str | None = Field(None, description="address of a Ray cluster that is already there")
     data_dir: str | None = Field(

@@ -143,7 +143,7 @@ def resume(
     if experiment.identity != environment["identity"]:
         raise SettingError(
             f"{folder / parts.RESOLVED} and --set no longer describe the experiment this run began with; only "
-            "[runtime], [tracking] and a larger --rounds may change: start a new run for anything else"
+            "[runtime], [tracking], the name and a larger --rounds may change: start a new run for anything else"
         )
     with run_folder.held(folder):
         federation = Federation(experiment)
