@@ -62,22 +62,27 @@ def train_block(
     update, block, failed = _surviving(federation, broadcast, block)
     sent, weights = _send(federation, exchange, block, update)
 
+    if exchange.summed:
+        sent = sent.double()
     norms = LocalRows(sent, federation.slice_width).norms()
     admission = admit(norms, weights, federation.norm_limit(exchange.phase))
-    mask = admission.mask
+
+    def admitted(values: Tensor) -> Tensor:
+        return values[admission.mask] if admission.reasons else values
+
     report = BlockReport(
-        clients=block.clients[mask],
-        weights=weights[mask],
+        clients=admitted(block.clients),
+        weights=admitted(weights),
         rejected={int(block.clients[row]): reason for row, reason in admission.reasons.items()},
         failed=failed,
-        client_state={name: value[mask] for name, value in update.client_state.items()},
-        metrics={name: value[mask] for name, value in update.metrics.items()},
+        client_state={name: admitted(value) for name, value in update.client_state.items()},
+        metrics={name: admitted(value) for name, value in update.metrics.items()},
     )
-    admitted = sent if bool(mask.all()) else sent[mask]
+    sent = admitted(sent)
     if exchange.summed:
         shares = torch.ones_like(report.weights) if exchange.plain else report.weights
-        return (replace(report, total=shares @ admitted.double()),)
-    slabs = [admitted[:, columns].contiguous() for columns in columns_of(exchange.expects.size, federation.slice_width)]
+        return (replace(report, total=shares @ sent),)
+    slabs = [sent[:, columns].contiguous() for columns in columns_of(exchange.expects.size, federation.slice_width)]
     return (report, *slabs)
 
 

@@ -23,7 +23,7 @@ from fedgen.config import Choice, Experiment
 from fedgen.contracts import Attack, Block, Facts, Method, Rule
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
-from fedgen.models.model import Model
+from fedgen.models.model import Model, takes_channels_last
 from fedgen.parameters import Tensors
 from fedgen.rows import SLICE
 from fedgen.streams import Streams
@@ -84,6 +84,7 @@ class Federation:
         self.training, self.validation = self._hold_back(experiment.data.validation)
         self.shards = self._divide(experiment)
         self.counts = torch.tensor([len(shard) for shard in self.shards])
+        self._everyone = torch.arange(len(self.shards))
         self._index = pad_sequence(self.shards, batch_first=True, padding_value=len(self.dataset.y))
         self._x, self._y = _with_padding(self.dataset.x), _with_padding(self.dataset.y)
         self.dataset = replace(self.dataset, x=self._x[:-1], y=self._y[:-1])  # the same memory, not a second copy
@@ -168,18 +169,17 @@ class Federation:
 
     def _drawn(self, purpose: str, round: int, count: int) -> Tensor:
         """`count` different clients, in the order of their draw."""
-        keys = self.streams.words(purpose, round, torch.arange(len(self.shards)), 1)[:, 0]
-        return torch.from_numpy(keys.argsort(kind="stable")[:count].copy())
+        keys = self.streams.words(purpose, round, self._everyone, 1)[:, 0]
+        return torch.from_numpy(keys.argsort(kind="stable")[:count])
 
     def cohort(self, round: int, everyone: bool) -> list[Tensor]:
         """The round's clients in blocks, most samples first: alike in length, and heavy blocks start early."""
-        experiment = self.experiment
-        chosen = torch.arange(experiment.data.clients)
-        if not everyone:
-            chosen = self._drawn("cohort", round, experiment.cohort_size).sort().values
-        block = experiment.training.block
+        chosen, block = self._everyone.numpy(), self.experiment.training.block
         assert isinstance(block, int)
-        return list(chosen[self.counts[chosen].argsort(descending=True, stable=True)].split(block))
+        if not everyone:
+            chosen = np.sort(self._drawn("cohort", round, self.experiment.cohort_size).numpy())
+        heaviest_first = np.argsort(-self.counts.numpy()[chosen], kind="stable")
+        return list(torch.from_numpy(chosen[heaviest_first]).split(block))
 
     @property
     def slice_width(self) -> int:
@@ -194,14 +194,14 @@ class Federation:
 
     def liars(self, clients: Tensor, round: int) -> Tensor:
         """bool[n]: which of these clients lie in this round."""
-        return self.byzantine[clients] & (round >= self.experiment.byzantine.start)
+        return self.byzantine.index_select(0, clients) & (round >= self.experiment.byzantine.start)
 
     def block(self, clients: Tensor, start: Tensor, client_state: Tensors, round: int) -> Block:
         """The data of these clients, zero padded; start is [d] for all or [n, d]."""
-        counts = self.counts[clients]
-        index = self._index[clients, : int(counts.max())]
-        start = start.expand(len(clients), -1)
-        return Block(clients, start, self._x[index], self._y[index], counts, client_state, round, self.streams)
+        counts = self.counts.index_select(0, clients)
+        index = self._index.index_select(0, clients)[:, : int(counts.max())]
+        x, y = (held.index_select(0, index.flatten()).unflatten(0, index.shape) for held in (self._x, self._y))
+        return Block(clients, start.expand(len(clients), -1), x, y, counts, client_state, round, self.streams)
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -266,7 +266,7 @@ def _model(experiment: Experiment, dataset: Dataset) -> Model:
     if model.parameters.size == 0:
         raise SettingError(f"model.name {choice.name!r} has no parameters to train")
     _check_measures(experiment, model, dataset)
-    return model
+    return replace(model, channels_last=takes_channels_last(model, dataset.x[:2]))
 
 
 def _check_measures(experiment: Experiment, model: Model, dataset: Dataset) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import prod
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
+Array = np.ndarray[Any, Any]
 
 ALIGNMENT_BYTES = 64
 
@@ -39,6 +43,13 @@ class Layout:
     def size(self) -> int:
         """d, the number of columns."""
         return sum(self.sizes)
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[slice, tuple[int, ...]]]:
+        """{name: (columns of a row, shape)}."""
+        last = list(accumulate(self.sizes))
+        parts = [slice(end - size, end) for end, size in zip(last, self.sizes, strict=True)]
+        return dict(zip(self.shapes, zip(parts, self.shapes.values(), strict=True), strict=True))
 
     def view(self, rows: Tensor) -> Tensors:
         """rows[..., d] -> {name: [..., *shape]}, views of the same memory."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,10 +40,8 @@ def slab_gram(slab: Tensor) -> Tensor:
 
 def slab_squares(slab: Tensor) -> Tensor:
     """slab[n, c] -> float64[n]: squared Euclidean lengths."""
-    if not slab.dtype.is_floating_point:
-        slab = slab.double()
-    lengths: Tensor = torch.linalg.vector_norm(slab, dim=1, dtype=torch.float64)
-    return lengths.square()
+    wide = slab.double().numpy()
+    return torch.from_numpy(np.vecdot(wide, wide))
 
 
 @dataclass(frozen=True)

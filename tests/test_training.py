@@ -16,7 +16,7 @@ from fedgen import registry
 from fedgen.contracts import Block
 from fedgen.errors import SettingError
 from fedgen.evaluation.losses import cross_entropy
-from fedgen.models.model import Model
+from fedgen.models.model import Model, takes_channels_last
 from fedgen.streams import Streams
 from fedgen.training.batches import draw_batches
 from fedgen.training.choose import choose_engine
@@ -41,7 +41,7 @@ MODELS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
 def model_of(name: str) -> Model:
     parameters, shape = MODELS[name]
     network = registry.build("model", name, parameters)
-    return Model(lambda: network.module(shape, CLASSES), cross_entropy, {})
+    return Model(lambda: network.module(shape, CLASSES), cross_entropy, {}, channels_last=name == "cnn")
 
 
 def block_of(
@@ -80,12 +80,12 @@ def test_batches_are_those_of_the_plain_list(
 ) -> None:
     block = block_of(counts, seed=seed)
     batches = draw_batches(block, batch_size, *length)
-    assert batches.index.shape == batches.taken.shape
+    assert batches.index.shape[:2] == batches.sizes.shape
     assert ((batches.index >= 0) & (batches.index < max(counts))).all()
     for row in range(len(counts)):
         expected = listed_batches(block, row, batch_size, *length)
-        steps = zip(batches.index[row], batches.taken[row], strict=True)
-        drawn = [index[taken].tolist() for index, taken in steps]
+        steps = zip(batches.index[row], batches.sizes[row], strict=True)
+        drawn = [index[:size].tolist() for index, size in steps]
         assert drawn == expected + [[]] * (len(drawn) - len(expected))
         assert int(batches.steps[row]) == len(expected)
 
@@ -94,7 +94,7 @@ def test_batches_are_those_of_the_plain_list(
 def test_every_epoch_visits_each_sample_once(counts: list[int], batch_size: int, epochs: int) -> None:
     batches = draw_batches(block_of(counts), batch_size, epochs, None)
     for row, count in enumerate(counts):
-        sizes = batches.taken[row].sum(1).tolist()
+        sizes = batches.sizes[row].tolist()
         per_epoch = -(-count // batch_size)
         assert (
             sizes[: per_epoch * epochs]
@@ -102,14 +102,37 @@ def test_every_epoch_visits_each_sample_once(counts: list[int], batch_size: int,
         )
         for epoch in range(epochs):
             part = slice(epoch * per_epoch, (epoch + 1) * per_epoch)
-            seen = batches.index[row, part][batches.taken[row, part]].tolist()
+            steps = zip(batches.index[row, part], batches.sizes[row, part], strict=True)
+            seen = [sample for index, size in steps for sample in index[:size].tolist()]
             assert sorted(seen) == list(range(count))
+
+
+class Viewing(nn.Module):
+    """Asks for the memory of an image in its own order, which it then has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Linear(72, CLASSES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[1](self.layers[0](x).view(-1, 72))  # type: ignore[no-any-return]
+
+
+def test_images_come_channels_last_to_modules_that_take_them_so() -> None:
+    images = torch.rand(2, 2, 6, 4)
+    convolution = Model(lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(72, 3)), cross_entropy, {})
+    assert takes_channels_last(convolution, images)
+    assert not takes_channels_last(Model(Viewing, cross_entropy, {}), images)
+    assert not takes_channels_last(model_of("mlp"), torch.rand(2, 1, 2, 3))
+    arranged = replace(convolution, channels_last=True).arranged(images)
+    assert arranged.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(arranged, images)
 
 
 def test_steps_go_on_into_the_next_epoch() -> None:
     """Three samples in batches of two: sizes 2, 1 | 2, 1 | 2 in five steps; one sample: five steps of it."""
     batches = draw_batches(block_of([3, 1]), 2, None, 5)
-    assert batches.taken.sum(2).tolist() == [[2, 1, 2, 1, 2], [1, 1, 1, 1, 1]]
+    assert batches.sizes.tolist() == [[2, 1, 2, 1, 2], [1, 1, 1, 1, 1]]
 
 
 def test_epochs_are_shuffled_differently_and_so_are_rounds() -> None:
@@ -131,8 +154,8 @@ def test_a_clients_batches_do_not_depend_on_block_mates(
         steps = int(alone.steps[row])
         assert int(among.steps[there]) == steps
         for step in range(steps):
-            here = alone.index[row, step][alone.taken[row, step]]
-            assert torch.equal(among.index[there, step][among.taken[there, step]], here)
+            here = alone.index[row, step, : alone.sizes[row, step]]
+            assert among.index[there, step, : among.sizes[there, step]].tolist() == here.tolist()
 
 
 def task_of(

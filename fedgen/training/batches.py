@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedgen.contracts import Block
+from fedgen.parameters import Array
 
 
 @dataclass(frozen=True)
 class Batches:
-    """index int64[n, s, b] into the padded samples and taken bool[n, s, b]; a client's steps come first, then none.
+    """index int64[n, s, b] into the padded samples, of which step s takes the first sizes[n, s]; a client's steps come
+    first, then sizes of 0.
 
     whole: every batch is all samples of its client, in their own order.
     """
 
-    index: Tensor
-    taken: Tensor
+    index: Array
+    sizes: Array
     whole: bool = False
 
     @property
     def steps(self) -> Tensor:
         """int64[n]: steps of each client."""
-        return self.taken.any(2).sum(1)
+        return torch.from_numpy((self.sizes > 0).sum(1))
 
 
 def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int | None) -> Batches:
@@ -34,31 +37,32 @@ def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int |
 
     epochs or steps: exactly one is given.
     """
-    if int(block.counts.max()) <= batch_size:
-        return _whole(block, epochs or steps or 1)
-    per_epoch = -(-block.counts // batch_size)
-    length = per_epoch * epochs if epochs is not None else torch.full_like(per_epoch, steps or 1)
+    counts = block.counts.numpy()
+    if counts.max() <= batch_size:
+        return _whole(counts, block.y.shape[1], epochs or steps or 1)
+    per_epoch = -(-counts // batch_size)
+    length = per_epoch * epochs if epochs is not None else np.full_like(per_epoch, steps or 1)
     passes = int((-(-length // per_epoch)).max())
-    order = torch.stack([_shuffled(block, epoch, batch_size) for epoch in range(passes)], dim=1)
+    order = np.concatenate([_shuffled(block, epoch, batch_size) for epoch in range(passes)], axis=1)
 
-    step = torch.arange(int(length.max()))
-    epoch, within = step // per_epoch[:, None], step % per_epoch[:, None]
-    position = within[..., None] * batch_size + torch.arange(min(batch_size, int(block.counts.max())))
-    taken = (position < block.counts[:, None, None]) & (step < length[:, None])[..., None]
-    flat = epoch.clamp_max(passes - 1)[..., None] * order.shape[2] + position.clamp_max(order.shape[2] - 1)
-    index = order.flatten(1).gather(1, flat.flatten(1)).view_as(flat)
-    return Batches(index, taken)
-
-
-def _whole(block: Block, steps: int) -> Batches:
-    shape = len(block.counts), steps, block.y.shape[1]
-    index = torch.arange(shape[2]).expand(shape)
-    return Batches(index, block.mask[:, None].expand(shape), whole=True)
-
-
-def _shuffled(block: Block, epoch: int, batch_size: int) -> Tensor:
-    """int64[n, m]: the client's samples in the order of this epoch, padding last."""
+    step = np.arange(length.max())
+    epoch, within = np.divmod(step, per_epoch[:, None])
+    sizes = np.minimum(counts[:, None] - within * batch_size, batch_size)
+    sizes[step >= length[:, None]] = 0
+    position = within[..., None] * batch_size + np.arange(min(batch_size, counts.max()))
     samples = block.y.shape[1]
-    keys = block.uniform(f"shuffle.{epoch}", samples).masked_fill(~block.mask, 2.0)
-    small = block.counts[:, None] <= batch_size
-    return torch.where(small, torch.arange(samples), keys.argsort(dim=1, stable=True))
+    flat = np.minimum(epoch, passes - 1)[..., None] * samples + np.minimum(position, samples - 1)
+    return Batches(np.take_along_axis(order, flat.reshape(len(flat), -1), axis=1).reshape(flat.shape), sizes)
+
+
+def _whole(counts: Array, samples: int, steps: int) -> Batches:
+    index = np.tile(np.arange(samples), (len(counts), steps, 1))
+    return Batches(index, np.tile(counts[:, None], (1, steps)), whole=True)
+
+
+def _shuffled(block: Block, epoch: int, batch_size: int) -> Array:
+    """int64[n, m]: the client's samples in the order of this epoch, padding last."""
+    counts, samples = block.counts.numpy()[:, None], np.arange(block.y.shape[1])
+    keys = block.uniform(f"shuffle.{epoch}", len(samples)).numpy()
+    keys[samples >= counts] = 2.0
+    return np.where(counts <= batch_size, samples, keys.argsort(axis=1, kind="stable"))

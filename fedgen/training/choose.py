@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
 
 from fedgen.errors import SettingError
 from fedgen.models.model import Model
 from fedgen.training.stacked import stacking_fails
+from fedgen.training.vmap import per_client
 
 LOCKSTEP_SIZE = 100_000
 """Parameters up to which lockstep beats one client after another: beyond, a block leaves the cache."""
@@ -41,11 +41,11 @@ def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str
 
 
 def _vmap_fails(model: Model, x: Tensor, y: Tensor) -> str:
-    tensors = model.layout.view(model.row_of(model.module).expand(2, -1).contiguous())
-    taken = torch.ones(2, len(y), dtype=torch.bool)
+    row, taken = model.row_of(model.module), torch.ones(2, len(y), dtype=torch.bool)
     try:
-        gradient = vmap(grad_and_value(model.masked_loss), randomness="different")
-        gradient(tensors, x.expand(2, *x.shape), y.expand(2, *y.shape), taken)
+        for common, rows in ((True, row), (False, row.expand(2, -1).contiguous())):
+            gradient = per_client(model.masked_loss, common)
+            gradient(model.layout.view(rows), x.expand(2, *x.shape), y.expand(2, *y.shape), taken)
     except Exception as error:
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return ""

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from torch import nn
 
-Array = np.ndarray[Any, Any]
+from fedgen.parameters import Array
+
 Arrays = dict[str, Array]
 T = TypeVar("T", bound=type)
 
@@ -30,7 +31,10 @@ class Layer(Protocol):
         ...
 
     def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
-        """dy[n, b, ...] -> dx[n, b, ...], None unless `inner`; writes gradients[n, *shape]."""
+        """dy[n, b, ...], which may be overwritten, -> dx[n, b, ...]; writes gradients[n, *shape].
+
+        Where no layer before has parameters, `inner` is false and dx may be None.
+        """
         ...
 
 
@@ -65,7 +69,7 @@ class Linear:
     def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         np.matmul(dy.swapaxes(1, 2), saved, out=gradients[self.weight])
         if self.bias is not None:
-            np.sum(dy, axis=1, out=gradients[self.bias])
+            np.matmul(np.ones((1, dy.shape[1]), dy.dtype), dy, out=gradients[self.bias][:, None])
         return _times(dy, parameters[self.weight]) if inner else None
 
 
@@ -90,7 +94,8 @@ class Relu:
         return y, y
 
     def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
-        return np.multiply(dy, saved > 0, out=dy) if inner else None
+        dx: Array = np.multiply(dy, saved > 0, out=dy)
+        return dx
 
 
 @layer_of(nn.Tanh)
@@ -105,7 +110,8 @@ class Tanh:
         return y, y
 
     def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
-        return dy * (1 - saved * saved) if inner else None
+        dx: Array = dy * (1 - saved * saved)
+        return dx
 
 
 @layer_of(nn.Flatten)
@@ -119,7 +125,7 @@ class Flatten:
         return x.reshape(*x.shape[:2], -1), x.shape
 
     def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
-        return dy.reshape(saved) if inner else None
+        return dy.reshape(saved)
 
 
 @layer_of(nn.LayerNorm)
@@ -258,8 +264,6 @@ class MaxPool2d:
         return y, (x, y)
 
     def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
-        if not inner:
-            return None
         x, y = saved
         dx: Array = np.zeros_like(x)
         left = dy.copy()
@@ -285,8 +289,6 @@ class AvgPool2d:
         return np.add.reduce(parts) / self.size, x.shape
 
     def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
-        if not inner:
-            return None
         dx, share = np.zeros(saved, np.float32), dy / self.size
         for position in self.window.positions():
             part = self.window.part(dx, *position, dy.shape[-2:])

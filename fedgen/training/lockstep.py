@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedgen.errors import SettingError
+from fedgen.parameters import Array
 from fedgen.training.trainer import Task, Trained
 
 StepGradients = Callable[["Step"], Tensor]
@@ -19,16 +21,22 @@ StepGradients = Callable[["Step"], Tensor]
 class Step:
     """One step of the clients that still take one.
 
-    rows[k, d], gradients[k, d] to be written, x[k, b, ...], y[k, b], real bool[k, b]; common: every client still holds
-    the same row, rows[0].
+    rows[k, d], gradients[k, d] to be written, x[k, b, ...], y[k, b], of which client i takes the first sizes[i];
+    common: every client still holds the same row, rows[0].
     """
 
     rows: Tensor
     gradients: Tensor
     x: Tensor
     y: Tensor
-    real: Tensor
+    sizes: Array
     common: bool
+
+    @property
+    def real(self) -> Array:
+        """bool[k, b]: which samples are taken."""
+        mask: Array = np.arange(self.y.shape[1]) < self.sizes[:, None]
+        return mask
 
 
 def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
@@ -41,42 +49,64 @@ def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
         raise SettingError(
             "training.engine: a module with running statistics or frozen parameters needs 'sequential' or 'reference'"
         )
-    steps, order = task.batches.steps, None
-    if bool((steps[1:] > steps[:-1]).any()):
-        order = steps.argsort(descending=True, stable=True)
+    order = _longest_first(task.batches.sizes)
     common = task.start.stride(0) == 0 or len(task.start) == 1
-    steps, index, taken = (_ordered(each, order) for each in (steps, task.batches.index, task.batches.taken))
     start = task.start if common else _ordered(task.start, order)
     control = None if task.adjustment.control is None else _ordered(task.adjustment.control, order)
-    client = torch.arange(len(steps)) if order is None else order
-    whole = task.batches.whole and order is None
     rows, gradients = start.clone(memory_format=torch.contiguous_format), torch.empty(start.shape)
     state = {name: _ordered(value, order).clone() for name, value in task.optimizer_state.items()}
+    sizes = task.batches.sizes if order is None else task.batches.sizes[order]
+    samples = _samples(task, order)
     total = torch.zeros(len(rows))
 
-    real_counts, active_counts = taken.sum(2), (steps[None, :] > torch.arange(int(steps[0]))[:, None]).sum(1)
-    widths = real_counts.amax(0)
-    for number, (active, width) in enumerate(zip(active_counts.tolist(), widths.tolist(), strict=True)):
-        chosen = index[:active, number, :width]
+    for number, (active, width) in enumerate(zip((sizes > 0).sum(0).tolist(), sizes.max(0).tolist(), strict=True)):
+        x, y = samples(number, active, width)
         step = Step(
             rows=rows[:active],
             gradients=gradients[:active],
-            x=task.x[:active, :width] if whole else task.x[client[:active, None], chosen],
-            y=task.y[:active, :width] if whole else task.y[client[:active, None], chosen],
-            real=taken[:active, number, :width],
+            x=x,
+            y=y,
+            sizes=sizes[:active, number],
             common=common and number == 0,
         )
-        total[:active] += gradients_of(step)
+        total[:active].add_(gradients_of(step))
         held = None if control is None else control[:active]
         task.adjustment.apply(step.gradients, step.rows, start[:active], held)
         task.optimizer.step(step.rows, step.gradients, {name: value[:active] for name, value in state.items()})
 
-    losses = total / real_counts.sum(1).clamp_min(1)
+    losses = total / torch.from_numpy(np.maximum(sizes.sum(1), 1))
     if order is None:
-        return Trained(rows, losses, state, steps)
-    back = order.argsort()
-    return Trained(rows[back], losses[back], {name: value[back] for name, value in state.items()}, steps[back])
+        return Trained(rows, losses, state, task.batches.steps)
+    back = torch.from_numpy(order.argsort())
+    return Trained(rows[back], losses[back], {name: value[back] for name, value in state.items()}, task.batches.steps)
 
 
-def _ordered(tensor: Tensor, order: Tensor | None) -> Tensor:
-    return tensor if order is None else tensor[order]
+def _longest_first(sizes: Array) -> Array | None:
+    """The order of clients by falling number of steps; None where they have it."""
+    steps = (sizes > 0).sum(1)
+    order: Array | None = np.argsort(-steps, kind="stable") if (steps[1:] > steps[:-1]).any() else None
+    return order
+
+
+def _samples(task: Task, order: Array | None) -> Callable[[int, int, int], tuple[Tensor, Tensor]]:
+    """(step, clients, width) -> (x, y) of the step."""
+    if task.batches.whole and order is None:
+        return lambda number, active, width: (task.x[:active, :width], task.y[:active, :width])
+    x, y, samples = task.x.flatten(0, 1), task.y.flatten(0, 1), task.y.shape[1]
+    index = task.batches.index if order is None else task.batches.index[order]
+    client = np.arange(len(index)) if order is None else order
+    places = torch.from_numpy(index + samples * client[:, None, None])
+
+    def gathered(number: int, active: int, width: int) -> tuple[Tensor, Tensor]:
+        chosen = places[:active, number, :width].flatten()
+        return _rows(x, chosen, width), _rows(y, chosen, width)
+
+    return gathered
+
+
+def _rows(samples: Tensor, chosen: Tensor, width: int) -> Tensor:
+    return samples.index_select(0, chosen).view(-1, width, *samples.shape[1:])
+
+
+def _ordered(tensor: Tensor, order: Array | None) -> Tensor:
+    return tensor if order is None else tensor[torch.from_numpy(order)]

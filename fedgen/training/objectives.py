@@ -9,7 +9,7 @@ import numpy as np
 
 from fedgen.evaluation import losses
 from fedgen.models.model import PerSample
-from fedgen.training.layers import Array
+from fedgen.parameters import Array
 
 Objective = Callable[[Array, Any], tuple[Array, Array]]
 """(outputs[n, b, ...], targets[n, b, ...]) -> (losses[n, b], d losses / d outputs [n, b, ...])."""

@@ -43,10 +43,10 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
 
     task.seed(client)
     total, seen = torch.zeros(()), 0
-    for index, taken in zip(task.batches.index[client], task.batches.taken[client], strict=True):
-        if not taken.any():
+    for index, size in zip(task.batches.index[client], task.batches.sizes[client].tolist(), strict=True):
+        if size == 0:
             break
-        x, y = task.x[client, index[taken]], task.y[client, index[taken]]
+        x, y = task.x[client, index[:size]], task.y[client, index[:size]]
         optimizer.zero_grad()
         losses = task.model.loss(module(x), y)
         distance = sum(((value - anchors[key]) ** 2).sum() for key, value in parameters.items())

@@ -43,14 +43,14 @@ def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: 
     x, y = task.x[client], task.y[client]
     task.seed(client)
     total, seen = torch.zeros(()), 0
-    for index, taken in zip(task.batches.index[client], task.batches.taken[client], strict=True):
-        chosen = index[taken]
-        if not len(chosen):
+    for index, size in zip(task.batches.index[client], task.batches.sizes[client].tolist(), strict=True):
+        if size == 0:
             break
+        chosen = torch.from_numpy(index[:size])
         gradient.zero_()
-        each = task.model.loss(module(x[chosen]), y[chosen])
+        each = task.model.loss(module(task.model.arranged(x[chosen])), y[chosen])
         each.mean().backward()
         task.adjustment.apply(gradient, row, start, control)
         task.optimizer.step(row, gradient, state)
-        total, seen = total + each.detach().sum(), seen + len(chosen)
+        total, seen = total + each.detach().sum(), seen + size
     return total / max(seen, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from fedgen.errors import SettingError
 from fedgen.models.model import Model
-from fedgen.parameters import Layout
 from fedgen.registry import register
 from fedgen.training.layers import LAYERS, Arrays, Layer
 from fedgen.training.lockstep import Step, in_lockstep
@@ -31,49 +31,55 @@ class Stacked:
     draws: ClassVar[bool] = False
 
     def train(self, task: Task) -> Trained:
-        network = Network.of(task.model)
-        return in_lockstep(task, network.gradients_of)
+        return in_lockstep(task, network_of(task.model).gradients_of)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A sequence of stacked layers and the objective at its end."""
+    """A sequence of stacked layers and the objective at its end.
+
+    first: the first layer with parameters, where backward ends; columns {name: (columns of a row, shape)} of each
+    parameter.
+    """
 
     layers: tuple[Layer, ...]
+    first: int
     objective: Objective
-    layout: Layout
-
-    @classmethod
-    def of(cls, model: Model) -> Network:
-        """The stacked form of a model.
-
-        Raises SettingError where a layer or the loss has none.
-        """
-        layers = [_layer(leaf, prefix) for prefix, leaf in _leaves(model.module, "")]
-        if model.loss not in OBJECTIVES:
-            raise SettingError("training.engine 'stacked' does not know this model.loss; use engine 'vmap'")
-        return cls(tuple(layers), OBJECTIVES[model.loss], model.layout)
+    columns: dict[str, tuple[slice, tuple[int, ...]]]
 
     def gradients_of(self, step: Step) -> Tensor:
         """As `lockstep.StepGradients`."""
-        held = _views(self.layout, step.rows[:1] if step.common else step.rows)
-        targets, x, real = _views(self.layout, step.gradients), step.x.numpy(), step.real.numpy()
+        held = self._views(step.rows[:1] if step.common else step.rows)
+        targets, x, real = self._views(step.gradients), step.x.numpy(), step.real
         saved = []
         for layer in self.layers:
             x, kept = layer.forward(held, x)
             saved.append(kept)
         losses, dy = self.objective(x, step.y.numpy())
-        weights = real / real.sum(1, keepdims=True, dtype=np.float32)
+        weights = real / step.sizes[:, None].astype(np.float32)
         dy *= weights.reshape(*weights.shape, *[1] * (dy.ndim - 2))
-        for place in range(len(self.layers) - 1, -1, -1):
-            inner = self.layers[place].backward(held, saved[place], dy, targets, place > 0)
-            if inner is not None:
-                dy = inner
+        for place in reversed(range(self.first, len(self.layers))):
+            dx = self.layers[place].backward(held, saved[place], dy, targets, place > self.first)
+            dy = dy if dx is None else dx
         return torch.from_numpy((losses * real).sum(1))
 
+    def _views(self, rows: Tensor) -> Arrays:
+        array = rows.numpy()
+        return {name: array[:, part].reshape(len(array), *shape) for name, (part, shape) in self.columns.items()}
 
-def _views(layout: Layout, rows: Tensor) -> Arrays:
-    return {name: tensor.numpy() for name, tensor in layout.view(rows).items()}
+
+@lru_cache(maxsize=8)
+def network_of(model: Model) -> Network:
+    """The stacked form of a model.
+
+    Raises SettingError where a layer or the loss has none.
+    """
+    leaves = _leaves(model.module, "")
+    layers = tuple(_layer(leaf, prefix) for prefix, leaf in leaves)
+    first = next(place for place, (_, leaf) in enumerate(leaves) if list(leaf.parameters()))
+    if model.loss not in OBJECTIVES:
+        raise SettingError("training.engine 'stacked' does not know this model.loss; use engine 'vmap'")
+    return Network(layers, first, OBJECTIVES[model.loss], model.layout.columns)
 
 
 def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
@@ -100,11 +106,10 @@ def stacking_fails(model: Model, x: Tensor, y: Tensor) -> str:
     Known layers may have options that their stacked form does not know, and be put together in ways it does not see.
     """
     row = model.row_of(model.module)[None].requires_grad_()
-    real = torch.ones(1, len(y), dtype=torch.bool)
-    step = Step(row.detach().clone(), torch.empty(row.shape), x[None], y[None], real, common=False)
+    step = Step(row.detach().clone(), torch.empty(row.shape), x[None], y[None], np.array([len(y)]), common=False)
     try:
-        (expected,) = torch.autograd.grad(model.masked_loss(model.layout.view(row[0]), x, y, real[0]), row)
-        Network.of(model).gradients_of(step)
+        (expected,) = torch.autograd.grad(model.masked_loss(model.layout.view(row[0]), x, y, torch.ones(len(y))), row)
+        network_of(model).gradients_of(step)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     close = torch.allclose(step.gradients, expected, rtol=1e-3, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +11,17 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from fedgen.models.model import own_generator
+from fedgen.parameters import Tensors
 from fedgen.registry import register
 from fedgen.training.lockstep import Step, in_lockstep
 from fedgen.training.trainer import Task, Trained
+
+
+def per_client(loss: Callable[..., Tensor], common: bool) -> Callable[..., tuple[Tensors, Tensor]]:
+    """loss(tensors, x, y, taken) -> its gradients and values for n clients at once; `common` tensors are the same for
+    all, so that the forward pass is one product a layer."""
+    in_dims = (None if common else 0, 0, 0, 0)
+    return vmap(grad_and_value(loss), in_dims, randomness="different")
 
 
 @register("engine", "vmap")
@@ -24,12 +33,13 @@ class Vmap:
 
     def train(self, task: Task) -> Trained:
         layout = task.model.layout
-        gradient = vmap(grad_and_value(task.model.masked_loss), randomness="different")
 
         def gradients_of(step: Step) -> Tensor:
-            tensors, losses = gradient(layout.view(step.rows), step.x, step.y, step.real)
+            held = layout.view(step.rows[0] if step.common else step.rows)
+            gradient = per_client(task.model.masked_loss, step.common)
+            tensors, losses = gradient(held, step.x, step.y, torch.from_numpy(step.real))
             torch.cat([tensors[name].reshape(len(step.rows), -1) for name in layout.shapes], dim=1, out=step.gradients)
-            sums: Tensor = losses * step.real.sum(1)
+            sums: Tensor = losses * torch.from_numpy(step.sizes)
             return sums
 
         with own_generator():
