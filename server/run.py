@@ -343,7 +343,7 @@ def _signals(interrupt: Interrupt, view: View) -> Iterator[None]:
             raise KeyboardInterrupt
         interrupt.requested = True
         with suppress(RuntimeError):  # the signal came while the same stream was written to
-            view.doing("stopping: the round in progress is dropped, Ctrl-C again does not wait")
+            view.doing("stopping: this round is dropped; Ctrl-C again ends at once")
 
     before = {each: signal.signal(each, request) for each in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -269,7 +269,8 @@ class LiveView:
 
         self._close()
         style = {"completed": "green", "degraded": "yellow", "stopped": "yellow", "failed": "red"}
-        self.console.print(Text(end_line(result, report), style=style.get(str(result.get("state")), "")))
+        line = Text(end_line(result, report), style=style.get(str(result.get("state")), ""))
+        self.console.print(line, soft_wrap=True)  # no line break inside a command that is to be copied
 
     def panel(self) -> RenderableType:
         """The panel as it stands now, for whatever width the console has."""

@@ -170,6 +170,12 @@ def test_a_resumed_run_counts_from_its_first_round() -> None:
     assert view.tally.total["admitted"] == 9
 
 
+def test_what_is_to_be_copied_is_not_broken_into_lines() -> None:
+    view, _ = live(40)
+    view.end({"state": "stopped", "message": "`fedgen resume 'runs/a long name-20260102-030405'` continues"}, "r.html")
+    assert "`fedgen resume 'runs/a long name-20260102-030405'` continues (report: r.html)\n" in text_of(view)
+
+
 def test_the_terminal_is_given_back_at_the_end_and_after_an_exception() -> None:
     hide, show = "\x1b[?25l", "\x1b[?25h"
     view, _ = live(80)
