@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 
 from fedgen.evaluation.losses import cross_entropy
 from fedgen.models.model import PerSample
-from fedgen.training.layers import LAYERS
+from fedgen.training.layers import LAYERS, Draws
 from fedgen.training.objectives import OBJECTIVES
 
 IMAGE, VECTOR = (3, 6, 7), (5,)
@@ -24,6 +25,7 @@ CASES: dict[type[nn.Module], list[tuple[Callable[[], nn.Module], tuple[int, ...]
     nn.ReLU: [(nn.ReLU, VECTOR), (nn.ReLU, IMAGE)],
     nn.Tanh: [(nn.Tanh, IMAGE)],
     nn.Flatten: [(nn.Flatten, IMAGE)],
+    nn.Dropout: [(partial(nn.Dropout, share), VECTOR) for share in (0.0, 0.3, 1.0)] + [(nn.Dropout, IMAGE)],
     nn.LayerNorm: [
         (lambda: nn.LayerNorm(5), VECTOR),
         (lambda: nn.LayerNorm((6, 7)), IMAGE),
@@ -67,12 +69,14 @@ def test_layer_is_torchs(
         for name, _ in modules[0].named_parameters()
     }
     gradients = {name: np.full((n, *value.shape[1:]), np.nan, np.float32) for name, value in parameters.items()}
-    y, saved = layer.forward(parameters, x.numpy().copy())
+    draws = Draws([torch.Generator().manual_seed(client) for client in range(n)], np.full(n, b))
+    y, saved = layer.forward(parameters, x.numpy().copy(), draws)
     dy = torch.randn(y.shape)
     dx = layer.backward(parameters, saved, dy.numpy().copy(), gradients, True)
 
     for client, module in enumerate(modules):
         inputs = x[client].clone().requires_grad_()
+        torch.manual_seed(client)
         outputs = module(inputs)
         torch.testing.assert_close(
             torch.from_numpy(np.ascontiguousarray(y[client])), outputs.detach(), rtol=1e-4, atol=1e-5

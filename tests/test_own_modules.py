@@ -75,7 +75,11 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "rounded up pooling": (images(nn.MaxPool2d(4, ceil_mode=True), size=4), "vmap"),
     "a branch": (Branch, "sequential"),
     "frozen parameters": (frozen, "sequential"),
-    "dropout": (lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3)), "sequential"),
+    "dropout": (lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3)), "stacked"),
+    "dropout in a sequence with its own forward": (
+        lambda: Doubled(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3)),
+        "sequential",
+    ),
 }
 
 

@@ -34,13 +34,14 @@ MODELS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "logistic": ({}, (5,)),
     "mlp": ({"hidden": (6, 4)}, (2, 3)),
     "cnn": ({"channels": (3,), "hidden": 5}, (2, 6, 6)),
+    "mlp with dropout": ({"hidden": (6, 4), "dropout": 0.4}, (2, 3)),
 }
 """Model -> its parameters, and the shape of the inputs it is tried on."""
 
 
 def model_of(name: str) -> Model:
     parameters, shape = MODELS[name]
-    network = registry.build("model", name, parameters)
+    network = registry.build("model", name.split()[0], parameters)
     return Model(lambda: network.module(shape, CLASSES), cross_entropy, {}, channels_last=name == "cnn")
 
 
@@ -181,7 +182,8 @@ def task_of(
     control = 0.1 * torch.randn(start.shape, generator=generator)
     adjustment = Adjustment(proximal=0.1, clip_norm=1.0, control=control) if adjusted else Adjustment()
     batches = draw_batches(block, batch_size, *length)
-    return Task(model, start, block.x, block.y, batches, optimizer, state, adjustment)
+    seeds = 100 * seed + torch.arange(len(counts))
+    return Task(model, start, block.x, block.y, batches, optimizer, state, adjustment, seeds)
 
 
 def assert_close(fast: Trained, slow: Trained, start: Tensor) -> None:
@@ -218,6 +220,8 @@ def test_engines_agree_with_the_reference(
     seed: int,
     adjusted: bool,
 ) -> None:
+    if "dropout" in name and engine == "vmap":
+        pytest.skip("torch.func draws for the whole block: modules that draw are never given to vmap")
     task = task_of(name, counts, optimizer, batch_size, length, seed, adjusted)
     fast: Engine = registry.build("engine", engine, {})
     slow: Engine = registry.build("engine", "reference", {})
@@ -225,7 +229,7 @@ def test_engines_agree_with_the_reference(
 
 
 def test_every_registered_model_is_compared() -> None:
-    assert set(MODELS) == set(registry.members("model"))
+    assert {name.split()[0] for name in MODELS} == set(registry.members("model"))
     assert FAST
 
 

@@ -14,6 +14,7 @@ from fedgen.errors import SettingError
 from fedgen.registry import register
 
 Width = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1, description="share of hidden units that dropout sets to 0 in training")]
 
 
 class Network(Protocol):
@@ -41,13 +42,14 @@ class Mlp:
     """
 
     hidden: Annotated[tuple[Width, ...], Field(strict=False, description="widths of the hidden layers")] = (128,)
+    dropout: Share = 0.0
 
     def module(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
-        widths = [prod(input_shape), *self.hidden, outputs]
+        widths = [prod(input_shape), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for inner, outer in pairwise(widths):
-            layers += [nn.Linear(inner, outer), nn.ReLU()]
-        return nn.Sequential(*layers[:-1])
+            layers += [nn.Linear(inner, outer), *_hidden(self.dropout)]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 
 @register("model", "cnn")
@@ -64,6 +66,7 @@ class Cnn:
     channels: Annotated[tuple[Width, ...], Field(strict=False, description="channels of the convolutions")] = (32, 64)
     hidden: Annotated[int, Field(ge=1, description="width of the hidden layer")] = 128
     padding: Annotated[int, Field(ge=0, le=1, description="zero padding of the convolutions, pixels")] = 0
+    dropout: Share = 0.0
 
     def module(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         if len(input_shape) != 3:
@@ -78,5 +81,10 @@ class Cnn:
                 f"model 'cnn' with {len(self.channels)} convolutions leaves nothing of {input_shape[1]} x "
                 f"{input_shape[2]} images; set model.padding = 1 or give fewer model.channels"
             )
-        layers += [nn.Flatten(), nn.Linear(inner * height * width, self.hidden), nn.ReLU()]
+        layers += [nn.Flatten(), nn.Linear(inner * height * width, self.hidden), *_hidden(self.dropout)]
         return nn.Sequential(*layers, nn.Linear(self.hidden, outputs))
+
+
+def _hidden(dropout: float) -> list[nn.Module]:
+    """What follows a hidden linear layer."""
+    return [nn.ReLU(), nn.Dropout(dropout)] if dropout else [nn.ReLU()]

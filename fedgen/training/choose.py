@@ -28,12 +28,12 @@ def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str
     name = type(model.module).__name__
     if model.layout.size > model.parameters.size:
         return "sequential", f"{name} has running statistics or frozen parameters, and is trained client by client"
-    if any(isinstance(part, torch.nn.modules.dropout._DropoutNd) for part in model.module.modules()):
-        return "sequential", f"{name} draws random numbers, and is trained client by client"
     if model.layout.size > LOCKSTEP_SIZE:
         return "sequential", ""
     if not stacking_fails(model, x, y):
         return "stacked", ""
+    if any(isinstance(part, torch.nn.modules.dropout._DropoutNd) for part in model.module.modules()):
+        return "sequential", f"{name} draws random numbers, and is trained client by client"
     reason = _vmap_fails(model, x, y)
     if reason:
         return "sequential", f"{name} is trained client by client, vmap cannot take it: {reason}"

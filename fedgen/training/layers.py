@@ -6,12 +6,13 @@ Adding a layer is one class here: the test suite checks every registered one aga
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from fedgen.parameters import Array
@@ -23,10 +24,28 @@ LAYERS: dict[type[nn.Module], Callable[[Any, str], Layer]] = {}
 """torch module class -> stacked layer."""
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers of one step, each client's from its own generator.
+
+    sizes[n]: the samples that each client takes.
+    """
+
+    generators: Sequence[torch.Generator]
+    sizes: Array
+
+    def bernoulli(self, probability: float, shape: tuple[int, ...]) -> Array:
+        """float32[n, b, ...]: 1 with this probability, else 0; drawn over a client's own samples, as torch would."""
+        drawn = torch.zeros(shape)
+        for own, generator, size in zip(drawn, self.generators, self.sizes.tolist(), strict=True):
+            own[:size].bernoulli_(probability, generator=generator)
+        return drawn.numpy()
+
+
 class Layer(Protocol):
     """One layer; `prefix` begins the names of its parameters in the model's layout."""
 
-    def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
         """x[n, b, ...] -> (y[n, b, ...], what backward needs)."""
         ...
 
@@ -60,7 +79,7 @@ class Linear:
     def __init__(self, module: nn.Linear, prefix: str) -> None:
         self.weight, self.bias = f"{prefix}weight", _named(module, f"{prefix}bias")
 
-    def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
         y = _times(x, parameters[self.weight].swapaxes(1, 2))
         if self.bias is not None:
             y += parameters[self.bias][:, None]
@@ -89,7 +108,7 @@ class Relu:
     def __init__(self, module: nn.ReLU, prefix: str) -> None:
         pass
 
-    def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
         y = np.maximum(x, 0)
         return y, y
 
@@ -105,12 +124,30 @@ class Tanh:
     def __init__(self, module: nn.Tanh, prefix: str) -> None:
         pass
 
-    def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
         y = np.tanh(x)
         return y, y
 
     def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         dx: Array = dy * (1 - saved * saved)
+        return dx
+
+
+@layer_of(nn.Dropout)
+class Dropout:
+    """y = x * keep / (1 - p), keep ~ Bernoulli(1 - p), with the numbers that torch's generator gives the client."""
+
+    def __init__(self, module: nn.Dropout, prefix: str) -> None:
+        self.keep = 1 - module.p
+
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+        if self.keep == 1:
+            return x, np.float32(1)
+        scale = draws.bernoulli(self.keep, x.shape) / np.float32(self.keep) if self.keep else np.float32(0)
+        return x * scale, scale
+
+    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+        dx: Array = dy * saved
         return dx
 
 
@@ -121,7 +158,7 @@ class Flatten:
     def __init__(self, module: nn.Flatten, prefix: str) -> None:
         pass
 
-    def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
         return x.reshape(*x.shape[:2], -1), x.shape
 
     def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
@@ -136,7 +173,7 @@ class LayerNorm:
         self.size, self.eps = prod(module.normalized_shape), module.eps
         self.weight, self.bias = _named(module, f"{prefix}weight"), _named(module, f"{prefix}bias")
 
-    def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
         flat = x.reshape(len(x), -1, self.size)
         centred = flat - flat.mean(-1, keepdims=True)
         scale = 1 / np.sqrt((centred * centred).mean(-1, keepdims=True) + np.float32(self.eps))
@@ -199,7 +236,7 @@ class Conv2d:
         self.window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
         self.weight, self.bias = f"{prefix}weight", _named(module, f"{prefix}bias")
 
-    def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
         n, b, c, height, width = x.shape
         vertical, horizontal = self.window.padding
         if vertical or horizontal:
@@ -255,7 +292,7 @@ class MaxPool2d:
     def __init__(self, module: nn.MaxPool2d, prefix: str) -> None:
         self.window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
 
-    def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
         outputs = self.window.outputs(*x.shape[-2:])
         first, *rest = self.window.positions()
         y = self.window.part(x, *first, outputs).copy()
@@ -283,7 +320,7 @@ class AvgPool2d:
         self.window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
         self.size = np.float32(prod(self.window.kernel))
 
-    def forward(self, parameters: Arrays, x: Array) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
         outputs = self.window.outputs(*x.shape[-2:])
         parts = [self.window.part(x, *position, outputs) for position in self.window.positions()]
         return np.add.reduce(parts) / self.size, x.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ class Step:
     """One step of the clients that still take one.
 
     rows[k, d], gradients[k, d] to be written, x[k, b, ...], y[k, b], of which client i takes the first sizes[i];
-    common: every client still holds the same row, rows[0].
+    common: every client still holds the same row, rows[0]; generators[k]: where the engine draws for each client.
     """
 
     rows: Tensor
@@ -31,6 +31,7 @@ class Step:
     y: Tensor
     sizes: Array
     common: bool
+    generators: Sequence[torch.Generator] = ()
 
     @property
     def real(self) -> Array:
@@ -56,7 +57,7 @@ def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
     rows, gradients = start.clone(memory_format=torch.contiguous_format), torch.empty(start.shape)
     state = {name: _ordered(value, order).clone() for name, value in task.optimizer_state.items()}
     sizes = task.batches.sizes if order is None else task.batches.sizes[order]
-    samples = _samples(task, order)
+    samples, generators = _samples(task, order), _generators(task, order)
     total = torch.zeros(len(rows))
 
     for number, (active, width) in enumerate(zip((sizes > 0).sum(0).tolist(), sizes.max(0).tolist(), strict=True)):
@@ -68,6 +69,7 @@ def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
             y=y,
             sizes=sizes[:active, number],
             common=common and number == 0,
+            generators=generators[:active],
         )
         total[:active].add_(gradients_of(step))
         held = None if control is None else control[:active]
@@ -102,6 +104,12 @@ def _samples(task: Task, order: Array | None) -> Callable[[int, int, int], tuple
         return _rows(x, chosen, width), _rows(y, chosen, width)
 
     return gathered
+
+
+def _generators(task: Task, order: Array | None) -> list[torch.Generator]:
+    if task.seeds is None:
+        return []
+    return [torch.Generator().manual_seed(seed) for seed in _ordered(task.seeds, order).tolist()]
 
 
 def _rows(samples: Tensor, chosen: Tensor, width: int) -> Tensor:

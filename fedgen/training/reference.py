@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fedgen.models.model import held_by, own_generator
+from fedgen.models.model import Model, held_by, own_generator
 from fedgen.parameters import Tensors
 from fedgen.registry import register
 from fedgen.training.trainer import Task, Trained
@@ -19,7 +18,8 @@ from fedgen.training.trainer import Task, Trained
 class Reference:
     """A plain loop over clients and steps: slow, any module, what every other engine is tested against."""
 
-    draws: ClassVar[bool] = True
+    def draws(self, model: Model) -> bool:
+        return True
 
     def train(self, task: Task) -> Trained:
         with own_generator():
@@ -48,7 +48,7 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
             break
         x, y = task.x[client, index[:size]], task.y[client, index[:size]]
         optimizer.zero_grad()
-        losses = task.model.loss(module(x), y)
+        losses = task.model.loss(module(task.model.arranged(x)), y)
         distance = sum(((value - anchors[key]) ** 2).sum() for key, value in parameters.items())
         linear = sum((value * control[key]).sum() for key, value in parameters.items()) if control else 0.0
         (losses.mean() + adjustment.proximal / 2 * distance + linear).backward()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fedgen.models.model import own_generator
+from fedgen.models.model import Model, own_generator
 from fedgen.registry import register
 from fedgen.training.trainer import Task, Trained
 
@@ -18,7 +17,8 @@ from fedgen.training.trainer import Task, Trained
 class Sequential:
     """One preallocated model whose parameters and buffers are views of a flat row: any module, one client at a time."""
 
-    draws: ClassVar[bool] = True
+    def draws(self, model: Model) -> bool:
+        return True
 
     def train(self, task: Task) -> Trained:
         rows = task.start.clone(memory_format=torch.contiguous_format)

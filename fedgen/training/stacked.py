@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedgen.errors import SettingError
-from fedgen.models.model import Model
+from fedgen.models.model import Model, own_generator, seed_generator
 from fedgen.registry import register
-from fedgen.training.layers import LAYERS, Arrays, Layer
+from fedgen.training.layers import LAYERS, Arrays, Draws, Dropout, Layer
 from fedgen.training.lockstep import Step, in_lockstep
 from fedgen.training.objectives import OBJECTIVES, Objective
 from fedgen.training.trainer import Task, Trained
@@ -28,7 +27,8 @@ class Stacked:
     Raises SettingError for a model with a layer, or a loss, that has no stacked form.
     """
 
-    draws: ClassVar[bool] = False
+    def draws(self, model: Model) -> bool:
+        return network_of(model).draws
 
     def train(self, task: Task) -> Trained:
         return in_lockstep(task, network_of(task.model).gradients_of)
@@ -47,13 +47,18 @@ class Network:
     objective: Objective
     columns: dict[str, tuple[slice, tuple[int, ...]]]
 
+    @property
+    def draws(self) -> bool:
+        return any(isinstance(layer, Dropout) for layer in self.layers)
+
     def gradients_of(self, step: Step) -> Tensor:
         """As `lockstep.StepGradients`."""
         held = self._views(step.rows[:1] if step.common else step.rows)
         targets, x, real = self._views(step.gradients), step.x.numpy(), step.real
         saved = []
+        draws = Draws(step.generators, step.sizes)
         for layer in self.layers:
-            x, kept = layer.forward(held, x)
+            x, kept = layer.forward(held, x, draws)
             saved.append(kept)
         losses, dy = self.objective(x, step.y.numpy())
         weights = real / step.sizes[:, None].astype(np.float32)
@@ -106,9 +111,21 @@ def stacking_fails(model: Model, x: Tensor, y: Tensor) -> str:
     Known layers may have options that their stacked form does not know, and be put together in ways it does not see.
     """
     row = model.row_of(model.module)[None].requires_grad_()
-    step = Step(row.detach().clone(), torch.empty(row.shape), x[None], y[None], np.array([len(y)]), common=False)
+    generator = torch.Generator().manual_seed(0)
+    step = Step(
+        rows=row.detach().clone(),
+        gradients=torch.empty(row.shape),
+        x=x[None],
+        y=y[None],
+        sizes=np.array([len(y)]),
+        common=False,
+        generators=[generator],
+    )
     try:
-        (expected,) = torch.autograd.grad(model.masked_loss(model.layout.view(row[0]), x, y, torch.ones(len(y))), row)
+        with own_generator():
+            seed_generator(0)
+            loss = model.masked_loss(model.layout.view(row[0]), x, y, torch.ones(len(y)))
+        (expected,) = torch.autograd.grad(loss, row)
         network_of(model).gradients_of(step)
     except Exception as error:
         return f"{type(error).__name__}: {error}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -59,12 +59,11 @@ class Trained:
 
 
 class Engine(Protocol):
-    """What is registered as an "engine"; all agree with `reference` within float32 tolerance.
+    """What is registered as an "engine"; all agree with `reference` within float32 tolerance."""
 
-    draws: modules may draw from torch's generator, so that the task carries seeds.
-    """
-
-    draws: ClassVar[bool]
+    def draws(self, model: Model) -> bool:
+        """Whether training this model may take random numbers, so that the task is to carry seeds."""
+        ...
 
     def train(self, task: Task) -> Trained: ...
 
@@ -107,7 +106,7 @@ class Trainer:
                 optimizer=self.optimizer_of(block.round),
                 optimizer_state=state,
                 adjustment=Adjustment(self.proximal, self.clip_norm, control),
-                seeds=self._seeds(block) if self.engine.draws else None,
+                seeds=self._seeds(block) if self.engine.draws(self.model) else None,
             )
         )
         kept = {KEPT + name: value for name, value in trained.optimizer_state.items()} if self.keep_optimizer else {}

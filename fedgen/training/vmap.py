@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from fedgen.models.model import own_generator
+from fedgen.models.model import Model, own_generator
 from fedgen.parameters import Tensors
 from fedgen.registry import register
 from fedgen.training.lockstep import Step, in_lockstep
@@ -29,7 +28,8 @@ def per_client(loss: Callable[..., Tensor], common: bool) -> Callable[..., tuple
 class Vmap:
     """Steps of all clients in lockstep through torch.func.vmap, for any module that it can vectorise."""
 
-    draws: ClassVar[bool] = True
+    def draws(self, model: Model) -> bool:
+        return True
 
     def train(self, task: Task) -> Trained:
         layout = task.model.layout
