@@ -253,7 +253,7 @@ def pair(**changes: Any) -> Dataset:
         ({"x": torch.tensor([[0, 0], [0, float("nan")], [0, 0], [float("inf"), 0]])}, "2 training .*NaN.*sample 1"),
         (
             {"test_x": torch.full((2, 2), float("-inf"))},
-            "2 test samples hold NaN .*sample 0.*remove or fill",
+            "test samples that hold NaN .*: 2, the first is sample 0; remove or fill",
         ),
         ({"y": torch.tensor([0, 1, 2, 1])}, "training labels run from 0 to 2, expected 0 to 1 for 2 classes"),
         ({"test_y": torch.tensor([-1, 1])}, "test labels run from -1 to 1, expected 0 to 1"),

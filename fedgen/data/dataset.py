@@ -38,8 +38,8 @@ class Dataset:
         broken = (~torch.isfinite(x.flatten(1)).all(1)).nonzero().flatten()
         if len(broken):
             raise SettingError(
-                f"data.dataset {self.name!r}: {len(broken)} {part} samples hold NaN or infinite values (the first is "
-                f"sample {int(broken[0])}); remove or fill them in the data file"
+                f"data.dataset {self.name!r}: {part} samples that hold NaN or infinite values: {len(broken)}, the "
+                f"first is sample {int(broken[0])}; remove or fill them in the data file"
             )
         if int(y.min()) < 0 or int(y.max()) >= len(self.classes):
             raise SettingError(
