@@ -206,7 +206,12 @@ def test_nan_in_the_data_is_refused(
 ) -> None:
     registered("dataset", "holed")(Holed)
     ended = fedgen("run", write(TINY), "--out", "out", "--set", "data.dataset=holed")
-    assert_refused(ended, "data.dataset 'holed'", "training samples that hold NaN or infinite values: 1, the first is sample 17", "remove or fill")
+    assert_refused(
+        ended,
+        "data.dataset 'holed'",
+        "training samples that hold NaN or infinite values: 1, the first is sample 17",
+        "remove or fill",
+    )
 
 
 @pytest.mark.parametrize("out", ["file/out", "file"])
