@@ -250,7 +250,10 @@ def pair(**changes: Any) -> Dataset:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": torch.tensor([[0, 0], [0, float("nan")], [0, 0], [float("inf"), 0]])}, "training .*NaN.*: 2, the first is sample 1;"),
+        (
+            {"x": torch.tensor([[0, 0], [0, float("nan")], [0, 0], [float("inf"), 0]])},
+            "training .*NaN.*: 2, the first is sample 1;",
+        ),
         (
             {"test_x": torch.full((2, 2), float("-inf"))},
             "test samples that hold NaN .*: 2, the first is sample 0; remove or fill",
