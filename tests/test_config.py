@@ -41,7 +41,7 @@ def test_an_empty_file_is_the_default_experiment() -> None:
     assert experiment.data.dataset.name == "digits"
     assert experiment.data.clients == 100
     assert (experiment.data.partition.name, experiment.data.partition.params["alpha"]) == ("dirichlet", 0.3)
-    assert (experiment.model.name, experiment.model.params) == ("mlp", {"hidden": (128,)})
+    assert (experiment.model.name, experiment.model.params) == ("mlp", {"hidden": (128,), "dropout": 0.0})
     assert experiment.training.optimizer.params.items() >= {"lr": 0.1, "momentum": 0.0}.items()
     assert (experiment.aggregation.rule.name, experiment.byzantine.attack.name) == ("mean", "none")
     assert (experiment.federation.mode, experiment.runtime.backend) == ("star", "ray")
@@ -69,7 +69,7 @@ def test_a_choice_is_completed_with_defaults() -> None:
 
 def test_parameters_of_a_model_stand_beside_its_name() -> None:
     model = parse_experiment("[model]\nname = 'cnn'\nchannels = [8]\npadding = 1\nmetrics = []").model
-    assert model.params == {"channels": (8,), "hidden": 128, "padding": 1}
+    assert model.params == {"channels": (8,), "hidden": 128, "padding": 1, "dropout": 0.0}
     assert model.metrics == ()
 
 
