@@ -94,7 +94,15 @@ def _send(federation: Federation, exchange: Exchange, block: Block, update: Upda
     if attack.omniscient or not liars.any():
         return update.rows, weights
     view = View(
-        liars, block.clients, weights, exchange.round, block.streams, block.start[0], federation.rule, aggregation.f
+        byzantine=liars,
+        clients=block.clients,
+        weights=weights,
+        round=exchange.round,
+        streams=block.streams,
+        reference=block.start[0],
+        rule=federation.rule,
+        f=aggregation.f,
+        layout=exchange.expects,
     )
     rows, weights, _ = attack.corrupt(LocalRows(update.rows, federation.slice_width), view)
     return as_sent(rows.collect(), exchange.expects.dtype), weights

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgen.contracts import Update
+from fedgen.contracts import Columns, Update
 from fedgen.errors import FedgenError
 from fedgen.parameters import Layout
 
@@ -82,3 +82,13 @@ def as_sent(rows: Tensor, dtype: torch.dtype) -> Tensor:
         return rows.to(dtype)
     limits = torch.iinfo(dtype)
     return rows.double().nan_to_num(0).round().clamp(limits.min, limits.max).to(dtype)
+
+
+@dataclass(frozen=True)
+class AsSent:
+    """slab -> its numbers as the wire's dtype can carry them."""
+
+    dtype: torch.dtype
+
+    def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
+        return as_sent(slab, self.dtype)

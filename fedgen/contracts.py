@@ -127,7 +127,7 @@ class Context:
 
     reference[d]: what the rows are differences from (global model, or own model in gossip; zeros for columns that are
     no model).  clients[n]: who sent each row.  f: how many rows may be Byzantine, rejected ones already deducted.
-    memory: what this rule returned last round.
+    memory: what this rule returned last round.  round, streams: for rules that draw.
     """
 
     reference: Tensor
@@ -135,6 +135,8 @@ class Context:
     clients: Tensor
     f: int
     memory: Tensors = field(default_factory=dict)
+    round: int = 0
+    streams: Streams = field(default_factory=lambda: Streams(0))
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,8 @@ class Aggregation:
 class View:
     """What an attack knows: everything that the strongest published attacks assume.
 
-    byzantine bool[n], clients[n], weights[n], reference[d], the rule that is running and the f it withstands,
-    memory as this attack returned it last round.
+    byzantine bool[n], clients[n], weights[n], reference[d], the rule that is running and the f it withstands (rejected
+    rows already deducted), memory as this attack returned it last round; layout of the rows, and the rule's memory.
     """
 
     byzantine: Tensor
@@ -168,6 +170,8 @@ class View:
     rule: Rule
     f: int
     memory: Tensors = field(default_factory=dict)
+    layout: Layout = field(default_factory=lambda: Layout({}))
+    rule_memory: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

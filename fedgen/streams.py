@@ -49,9 +49,9 @@ class Streams:
 
     seed: int
 
-    def words(self, purpose: str, round: int, clients: Tensor, size: int) -> Words32:
-        """uint32[n, size]; row i belongs to clients[i] (0 .. 2**32 - 1)."""
-        position = np.arange(-(-size // 4), dtype=np.uint64)[None, :]
+    def words(self, purpose: str, round: int, clients: Tensor, size: int, first: int = 0) -> Words32:
+        """uint32[n, size], the words first .. first + size - 1; row i belongs to clients[i] (0 .. 2**32 - 1)."""
+        position = np.arange(first // 4, -(-(first + size) // 4), dtype=np.uint64)[None, :]
         client = clients.numpy().astype(np.uint64)[:, None]
         zero = np.zeros((len(client), position.shape[1]), np.uint64)
         counter = (
@@ -62,16 +62,16 @@ class Streams:
         )
         blocks = philox(counter, (self.seed & 0xFFFFFFFF, self.seed >> 32))
         whole = np.stack(blocks, axis=-1).reshape(len(client), 4 * position.shape[1])
-        return whole[:, :size].astype(np.uint32)
+        return whole[:, first % 4 : first % 4 + size].astype(np.uint32)
 
-    def uniform(self, purpose: str, round: int, clients: Tensor, size: int) -> Tensor:
+    def uniform(self, purpose: str, round: int, clients: Tensor, size: int, first: int = 0) -> Tensor:
         """float32[n, size] strictly inside (0, 1): 23 bits plus a half, so that no logarithm meets 0."""
-        bits = self.words(purpose, round, clients, size) >> np.uint32(9)
+        bits = self.words(purpose, round, clients, size, first) >> np.uint32(9)
         return torch.from_numpy((bits.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23))
 
-    def normal(self, purpose: str, round: int, clients: Tensor, size: int) -> Tensor:
-        """float32[n, size] of the standard normal law (Box-Muller in float64)."""
-        pairs = self.uniform(purpose, round, clients, 2 * size).double().view(len(clients), size, 2)
+    def normal(self, purpose: str, round: int, clients: Tensor, size: int, first: int = 0) -> Tensor:
+        """float32[n, size] of the standard normal law (Box-Muller in float64), from the number `first` on."""
+        pairs = self.uniform(purpose, round, clients, 2 * size, 2 * first).double().view(len(clients), size, 2)
         radius, angle = pairs.unbind(2)
         numbers: Tensor = (-2 * radius.log()).sqrt() * (2 * torch.pi * angle).cos()
         return numbers.float()

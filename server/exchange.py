@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedgen.admission import admit
+from fedgen.admission import AsSent, admit
 from fedgen.clients.cohort import BlockReport, Exchange, train_block
 from fedgen.contracts import Aggregation, BlockFailure, Broadcast, Context, Inbox, Rows, View
 from fedgen.errors import FedgenError
@@ -90,9 +90,20 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     liars = federation.liars(clients, standing.round)
     if attack.omniscient and bool(liars.any()):
         view = View(
-            liars, clients, weights, standing.round, federation.streams, broadcast.start, federation.rule, f, memory
+            byzantine=liars,
+            clients=clients,
+            weights=weights,
+            round=standing.round,
+            streams=federation.streams,
+            reference=_reference(broadcast),
+            rule=federation.rule,
+            f=max(0, f - len(rejected)),
+            memory=memory,
+            layout=broadcast.expects,
+            rule_memory=standing.rule_memory,
         )
         rows, weights, memory = attack.corrupt(rows, view)
+        rows = rows.map(AsSent(broadcast.expects.dtype))
         mask, refused = _admit_again(session, broadcast, rows, clients, weights)
         rejected |= refused
         rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
@@ -166,13 +177,21 @@ def _block_sums(totals: list[Tensor], weights: Tensor, plain: bool) -> Aggregati
     return Aggregation(whole if plain else (whole / weights.sum()).float())
 
 
+def _reference(broadcast: Broadcast) -> Tensor:
+    """[d]: what the rows are differences from, zeros for columns that are no model."""
+    reference = torch.zeros(broadcast.expects.size)
+    if broadcast.phase == "train":
+        reference[: len(broadcast.start)] = broadcast.start
+    return reference
+
+
 def _reduction(
     session: Session, broadcast: Broadcast, rows: Rows, clients: Tensor, weights: Tensor, allowed: int
 ) -> Callable[[], Aggregation]:
     if broadcast.reduce == "sum":
         return lambda: Aggregation(rows.map(total).collect()[0])
-    reference = torch.zeros(broadcast.expects.size)
-    if broadcast.phase == "train":
-        reference[: len(broadcast.start)] = broadcast.start
-    context = Context(reference, broadcast.expects, clients, allowed, session.standing.rule_memory)
+    reference = _reference(broadcast)
+    standing = session.standing
+    streams = session.federation.streams
+    context = Context(reference, broadcast.expects, clients, allowed, standing.rule_memory, standing.round, streams)
     return lambda: session.federation.rule.aggregate(rows, weights, context)

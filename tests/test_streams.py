@@ -102,6 +102,14 @@ def test_the_first_k_numbers_do_not_depend_on_how_many_are_drawn(draw: str, long
         assert torch.equal(numbers("noise", 0, clients, size), whole[:, :size])
 
 
+@pytest.mark.parametrize("draw", ["words", "uniform", "normal"])
+@pytest.mark.parametrize(("first", "size"), [(0, 9), (1, 1), (3, 6), (4, 5), (7, 2), (9, 0)])
+def test_numbers_from_the_middle_of_a_stream_are_the_same(draw: str, first: int, size: int) -> None:
+    numbers, clients = getattr(Streams(11), draw), torch.tensor([4, 2**32 - 1])
+    part, whole = numbers("noise", 3, clients, size, first), numbers("noise", 3, clients, 9)
+    assert part.tolist() == whole[:, first : first + size].tolist()
+
+
 def test_uniform_is_strictly_inside_0_and_1_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Word 0 gives (0 + 1/2) / 2**23 = 2**-24, word 2**32 - 1 gives (2**23 - 1 + 1/2) / 2**23 = 1 - 2**-24."""
     monkeypatch.setattr(Streams, "words", lambda *_: np.array([[0, ONES, 511, 512]], np.uint32))

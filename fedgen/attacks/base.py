@@ -1,15 +1,20 @@
-"""What most attacks have in common: honest data, honest weights, no memory."""
+"""What most attacks have in common: honest data, honest weights, no memory, and a call on plain arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedgen.contracts import Block, Columns, Rows, SlabFunction, View
-from fedgen.parameters import Tensors
+from fedgen.aggregation.mean import Mean
+from fedgen.contracts import Block, Columns, Rows, Rule, SlabFunction, View
+from fedgen.parameters import Layout, Tensors
+from fedgen.rows import LocalRows
+from fedgen.streams import Streams
 
 
 class BaseAttack:
@@ -23,6 +28,49 @@ class BaseAttack:
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         return rows, view.weights, view.memory
 
+    def __call__(
+        self,
+        rows: Any,
+        liars: Sequence[int],
+        *,
+        rule: Rule | None = None,
+        f: int | None = None,
+        round: int = 0,
+        seed: int = 0,
+    ) -> Tensor:
+        """rows[n, d] as they are sent where the rows numbered `liars` are Byzantine, to `rule`, else to the mean.
+
+        f: how many liars the rule withstands, as many as there are unless given.
+        """
+        data = rows if isinstance(rows, Tensor) else torch.from_numpy(np.asarray(rows, np.float32))
+        n, d = data.shape
+        byzantine = torch.zeros(n, dtype=torch.bool)
+        byzantine[list(liars)] = True
+        view = View(
+            byzantine=byzantine,
+            clients=torch.arange(n),
+            weights=torch.ones(n, dtype=torch.float64),
+            round=round,
+            streams=Streams(seed),
+            reference=torch.zeros(d),
+            rule=rule or Mean(),
+            f=len(liars) if f is None else f,
+            layout=Layout({"row": (d,)}, data.dtype),
+        )
+        return self.corrupt(LocalRows(data), view)[0].collect()
+
+
+def wide(slab: Tensor) -> Tensor:
+    """The slab in numbers to compute with: float32 at least, float64 where it holds integers."""
+    if slab.dtype in (torch.float32, torch.float64):
+        return slab
+    return slab.float() if slab.is_floating_point() else slab.double()
+
+
+def carrier(slab: Tensor) -> Tensor:
+    """The slab in numbers that hold its own and a lie's: integers as float64, until they are sent."""
+    return slab if slab.is_floating_point() else slab.double()
+
 
 @dataclass(frozen=True)
 class Replace:
@@ -32,4 +80,52 @@ class Replace:
     lie: SlabFunction
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
-        return torch.where(self.byzantine[:, None], self.lie(slab, columns), slab)
+        honest = carrier(slab)
+        return torch.where(self.byzantine[:, None], self.lie(wide(slab), columns).to(honest.dtype), honest)
+
+
+@dataclass(frozen=True)
+class Distort:
+    """slab -> the slab with the k Byzantine rows replaced by lie(those rows), which may be [k, c] or [1, c]."""
+
+    byzantine: Tensor
+    lie: SlabFunction
+
+    def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
+        sent = carrier(slab).clone()
+        sent[self.byzantine] = self.lie(wide(slab[self.byzantine]), columns).to(sent.dtype)
+        return sent
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """slab -> factor * slab."""
+
+    factor: float
+
+    def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
+        return self.factor * slab
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random numbers of the liars, by client, round and absolute column: no slice width changes them."""
+
+    streams: Streams
+    purpose: str
+    round: int
+    clients: Tensor
+
+    @classmethod
+    def of(cls, view: View, purpose: str) -> Draws:
+        return cls(view.streams, f"attack.{purpose}", view.round, view.clients[view.byzantine])
+
+    def uniform(self, columns: Columns) -> Tensor:
+        """float32[k, c] in (0, 1)."""
+        size = columns.stop - columns.start
+        return self.streams.uniform(self.purpose, self.round, self.clients, size, columns.start)
+
+    def normal(self, columns: Columns) -> Tensor:
+        """float32[k, c] of the standard normal law."""
+        size = columns.stop - columns.start
+        return self.streams.normal(self.purpose, self.round, self.clients, size, columns.start)

@@ -1,4 +1,4 @@
-"""Sign flip: train honestly, send the opposite."""
+"""Multiples of the honest update: sign flip, and scaling."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from fedgen.attacks.base import BaseAttack, Replace
-from fedgen.contracts import Columns, Rows, View
+from fedgen.attacks.base import BaseAttack, Distort, Scaled
+from fedgen.contracts import Rows, View
 from fedgen.parameters import Tensors
 from fedgen.registry import register
 
@@ -21,20 +21,34 @@ class SignFlip(BaseAttack):
 
     g_i <- -scale * g_i for Byzantine i
 
+    >>> SignFlip(scale=10.0)([[1.0, 2.0], [3.0, 4.0]], liars=[1])
+    tensor([[  1.,   2.],
+            [-30., -40.]])
+
     Source: L. Li et al., RSA, arXiv 1811.03761 (2019), section 5; scale 10 is the "x -10" attack of the field.
     """
 
     scale: Annotated[float, Field(gt=0, description="factor of the flipped update")] = 1.0
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
-        return rows.map(Replace(view.byzantine, Scaled(-self.scale))), view.weights, view.memory
+        return rows.map(Distort(view.byzantine, Scaled(-self.scale))), view.weights, view.memory
 
 
-@dataclass(frozen=True)
-class Scaled:
-    """slab -> factor * slab."""
+@register("attack", "scaling")
+@dataclass(frozen=True, kw_only=True)
+class Scaling(BaseAttack):
+    """Sends `scale` times the honest update: right in direction, far too long.
 
-    factor: float
+    g_i <- scale * g_i for Byzantine i
 
-    def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
-        return self.factor * slab
+    >>> Scaling()([[1.0], [2.0]], liars=[0])
+    tensor([[30.],
+            [ 2.]])
+
+    Source: E. Bagdasaryan et al., arXiv 1807.00459 (2020), section 4.2 (boosting); the factor 30 is the field's habit.
+    """
+
+    scale: Annotated[float, Field(gt=0, description="factor of the update")] = 30.0
+
+    def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
+        return rows.map(Distort(view.byzantine, Scaled(self.scale))), view.weights, view.memory
