@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedgen.aggregation.call import aggregate as aggregate
     from fedgen.config import Experiment as Experiment
     from fedgen.server.experiment_file import load_experiment as load_experiment
     from fedgen.server.run import Result as Result
@@ -19,13 +20,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Experiment": "fedgen.config",
+    "aggregate": "fedgen.aggregation.call",
     "load_experiment": "fedgen.server.experiment_file",
     "Result": "fedgen.server.run",
     "resume": "fedgen.server.run",
     "run": "fedgen.server.run",
 }
 
-__all__ = ["Experiment", "Result", "__version__", "load_experiment", "resume", "run"]
+__all__ = ["Experiment", "Result", "__version__", "aggregate", "load_experiment", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -247,7 +247,8 @@ class Method(Protocol):
 class Rule(Protocol):
     """How n rows become one. NNM and variance correction are Rules around a Rule.
 
-    A Gram rule also has coefficients(gram, weights, context) -> [n]; a linear rule mix(models[N, d], matrix) -> [N, d].
+    A Gram rule (`from_gram`) also has coefficients(gram, weights, context) -> [n]; a linear rule
+    mix(models[N, d], matrix) -> [N, d].
     """
 
     @property
@@ -263,7 +264,11 @@ class Rule(Protocol):
 
 
 class Attack(Protocol):
-    """What Byzantine clients train on, and send."""
+    """What Byzantine clients train on, and send.
+
+    An attack on the wire also has forge(message) -> message, on the bytes that one liar sends; where it forges, every
+    row of the block passes encode and decode (fedgen/wire/message.py).
+    """
 
     @property
     def omniscient(self) -> bool:

@@ -16,6 +16,13 @@ SLICE = 65_536
 """Columns of a slice unless the experiment says otherwise: 10 rows of it are 2.6 MB, enough for Ray to share."""
 
 
+GRAM_COLUMNS = 4_096
+"""Columns that are widened to float64 together: 50 rows of them fit a second-level cache."""
+
+HALF = (torch.float16, torch.bfloat16)
+"""What is computed in float32."""
+
+
 def columns_of(size: int, width: int) -> list[Columns]:
     """Slices of `width` columns that cover 0 .. size, at least one.
 
@@ -33,9 +40,15 @@ def apply(functions: Sequence[SlabFunction], slab: Tensor, columns: Columns) -> 
 
 
 def slab_gram(slab: Tensor) -> Tensor:
-    """slab[n, c] -> float64[n, n]."""
-    wide = canonical(slab).double()
-    return wide @ wide.T
+    """slab[n, c] -> float64[n, n], exactly symmetric."""
+    if slab.device.type != "cpu":
+        wide = slab.double()
+        return (wide @ wide.T).cpu()
+    gram = np.zeros((len(slab), len(slab)))
+    for columns in columns_of(slab.shape[1], GRAM_COLUMNS):
+        part = canonical(slab[:, columns].double()).numpy()
+        gram += part @ part.T  # numpy makes half of it, with syrk
+    return torch.from_numpy(gram)
 
 
 def slab_squares(slab: Tensor) -> Tensor:
@@ -84,7 +97,8 @@ class Combine:
     coefficients: Tensor
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
-        return self.coefficients.to(slab.dtype) @ slab
+        wide = slab.float() if slab.dtype in HALF else slab
+        return (self.coefficients.to(wide) @ wide).to(slab.dtype)
 
 
 @dataclass(frozen=True)

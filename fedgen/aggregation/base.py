@@ -1,0 +1,126 @@
+"""What rules have in common: a bound, a call on plain arrays, and the way from a Gram matrix to an aggregate."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedgen.contracts import Aggregation, Context, Rows
+from fedgen.parameters import Array, Layout, Tensors
+from fedgen.rows import Combine, LocalRows
+
+
+class BaseRule(ABC):
+    """A rule that withstands fewer liars than honest clients, unless it says otherwise."""
+
+    linear: ClassVar[bool] = False
+
+    @property
+    def from_gram(self) -> bool:
+        """Whether inner products decide alone, so that `coefficients` has an answer."""
+        return False
+
+    def minimum(self, f: int) -> int:
+        return 2 * f + 1
+
+    @abstractmethod
+    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation: ...
+
+    def __call__(self, rows: Any, *, f: int = 0, weights: Any = None, memory: Tensors | None = None) -> Aggregation:
+        """The aggregate of rows[n, d], a torch tensor or what numpy makes an array of, of which f may be lies.
+
+        weights[n]: 1 each unless given.  memory: what an earlier call returned.
+
+        Raises ValueError for rows that are no matrix of finite floating-point numbers, or fewer than `minimum(f)`.
+        """
+        data = rows if isinstance(rows, Tensor) else torch.from_numpy(np.asarray(rows))
+        _check(type(self).__name__, data, f, self.minimum(f))
+        n, d = data.shape
+        shares = torch.ones(n, dtype=torch.float64) if weights is None else torch.as_tensor(weights).double()
+        context = Context(torch.zeros(d), Layout({"row": (d,)}, data.dtype), torch.arange(n), f, memory or {})
+        return self.aggregate(LocalRows(data), shares, context)
+
+
+def _check(name: str, rows: Tensor, f: int, needed: int) -> None:
+    if rows.dim() != 2 or not rows.dtype.is_floating_point or 0 in rows.shape:
+        raise ValueError(f"{name}: rows must be [n, d] floating-point numbers, got {tuple(rows.shape)} of {rows.dtype}")
+    if f < 0 or len(rows) < needed:
+        raise ValueError(f"{name}: {len(rows)} rows cannot withstand f = {f}; it takes at least {needed}")
+    broken = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise ValueError(f"{name}: rows {broken} are not finite; leave them out and lower f by {len(broken)}")
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """What a Gram rule makes of a Gram matrix: aggregate = coefficients[n] @ rows, and what it may say about them."""
+
+    coefficients: Array
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class GramRule(BaseRule):
+    """A rule for which the inner products of the rows decide: one pass over the rows for them, one to combine."""
+
+    @property
+    def from_gram(self) -> bool:
+        return True
+
+    @abstractmethod
+    def weigh(self, gram: Array, weights: Array, context: Context) -> Weighing:
+        """From gram float64[n, n], symmetric; weights float64[n]."""
+
+    def coefficients(self, gram: Tensor, weights: Tensor, context: Context) -> Tensor:
+        """float64[n] of the rows with this Gram matrix."""
+        return torch.from_numpy(self.weigh(gram.numpy(), weights.numpy(), context).coefficients)
+
+    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
+        gram = rows.gram()
+        weighing = self.weigh(gram.numpy(), weights.numpy(), context)
+        diagnostics = {"residual": residual(gram.numpy(), weighing.coefficients), **weighing.diagnostics}
+        coefficients = torch.from_numpy(weighing.coefficients)
+        return Aggregation(
+            rows.map(Combine(coefficients[None])).collect()[0],
+            coefficients,
+            diagnostics={name: torch.as_tensor(value) for name, value in diagnostics.items()},
+        )
+
+
+def squared_distances(gram: Array) -> Array:
+    """gram[n, n] -> float64[n, n]: |g_i - g_j|^2, exactly symmetric, 0 on the diagonal."""
+    squares = np.diagonal(gram)
+    distances: Array = np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
+    np.fill_diagonal(distances, 0)
+    return distances
+
+
+def centred(gram: Array, coefficients: Array) -> Array:
+    """The Gram matrix of g_i - sum_j c_j g_j, from distances, so that a common offset of the rows costs no digits."""
+    distances = squared_distances(gram)
+    shift = np.eye(len(gram)) - coefficients[None, :]
+    if abs(coefficients.sum() - 1) > 1e-9:
+        return _symmetric(shift @ gram @ shift.T)
+    return _symmetric(-0.5 * shift @ distances @ shift.T)
+
+
+def _symmetric(matrix: Array) -> Array:
+    half: Array = (matrix + matrix.T) / 2
+    return half
+
+
+def residual(gram: Array, coefficients: Array) -> float:
+    """Largest eigenvalue of the residuals' Gram matrix over n: the most that the rows vary along one direction."""
+    return max(0.0, float(np.linalg.eigvalsh(centred(gram, coefficients))[-1])) / len(gram)
+
+
+def equal_shares(chosen: Array, n: int) -> Array:
+    """float64[n]: 1 / k on the k chosen rows."""
+    shares = np.zeros(n)
+    shares[chosen] = 1 / len(chosen)
+    return shares

@@ -1,0 +1,52 @@
+"""Aggregation of plain arrays, by the names of the experiment file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedgen import registry
+from fedgen.aggregation.base import BaseRule
+from fedgen.contracts import Aggregation
+from fedgen.errors import SettingError
+from fedgen.mistakes import explain
+from fedgen.parameters import Tensors
+
+
+def aggregate(
+    rows: Any,
+    rule: str = "mean",
+    *,
+    f: int = 0,
+    weights: Any = None,
+    wrappers: Sequence[str | Mapping[str, Any]] = (),
+    memory: Tensors | None = None,
+    **parameters: Any,
+) -> Aggregation:
+    """The aggregate of rows[n, d] by a registered rule, or a "module:Class", inside its wrappers, innermost first.
+
+    rows: numpy or torch, floating point; weights[n]: 1 each unless given; f: rows that may be lies; parameters: the
+    rule's own; a wrapper is a name, or a mapping of its name and parameters.
+
+    >>> aggregate([[0.0], [1.0], [2.0], [1e9]], "geometric_median", f=1, wrappers=["nnm"]).aggregate.round().tolist()
+    [1.0]
+
+    Raises SettingError for unknown names and parameters, ValueError for rows that do not fit (see `BaseRule`).
+    """
+    part = _built("rule", rule, parameters)
+    for wrapper in wrappers:
+        named = {"name": wrapper} if isinstance(wrapper, str) else dict(wrapper)
+        part = _built("rule_wrapper", named.pop("name"), named, inner=part)
+    result: Aggregation = BaseRule.__call__(part, rows, f=f, weights=weights, memory=memory)
+    return result
+
+
+def _built(kind: str, name: str, parameters: Mapping[str, Any], **inner: Any) -> Any:
+    model = registry.parameters(registry.find(kind, name))
+    try:
+        checked = model.model_validate(dict(parameters))
+    except ValidationError as error:
+        raise SettingError("\n".join(explain(error, model, of=name))) from error
+    return registry.build(kind, name, checked.model_dump(), **inner)

@@ -1,0 +1,102 @@
+"""Rules around a rule that first mix the rows: nearest-neighbour mixing and bucketing."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedgen.aggregation.base import GramRule, Weighing, squared_distances
+from fedgen.contracts import Aggregation, Context, Rows, Rule
+from fedgen.parameters import Array
+from fedgen.registry import register
+from fedgen.rows import Combine
+
+
+class Mixing(GramRule):
+    """k mixed rows A g instead of the n rows g, then the inner rule: around a Gram rule, on A K A^T alone."""
+
+    inner: Rule
+
+    @property
+    def from_gram(self) -> bool:
+        return bool(getattr(self.inner, "from_gram", False))
+
+    @abstractmethod
+    def mixing(self, gram: Array, context: Context) -> Array:
+        """A float64[k, n], rows that sum to 1."""
+
+    def weigh(self, gram: Array, weights: Array, context: Context) -> Weighing:
+        assert isinstance(self.inner, GramRule)
+        mixing = self.mixing(gram, context)
+        inner = self.inner.weigh(mixing @ gram @ mixing.T, np.ones(len(mixing)), self.inside(mixing, context))
+        return replace(inner, coefficients=mixing.T @ inner.coefficients)
+
+    def inside(self, mixing: Array, context: Context) -> Context:
+        """What the inner rule knows of the mixed rows."""
+        return replace(context, clients=torch.arange(len(mixing)))
+
+    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
+        if self.from_gram:
+            return super().aggregate(rows, weights, context)
+        mixing = self.mixing(rows.gram().numpy(), context)
+        mixed, shares = rows.map(Combine(torch.from_numpy(mixing))), torch.ones(len(mixing), dtype=torch.float64)
+        inner = self.inner.aggregate(mixed, shares, self.inside(mixing, context))
+        if inner.coefficients is None:
+            return inner
+        return replace(inner, coefficients=torch.from_numpy(mixing.T) @ inner.coefficients)
+
+
+@register("rule_wrapper", "nnm")
+@dataclass(frozen=True, kw_only=True)
+class NearestNeighbourMixing(Mixing):
+    """Replaces every row by the mean of its n - f nearest, itself among them.
+
+    g_i <- mean of the n - f rows g_j with the least |g_i - g_j|^2;  n >= 2 f + 1
+
+    Source: Y. Allouah et al., Fixing by Mixing, arXiv 2302.01772 (2023), algorithm 2.
+    """
+
+    inner: Rule
+
+    def minimum(self, f: int) -> int:
+        return max(2 * f + 1, self.inner.minimum(f))
+
+    def mixing(self, gram: Array, context: Context) -> Array:
+        n = len(gram)
+        nearest = np.argsort(squared_distances(gram), axis=1, kind="stable")[:, : n - context.f]
+        mixing = np.zeros((n, n))
+        np.put_along_axis(mixing, nearest, 1 / nearest.shape[1], axis=1)
+        return mixing
+
+
+@register("rule_wrapper", "bucketing")
+@dataclass(frozen=True, kw_only=True)
+class Bucketing(Mixing):
+    """Shuffles the rows and hands on the means of buckets of `size` of them.
+
+    g_k <- mean of the rows of bucket k, of ceil(n / size) buckets, up to f of which hold a liar;  f * size < n / 2
+
+    Source: S. P. Karimireddy et al., arXiv 2006.09365 (2022), algorithm 1.  The shuffle is drawn from the experiment's
+    streams, by the clients' numbers and the round.
+    """
+
+    inner: Rule
+    size: Annotated[int, Field(ge=1, description="rows in a bucket")] = 2
+
+    def minimum(self, f: int) -> int:
+        return max(2 * f * self.size + 1, self.size * (self.inner.minimum(f) - 1) + 1)
+
+    def mixing(self, gram: Array, context: Context) -> Array:
+        keys = context.streams.words("bucketing", context.round, context.clients, 1)[:, 0]
+        order = keys.argsort(kind="stable")
+        buckets = np.split(order, range(self.size, len(order), self.size))
+        mixing = np.zeros((len(buckets), len(order)))
+        for place, bucket in enumerate(buckets):
+            mixing[place, bucket] = 1 / len(bucket)
+        return mixing
