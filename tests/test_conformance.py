@@ -19,6 +19,7 @@ from torch import Tensor
 from fedgen import registry
 from fedgen.admission import WEIGHT_LIMIT, AsSent, check_update
 from fedgen.aggregation.mean import Mean
+from fedgen.attacks.garbage import Garbage
 from fedgen.config import Experiment
 from fedgen.contracts import Aggregation, Attack, Block, Context, Inbox, Method, Rule, View
 from fedgen.data.dataset import Dataset
@@ -98,11 +99,23 @@ def test_a_name_is_registered_once(registered: Callable[..., Any]) -> None:
 # Rules.
 
 RULES = wrapped("rule", "rule_wrapper")
-NOT_TRANSLATION_EQUIVARIANT = dict.fromkeys(("flag", "normalised_mean"), "directions are seen from zero")
-"""Rule -> why adding the same to all rows does not add it to the result."""
+NOT_TRANSLATION_EQUIVARIANT = {
+    **dict.fromkeys(("flag", "normalised_mean", "foolsgold"), "directions are seen from zero"),
+    **dict.fromkeys(("cge", "clip", "arc"), "lengths are seen from zero"),
+}
+"""Rule or wrapper -> why adding the same to all rows does not add it to the result."""
 
-NOT_SCALE_EQUIVARIANT: dict[str, str] = {}
-"""Rule -> why a common factor of the rows is no factor of its result (an absolute radius, say)."""
+NOT_SCALE_EQUIVARIANT: dict[str, str] = {"clip": "the radius is a number"}
+"""Rule or wrapper -> why a common factor of the rows is no factor of its result."""
+
+
+TIED = "nnm (meamed|phocas|bulyan)|(arc|clip) cge"
+"""Rules in wrappers that make values equally near a centre, or rows equally long: rounding tells them apart."""
+
+
+def excused(reasons: dict[str, str], name: str) -> str:
+    """Why a rule inside its wrapper is not held to a promise; "" where it is."""
+    return next((reasons[part] for part in name.split() if part in reasons), "")
 
 
 def rows_of(n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -157,7 +170,9 @@ def test_the_result_is_one_row_of_the_rows_dtype(rule: Rule, f: int, dtype: torc
 
 
 @pytest.mark.parametrize("f", [0, 1, 2])
-def test_the_order_of_the_rows_does_not_matter(rule: Rule, f: int) -> None:
+def test_the_order_of_the_rows_does_not_matter(rule: Rule, f: int, request: pytest.FixtureRequest) -> None:
+    if re.fullmatch(TIED, request.node.callspec.params["rule"]):
+        pytest.skip("told apart by rounding")
     n = rule.minimum(f) + 4
     rows, weights, order = rows_of(n), weights_of(n), torch.randperm(n, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
@@ -170,8 +185,10 @@ def test_the_order_of_the_rows_does_not_matter(rule: Rule, f: int) -> None:
 def test_a_common_factor_of_the_rows_is_one_of_the_result(
     rule: Rule, factor: float, spare: int, request: pytest.FixtureRequest
 ) -> None:
-    if (name := request.node.callspec.params["rule"]) in NOT_SCALE_EQUIVARIANT:
-        pytest.skip(NOT_SCALE_EQUIVARIANT[name])
+    if reason := excused(NOT_SCALE_EQUIVARIANT, request.node.callspec.params["rule"]):
+        pytest.skip(reason)
+    if re.fullmatch(TIED, request.node.callspec.params["rule"]):
+        pytest.skip("told apart by rounding")
     n = rule.minimum(1) + spare
     expected = factor * aggregate(rule, rows_of(n), f=1)
     torch.testing.assert_close(aggregate(rule, factor * rows_of(n), f=1), expected, rtol=1e-4, atol=1e-6 * abs(factor))
@@ -179,7 +196,9 @@ def test_a_common_factor_of_the_rows_is_one_of_the_result(
 
 @pytest.mark.parametrize("f", [0, 1, 2])
 @pytest.mark.parametrize("size", [1e-8, 1.0, 1e6])
-def test_equal_rows_give_that_row(rule: Rule, f: int, size: float) -> None:
+def test_equal_rows_give_that_row(rule: Rule, f: int, size: float, request: pytest.FixtureRequest) -> None:
+    if reason := excused(NOT_SCALE_EQUIVARIANT, request.node.callspec.params["rule"]):
+        pytest.skip(reason)
     row = size * rows_of(1)
     result = aggregate(rule, row.expand(rule.minimum(f) + 2, -1), f=f)
     torch.testing.assert_close(result, row[0], rtol=1e-5, atol=1e-6 * size)
@@ -192,7 +211,7 @@ def test_duplicates_are_no_trouble(rule: Rule, f: int, request: pytest.FixtureRe
     rows[1:3] = rows[0]
     result = aggregate(rule, rows, f=f)
     assert result.isfinite().all()
-    if request.node.callspec.params["rule"].split()[-1] not in NOT_TRANSLATION_EQUIVARIANT:
+    if not excused(NOT_TRANSLATION_EQUIVARIANT, request.node.callspec.params["rule"]):
         assert (result >= rows.min(0).values - 1e-5).all()
         assert (result <= rows.max(0).values + 1e-5).all()
 
@@ -203,10 +222,10 @@ def test_a_common_offset_of_the_rows_is_one_of_the_result(
     rule: Rule, f: int, offset: float, request: pytest.FixtureRequest
 ) -> None:
     """In float64: at +1e3 the rows' own differences are 1e-3 of what is stored."""
-    if re.fullmatch("nnm (meamed|phocas|bulyan)", request.node.callspec.params["rule"]):
-        pytest.skip("mixed rows are often equal, and values equally near a centre are told apart by rounding")
-    if (name := request.node.callspec.params["rule"].split()[-1]) in NOT_TRANSLATION_EQUIVARIANT:
-        pytest.skip(NOT_TRANSLATION_EQUIVARIANT[name])
+    if re.fullmatch(TIED, request.node.callspec.params["rule"]):
+        pytest.skip("told apart by rounding")
+    if reason := excused(NOT_TRANSLATION_EQUIVARIANT, request.node.callspec.params["rule"]):
+        pytest.skip(reason)
     n = rule.minimum(f) + 3
     rows = rows_of(n, dtype=torch.float64)
     expected = aggregate(rule, rows, f=f) + offset
@@ -218,8 +237,9 @@ def test_zeros_give_zeros(rule: Rule, f: int) -> None:
     assert not aggregate(rule, torch.zeros(rule.minimum(f) + 1, COLUMNS), f=f).any()
 
 
-def test_one_row_without_liars_is_the_result(rule: Rule) -> None:
-    if rule.minimum(0) == 1:
+def test_one_row_without_liars_is_the_result(rule: Rule, request: pytest.FixtureRequest) -> None:
+    scaled = excused(NOT_SCALE_EQUIVARIANT, request.node.callspec.params["rule"])
+    if rule.minimum(0) == 1 and not scaled:
         torch.testing.assert_close(aggregate(rule, rows_of(1)), rows_of(1)[0])
 
 
@@ -260,8 +280,8 @@ LIARS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-FOLLOWS_LIARS = "mean"
-"""The rule that is not robust, alone or inside any wrapper."""
+FOLLOWS_LIARS = ("mean", "foolsgold")
+"""Rules that one liar moves as far as it likes, alone or inside most wrappers."""
 
 INSIDE_THE_BOX = ("median", "trimmed_mean")
 """Rules whose result stays between the least and the largest honest value of every coordinate."""
@@ -285,7 +305,7 @@ def test_f_liars_do_not_move_a_robust_rule_far(
     result = aggregate(rule, rows, torch.ones(n, dtype=torch.float64), f)
     centre = honest.mean(0)
     bound = (1 + 2 * (n - f) / (n - 2 * f)) * (honest - centre).norm(dim=1).max()
-    assert name[-1] == FOLLOWS_LIARS or (result - centre).norm() <= bound
+    assert name[-1] in FOLLOWS_LIARS or (result - centre).norm() <= bound
     if name[0] in INSIDE_THE_BOX:
         assert (result >= honest.min(0).values - 1e-5).all()
         assert (result <= honest.max(0).values + 1e-5).all()
@@ -374,7 +394,7 @@ def test_lies_are_numbers_unless_they_are_meant_to_be_none(attack: Attack, liars
     """Garbage for admission is told by its name."""
     rows, view = rows_of(6), view_of(masked(LIAR_SETS[liars]))
     sent, weights, _ = attack.corrupt(LocalRows(rows, 64), view)
-    if type(attack).__name__ != "Garbage":
+    if not isinstance(attack, Garbage):
         assert sent.collect().isfinite().all()
         assert ((weights > 0) & (weights <= WEIGHT_LIMIT)).all()
 
@@ -410,7 +430,7 @@ def test_an_attack_acts_on_whatever_is_sent(attack: Attack, dtype: torch.dtype, 
 
 
 def test_an_attack_lies_where_there_is_somebody_to_hide_among(attack: Attack, request: pytest.FixtureRequest) -> None:
-    """Except "none"; an attack on the data alone is told by `poison`."""
+    """Except "none"; an attack on the data alone is told by `poison`, one on the bytes by `forge`."""
     rows, view = rows_of(6), view_of(masked([0, 3]))
     sent, weights, _ = attack.corrupt(LocalRows(rows, 64), view)
     block = block_of(6)
@@ -420,6 +440,7 @@ def test_an_attack_lies_where_there_is_somebody_to_hide_among(attack: Attack, re
         and torch.equal(weights, view.weights)
         and torch.equal(poisoned.x, block.x)
         and torch.equal(poisoned.y, block.y)
+        and not hasattr(attack, "forge")
     )
     assert changed == (request.node.callspec.params["attack"] != "none")
 

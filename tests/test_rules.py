@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fedgen import aggregate, registry
 from fedgen.aggregation.base import residual
+from fedgen.aggregation.centred_clipping import CentredClipping
 from fedgen.aggregation.flag import EPSILON, Flag
 from fedgen.aggregation.geometric_median import GeometricMedian
 from fedgen.aggregation.krum import Krum, MultiKrum
@@ -160,6 +161,39 @@ def flag(
     return np.asarray(size * (found @ (found.T @ unit.sum(1))))
 
 
+def cge(rows: Array, f: int) -> Array:
+    return np.asarray(rows[np.argsort(np.linalg.norm(rows, axis=1))[: len(rows) - f]].mean(0))
+
+
+def diameter(rows: Array) -> float:
+    return max(float(np.linalg.norm(a - b)) for a in rows for b in rows)
+
+
+def mda(rows: Array, f: int) -> Array:
+    subsets = combinations(range(len(rows)), len(rows) - f)
+    return np.asarray(rows[list(min(subsets, key=lambda subset: diameter(rows[list(subset)])))].mean(0))
+
+
+def foolsgold(rows: Array, f: int) -> Array:
+    n = len(rows)
+    similar = [[float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for b in rows] for a in rows]
+    most = [max(similar[i][j] for j in range(n) if j != i) for i in range(n)]
+    trust = []
+    for i in range(n):
+        pardoned = [similar[i][j] * (most[i] / most[j] if most[j] > most[i] else 1) for j in range(n) if j != i]
+        trust.append(min(1.0, max(0.0, 1 - max(pardoned))))
+    share = np.array(trust) / max(trust)
+    with np.errstate(divide="ignore"):
+        share = np.clip(np.log(share / (1 - share)) + 0.5, 0, 1)
+    return np.asarray(share @ rows / share.sum())
+
+
+def centred_clipping(rows: Array, f: int) -> Array:
+    centre = geometric_median(rows, f)
+    lengths = np.linalg.norm(rows - centre, axis=1)
+    return np.asarray(centre + ((rows - centre) * np.minimum(1, np.median(lengths) / lengths)[:, None]).mean(0))
+
+
 REFERENCES: dict[str, Reference] = {
     "mean": lambda rows, f: np.asarray(rows.mean(0)),
     "median": lambda rows, f: np.asarray(np.median(rows, axis=0)),
@@ -175,6 +209,10 @@ REFERENCES: dict[str, Reference] = {
     "dnc": dnc,
     "normalised_mean": normalised_mean,
     "flag": flag,
+    "cge": cge,
+    "mda": mda,
+    "foolsgold": foolsgold,
+    "centred_clipping": centred_clipping,
 }
 
 
@@ -282,6 +320,38 @@ def test_bucketing_is_the_rule_on_means_of_drawn_buckets(name: str) -> None:
     means = np.array([rows[order[first : first + 2]].mean(0) for first in range(0, 9, 2)])
     ours = aggregate(rows, name, f=1, wrappers=["bucketing"]).aggregate
     np.testing.assert_allclose(ours, registry.build("rule", name, {})(means, f=1).aggregate, atol=1e-9)
+
+
+@given(st.integers(3, 11), st.integers(1, 5), st.integers(0, 999))
+def test_minimum_diameter_is_exact(n: int, f: int, seed: int) -> None:
+    rows = rows_of(n, 3, seed)
+    f = min(f, (n - 1) // 2)
+    coefficients = aggregate(rows, "mda", f=f).coefficients
+    assert coefficients is not None
+    kept = rows[coefficients.numpy() > 0]
+    assert len(kept) == n - f
+    best = min(diameter(rows[list(subset)]) for subset in combinations(range(n), n - f))
+    assert diameter(kept) == pytest.approx(best)
+
+
+def test_centred_clipping_goes_on_from_the_last_aggregate() -> None:
+    """From 0 with radius 2: rows 1, 3 and -9 pull 1, 2 and -2, so v = 1/3; then 2/3, 2 and -2, so v = 5/9."""
+    rule = CentredClipping(centre="last", radius=2.0)
+    rows = np.array([[1.0], [3.0], [-9.0]])
+    first = rule(rows, f=1)
+    second = rule(rows, f=1, memory=first.memory)
+    assert [float(each.aggregate) for each in (first, second)] == pytest.approx([1 / 3, 5 / 9])
+    twice = CentredClipping(centre="last", radius=2.0, iterations=2)(rows, f=1)
+    assert float(twice.aggregate) == pytest.approx(5 / 9)
+
+
+def test_static_and_adaptive_clipping_shorten_rows() -> None:
+    """Lengths 1, 2, 4, 9, f = 1: k = floor(2 * 3 / 4) = 1, so the longest becomes 4; a radius 2 makes 1, 2, 2, 2."""
+    rows = np.array([[1.0], [2.0], [4.0], [9.0]])
+    assert float(aggregate(rows, "mean", f=1, wrappers=["arc"]).aggregate) == pytest.approx(11 / 4)
+    clip = {"name": "clip", "radius": 2.0}
+    assert float(aggregate(rows, "mean", f=1, wrappers=[clip]).aggregate) == pytest.approx(7 / 4)
+    assert float(aggregate(rows, "median", f=1, wrappers=[clip]).aggregate) == pytest.approx(2)
 
 
 # On arrays, as a library.

@@ -1,4 +1,4 @@
-"""Rules around a rule that first mix the rows: nearest-neighbour mixing and bucketing."""
+"""Rules around a rule that first mix the rows: nearest-neighbour mixing, bucketing, norm clipping."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Mixing(GramRule):
 
     @abstractmethod
     def mixing(self, gram: Array, context: Context) -> Array:
-        """A float64[k, n], rows that sum to 1."""
+        """A float64[k, n]."""
 
     def weigh(self, gram: Array, weights: Array, context: Context) -> Weighing:
         assert isinstance(self.inner, GramRule)
@@ -39,7 +39,7 @@ class Mixing(GramRule):
 
     def inside(self, mixing: Array, context: Context) -> Context:
         """What the inner rule knows of the mixed rows."""
-        return replace(context, clients=torch.arange(len(mixing)))
+        return context
 
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
         if self.from_gram:
@@ -100,3 +100,51 @@ class Bucketing(Mixing):
         for place, bucket in enumerate(buckets):
             mixing[place, bucket] = 1 / len(bucket)
         return mixing
+
+    def inside(self, mixing: Array, context: Context) -> Context:
+        return replace(context, clients=torch.arange(len(mixing)))
+
+
+@register("rule_wrapper", "clip")
+@dataclass(frozen=True, kw_only=True)
+class StaticClipping(Mixing):
+    """Shortens every row to a radius.
+
+    g_i <- g_i min(1, radius / |g_i|)
+    """
+
+    inner: Rule
+    radius: Annotated[float, Field(gt=0, description="longest row that stays as it is")] = 1.0
+
+    def minimum(self, f: int) -> int:
+        return self.inner.minimum(f)
+
+    def mixing(self, gram: Array, context: Context) -> Array:
+        return _shortened(np.sqrt(np.diagonal(gram)), self.radius)
+
+
+@register("rule_wrapper", "arc")
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveClipping(Mixing):
+    """Shortens the k longest rows to the next longest: adaptive robust clipping.
+
+    k = floor(2 f (n - f) / n);  g_i <- g_i min(1, r / |g_i|), r = the (k + 1)-th largest |g_j|;  n >= 2 f + 1
+
+    Source: Y. Allouah et al., Adaptive Gradient Clipping for Robust Federated Learning, arXiv 2405.14432 (2024),
+    algorithm 2.
+    """
+
+    inner: Rule
+
+    def minimum(self, f: int) -> int:
+        return self.inner.minimum(f)
+
+    def mixing(self, gram: Array, context: Context) -> Array:
+        lengths, n = np.sqrt(np.diagonal(gram)), len(gram)
+        clipped = 2 * context.f * (n - context.f) // n
+        return _shortened(lengths, float(np.sort(lengths)[n - 1 - clipped]))
+
+
+def _shortened(lengths: Array, radius: float) -> Array:
+    """diag(min(1, radius / lengths))."""
+    return np.diag(np.minimum(1, np.divide(radius, lengths, out=np.ones_like(lengths), where=lengths > 0)))
