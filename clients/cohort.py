@@ -18,6 +18,7 @@ from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows, columns_of
+from fedgen.wire.message import Malformed, decode, encode
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,12 @@ def train_block(
     block = federation.block(clients, start, client_state, exchange.round)
     update, block, failed = _surviving(federation, broadcast, block)
     sent, weights = _send(federation, exchange, block, update)
+    sent, weights, malformed = _receive(federation, exchange, block, sent, weights)
 
     if exchange.summed:
         sent = sent.double()
     norms = LocalRows(sent, federation.slice_width).norms()
-    admission = admit(norms, weights, federation.norm_limit(exchange.phase))
+    admission = admit(norms, weights, federation.norm_limit(exchange.phase)).without(malformed)
 
     def admitted(values: Tensor) -> Tensor:
         return values[admission.mask] if admission.reasons else values
@@ -106,6 +108,28 @@ def _send(federation: Federation, exchange: Exchange, block: Block, update: Upda
     )
     rows, weights, _ = attack.corrupt(LocalRows(update.rows, federation.slice_width), view)
     return as_sent(rows.collect(), exchange.expects.dtype), weights
+
+
+def _receive(
+    federation: Federation, exchange: Exchange, block: Block, rows: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, dict[int, str]]:
+    """Rows and weights as they arrive, and why a message does not, by position.
+
+    Only where liars forge messages does it matter that they are bytes; then every row of the block becomes one.
+    """
+    forge, liars = getattr(federation.attack, "forge", None), federation.liars(block.clients, exchange.round)
+    if forge is None or not liars.any():
+        return rows, weights, {}
+    rows, weights, reasons = rows.clone(), weights.clone(), {}
+    for position, client in enumerate(block.clients.tolist()):
+        message = encode(rows[position], float(weights[position]), exchange.expects, exchange.round, client)
+        if liars[position]:
+            message = forge(message)
+        try:
+            rows[position], weights[position] = decode(message, exchange.expects, exchange.round, client)
+        except Malformed as error:
+            reasons[position] = str(error)
+    return rows, weights, reasons
 
 
 def _surviving(federation: Federation, broadcast: Broadcast, block: Block) -> tuple[Update, Block, dict[int, str]]:

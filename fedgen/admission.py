@@ -23,6 +23,14 @@ class Admission:
     mask: Tensor
     reasons: dict[int, str]
 
+    def without(self, reasons: dict[int, str]) -> Admission:
+        """The admission of the rows whose message could be read; reasons: of those that could not, by position."""
+        if not reasons:
+            return self
+        mask = self.mask.clone()
+        mask[list(reasons)] = False
+        return Admission(mask, self.reasons | reasons)
+
 
 def admit(norms: Tensor, weights: Tensor, norm_limit: float) -> Admission:
     """Rows of finite length up to norm_limit (inf for none) and of weight in 0 .. 1e9, 0 excluded.

@@ -230,6 +230,7 @@ class ByzantineSection(Section):
         0, description="Byzantine clients: how many (drawn from the seed) or a list of client numbers"
     )
     start: int = Field(0, ge=0, description="first round in which they attack")
+    redraw: bool = Field(False, description="draw the clients that lie anew every round; `clients` is a count")
 
 
 class RuntimeSection(Section):
@@ -298,6 +299,11 @@ class Experiment(Section):
         if worst >= self.data.clients:
             raise _conflict(
                 f"byzantine.clients = {liars} does not fit data.clients = {self.data.clients} (numbered from 0)"
+            )
+        if isinstance(liars, list) and self.byzantine.redraw:
+            raise _conflict(
+                f"byzantine.redraw = true draws liars every round, but byzantine.clients = {liars} names them; give "
+                f"their number, byzantine.clients = {len(liars)}, or leave redraw out"
             )
         if (len(set(liars)) if isinstance(liars, list) else liars) == self.data.clients:
             raise _conflict(

@@ -70,7 +70,7 @@ class Federation:
     """Everything a worker holds.
 
     Attributes: experiment (resolved: no "auto" is left that decides a result), method, rule, attack, streams, shards
-    (sample numbers of each client), byzantine bool[N].
+    (sample numbers of each client), byzantine bool[N]: who lies in round 0, and in all others unless liars are redrawn.
 
     Raises SettingError where data, model and experiment do not fit together.
     """
@@ -97,7 +97,7 @@ class Federation:
         self.rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, self)
         self._check_bound(experiment)
         self.attack: Attack = registry.build("attack", **_call(experiment.byzantine.attack), facts=self.facts)
-        self.byzantine = self._liars(experiment)
+        self.byzantine = self._liars(0)
         if experiment.federation.mode not in self.method.modes:
             raise SettingError(
                 f"training.method {experiment.training.method.name!r} runs in {sorted(self.method.modes)}, "
@@ -162,9 +162,11 @@ class Federation:
                 f"aggregation.f = {f}, and federation.cohort gives {cohort}; lower aggregation.f or raise the cohort"
             )
 
-    def _liars(self, experiment: Experiment) -> Tensor:
-        chosen, mask = experiment.byzantine.clients, torch.zeros(experiment.data.clients, dtype=torch.bool)
-        mask[chosen if isinstance(chosen, list) else self._drawn("byzantine", 0, chosen)] = True
+    def _liars(self, round: int) -> Tensor:
+        """bool[N]: those listed, or drawn in that round."""
+        chosen = self.experiment.byzantine.clients
+        mask = torch.zeros(self.experiment.data.clients, dtype=torch.bool)
+        mask[chosen if isinstance(chosen, list) else self._drawn("byzantine", round, chosen)] = True
         return mask
 
     def _drawn(self, purpose: str, round: int, count: int) -> Tensor:
@@ -194,7 +196,11 @@ class Federation:
 
     def liars(self, clients: Tensor, round: int) -> Tensor:
         """bool[n]: which of these clients lie in this round."""
-        return self.byzantine.index_select(0, clients) & (round >= self.experiment.byzantine.start)
+        section = self.experiment.byzantine
+        if round < section.start:
+            return torch.zeros(len(clients), dtype=torch.bool)
+        mask = self._liars(round) if section.redraw else self.byzantine
+        return mask.index_select(0, clients)
 
     def block(self, clients: Tensor, start: Tensor, client_state: Tensors, round: int) -> Block:
         """The data of these clients, zero padded; start is [d] for all or [n, d]."""

@@ -359,10 +359,11 @@ def _degrades(event: Mapping[str, Any]) -> bool:
 
 
 def _partition(federation: Federation) -> dict[str, Any]:
+    redrawn = federation.experiment.byzantine.redraw  # then every round's event says who lies
     return {
         "classes": list(federation.dataset.classes),
         "counts": federation.class_counts().tolist(),
-        "byzantine": federation.byzantine.nonzero().flatten().tolist(),
+        "byzantine": [] if redrawn else federation.byzantine.nonzero().flatten().tolist(),
     }
 
 

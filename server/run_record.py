@@ -104,8 +104,11 @@ class RunFolder:
 
     @property
     def byzantine(self) -> set[int]:
-        """The clients that lie; none where that was not recorded."""
-        return set(self.partition.byzantine) if self.partition else set()
+        """The clients that lie, in any round where they are redrawn; none where that was not recorded."""
+        drawn = (event.get("clients") for event in self.events if event.get("event") == "byzantine")
+        lists = (clients for clients in drawn if isinstance(clients, list))
+        redrawn = {client for clients in lists for client in clients if isinstance(client, int)}
+        return redrawn | (set(self.partition.byzantine) if self.partition else set())
 
     @cached_property
     def rounds(self) -> list[int]:

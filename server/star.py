@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fedgen.contracts import Broadcast
 from fedgen.parameters import canonical
 from fedgen.server.exchange import Outcome, exchange
@@ -21,6 +24,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     broadcast = method.broadcast(standing.state, round)
     # 2. Who takes part.
     blocks = federation.cohort(round, broadcast.everyone)
+    _note_redrawn(session, blocks)
     # 3. They train; attacks and admission act.
     outcome = exchange(session, broadcast, blocks)
     session.journal.event("admitted", round, clients=outcome.inbox.clients.tolist())
@@ -50,14 +54,25 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     }
 
 
+def _note_redrawn(session: Session, blocks: list[Tensor]) -> None:
+    """Log who lies in this round, where that is not said once for all in partition.json."""
+    federation, round = session.federation, session.standing.round
+    if federation.experiment.byzantine.redraw:
+        cohort = torch.cat(blocks)
+        session.journal.event(
+            "byzantine", round, clients=cohort[federation.liars(cohort, round)].sort().values.tolist()
+        )
+
+
 def _too_few(session: Session, broadcast: Broadcast, outcome: Outcome) -> str:
     inbox = outcome.inbox
     needed = max(1, session.federation.rule.minimum(inbox.f) if broadcast.reduce == "aggregate" else 1)
     if len(inbox.clients) >= needed:
         return ""
     short = f"{len(inbox.clients)} updates were admitted, aggregation needs {needed} to withstand f = {inbox.f}"
-    liars = session.federation.byzantine
-    honest = next((reason for client, reason in outcome.rejected.items() if not liars[client]), "")
+    rejected = torch.tensor(list(outcome.rejected), dtype=torch.int64)
+    liars = session.federation.liars(rejected, session.standing.round).tolist()
+    honest = next((reason for reason, lies in zip(outcome.rejected.values(), liars, strict=True) if not lies), "")
     if not honest:
         return short
     return f"{short}; honest ones were rejected ({honest}): lower training.optimizer.lr or set training.clip_norm"

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from fedgen.admission import admit, as_sent, check_update
 from fedgen.attacks.base import BaseAttack, Replace
+from fedgen.attacks.forged import Forged
+from fedgen.attacks.garbage import NUMBERS, WEIGHTS, Garbage
 from fedgen.clients.cohort import BlockReport, Exchange, train_block
 from fedgen.config import Experiment
 from fedgen.contracts import Columns, Rows, Update, View
@@ -22,12 +24,15 @@ from fedgen.data.dataset import Dataset
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.parameters import Layout, Tensors
+from fedgen.registry import members, parameters
 from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal, read_lines
 from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.run import Result
+from fedgen.server.run_record import RunFolder
 from fedgen.server.session import Session
 from fedgen.server.star import play_round
+from fedgen.wire.message import METADATA, unseal
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Constant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Garbage(BaseAttack):
+class Rubbish(BaseAttack):
     """Sends one number in every column, or a weight of its own."""
 
     value: float = nan
@@ -53,10 +58,34 @@ class Garbage(BaseAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GarbageFromAll(Garbage):
+class RubbishFromAll(Rubbish):
     """The same, sent with a view of the whole round."""
 
     omniscient: ClassVar[bool] = True
+
+
+GARBAGE = [
+    *({"name": "garbage", "kind": kind} for kind in [*NUMBERS, *WEIGHTS]),
+    *({"name": "forged", "kind": kind} for kind in parameters(Forged).model_fields["kind"].annotation.__args__),
+]
+"""Every kind of garbage and of forged message, as byzantine.attack."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveryGarbage(BaseAttack):
+    """Client k < 16 lies in the k-th way of GARBAGE."""
+
+    def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
+        weights = view.weights
+        for kind in [*NUMBERS, *WEIGHTS]:
+            mine = view.clients == GARBAGE.index({"name": "garbage", "kind": kind})
+            rows, weights, _ = Garbage(kind=kind).corrupt(rows, replace(view, byzantine=mine, weights=weights))
+        return rows, weights, view.memory
+
+    def forge(self, message: bytes) -> bytes:
+        header, _ = unseal(message)
+        chosen = GARBAGE[int(header[METADATA]["client"])]
+        return Forged(kind=chosen["kind"]).forge(message) if chosen["name"] == "forged" else message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +102,9 @@ class Numbered:
 
 @pytest.fixture
 def parts(registered: Callable[..., Any]) -> None:
-    registered("attack", "garbage")(Garbage)
-    registered("attack", "garbage_from_all")(GarbageFromAll)
+    registered("attack", "rubbish")(Rubbish)
+    registered("attack", "rubbish_from_all")(RubbishFromAll)
+    registered("attack", "every_garbage")(EveryGarbage)
     registered("dataset", "numbered")(Numbered)
 
 
@@ -259,7 +289,7 @@ LIES = [
 def test_garbage_costs_the_liar_and_nobody_else(
     lie: dict[str, float], reason: str, summed: bool, parts: None, tiny: Callable[..., Experiment]
 ) -> None:
-    attack = {"attack": {"name": "garbage", **lie}, "clients": [2, 9]}
+    attack = {"attack": {"name": "rubbish", **lie}, "clients": [2, 9]}
     report, rows = one_block(tiny(byzantine=attack), summed=summed)
     _, honest = one_block(tiny())
     assert set(report.rejected) == {2, 9}
@@ -275,7 +305,70 @@ def test_garbage_costs_the_liar_and_nobody_else(
         assert torch.equal(rows, honest[others]), "who is honest sends the same bits as without liars"
 
 
-@pytest.mark.parametrize("attack", ["garbage", "garbage_from_all"])
+REASONS = {
+    "nan": "update is not finite",
+    "inf": "update is not finite",
+    "huge": "is above aggregation.norm_limit",
+    "weight_nan": "weight nan is not in",
+    "weight_inf": "weight inf is not in",
+    "weight_huge": "weight 1e+12 is not in",
+    "weight_zero": "weight 0 is not in",
+    "weight_negative": "weight -1 is not in",
+    "names": "message has no tensor '1.weight'",
+    "shape": "tensor '1.weight' has shape [1, 10, 64], expected [10, 64]",
+    "dtype": "tensor '1.weight' has dtype 'I32', expected F32",
+    "round": "message is of round '-1', expected '0'",
+    "client": "message is of client '",
+    "duplicate": "bytes: a client sends one a round",
+    "truncated": "message is cut short: 2599 bytes of numbers, expected 2600",
+    "garbled": "has no header",
+}
+
+
+@pytest.mark.parametrize("attack", GARBAGE, ids=lambda attack: attack["kind"])
+@pytest.mark.parametrize("summed", [False, True], ids=["rows", "sums"])
+def test_every_kind_of_garbage_is_turned_away_with_its_reason(
+    attack: dict[str, Any], summed: bool, parts: None, tiny: Callable[..., Experiment]
+) -> None:
+    report, rows = one_block(tiny(byzantine={"attack": attack, "clients": [2, 9]}), summed=summed)
+    _, honest = one_block(tiny())
+    others = [client for client in range(12) if client not in (2, 9)]
+    assert set(report.rejected) == {2, 9}
+    assert all(REASONS[attack["kind"]] in reason for reason in report.rejected.values())
+    assert report.failed == {}
+    if summed:
+        assert torch.equal(report.total, report.weights @ honest[others].double())
+    else:
+        assert torch.equal(rows, honest[others]), "encoding and decoding change no bit of who is honest"
+
+
+@pytest.mark.parametrize("rule", members("rule"))
+def test_no_rule_sees_any_garbage(
+    rule: str, parts: None, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    """One liar of every kind and as many honest clients as the rule needs: each round turns the 16 away and counts."""
+    liars = list(range(len(GARBAGE)))
+    result = run_in(
+        tiny(
+            data={"clients": 32},
+            federation={"cohort": 32},
+            aggregation={"rule": rule, "f": 1},
+            byzantine={"attack": "every_garbage", "clients": liars},
+        )
+    )
+    assert (result.state, result.rounds) == ("completed", 2)
+    for record in read_lines(result.folder / "metrics.jsonl"):
+        assert (record["clients"]["rejected"], record["clients"]["admitted"]) == (16, 16)
+        assert not record["skipped"]
+    rejected = [event for event in read_lines(result.folder / "events.jsonl") if event["event"] == "rejected"]
+    assert sorted((event["round"], event["client"]) for event in rejected) == [
+        (round, client) for round in (0, 1) for client in liars
+    ]
+    for event in rejected[:16]:
+        assert REASONS[GARBAGE[event["client"]]["kind"]] in event["reason"]
+
+
+@pytest.mark.parametrize("attack", ["rubbish", "rubbish_from_all"])
 @pytest.mark.parametrize("rule", ["mean", "median"])
 def test_a_round_of_garbage_and_honest_rows_counts(
     attack: str, rule: str, parts: None, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
@@ -302,9 +395,9 @@ def test_a_round_of_garbage_alone_is_skipped_and_keeps_the_state(
 ) -> None:
     federation = Federation(tiny())
     liars = [client for round in (0, 1) for block in federation.cohort(round, False) for client in block.tolist()]
-    result = run_in(tiny(byzantine={"attack": {"name": "garbage"}, "clients": liars}))
+    result = run_in(tiny(byzantine={"attack": {"name": "rubbish"}, "clients": liars}))
     untrained = run_in(
-        tiny(byzantine={"attack": {"name": "garbage"}, "clients": liars}, federation={"rounds": 1}), "one"
+        tiny(byzantine={"attack": {"name": "rubbish"}, "clients": liars}, federation={"rounds": 1}), "one"
     )
     assert (result.state, result.rounds) == ("degraded", 2)
     assert result.message.startswith(
@@ -326,13 +419,32 @@ def test_a_run_whose_training_diverges_says_what_to_do(
         assert "lower training.optimizer.lr or set training.clip_norm" in said
 
 
+def test_who_is_redrawn_to_lie_is_logged_every_round(
+    parts: None, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    """Three of six clients lie in each round, all six take part: the three named are those rejected."""
+    byzantine = {"attack": "garbage", "clients": 3, "redraw": True}
+    result = run_in(tiny(data={"clients": 6}, federation={"cohort": 6, "rounds": 4}, byzantine=byzantine))
+    events = read_lines(result.folder / "events.jsonl")
+    named = {event["round"]: event["clients"] for event in events if event["event"] == "byzantine"}
+    rejected = {
+        round: sorted(event["client"] for event in events if event["event"] == "rejected" and event["round"] == round)
+        for round in range(4)
+    }
+    assert named == rejected
+    assert {len(clients) for clients in named.values()} == {3}
+    assert len({tuple(clients) for clients in named.values()}) > 1
+    assert json.loads((result.folder / "partition.json").read_text())["byzantine"] == []
+    assert RunFolder.read(result.folder).byzantine == set().union(*named.values())
+
+
 def session_of(experiment: Experiment, folder: Path) -> Session:
     federation = Federation(experiment)
     standing = Standing(0, federation.method.initial_state(0))
     return Session(federation, SerialPool(federation, Interrupt()), standing, Journal(folder))
 
 
-@pytest.mark.parametrize("attack", ["garbage", "garbage_from_all"])
+@pytest.mark.parametrize("attack", ["rubbish", "rubbish_from_all"])
 def test_client_state_is_kept_for_admitted_clients_only(
     attack: str, parts: None, tiny: Callable[..., Experiment], tmp_path: Path
 ) -> None:
@@ -361,7 +473,7 @@ def test_a_skipped_round_keeps_no_client_state(parts: None, tiny: Callable[..., 
             training={"optimizer": {"name": "sgd", "momentum": 0.9}, "keep_optimizer": True},
             aggregation={"rule": "median", "f": 1},
             byzantine={
-                "attack": {"name": "garbage", "value": 0.0, "weight": -1.0},
+                "attack": {"name": "rubbish", "value": 0.0, "weight": -1.0},
                 "clients": torch.cat(Federation(tiny()).cohort(0, False)).tolist(),
             },
         ),

@@ -197,6 +197,7 @@ DECISIVE: list[dict[str, Any]] = [
     {"byzantine": {"attack": "ipm"}},
     {"byzantine": {"clients": [0]}},
     {"byzantine": {"start": 1}},
+    {"byzantine": {"redraw": True}},
 ]
 
 
@@ -590,6 +591,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "a liar beyond the clients": (
         "[byzantine]\nclients = [3, 100]",
         ["byzantine.clients = [3, 100]", "data.clients = 100", "numbered from 0"],
+    ),
+    "a list of liars that is redrawn": (
+        "[byzantine]\nclients = [3, 4]\nredraw = true",
+        ["byzantine.redraw = true", "byzantine.clients = [3, 4]", "byzantine.clients = 2"],
     ),
     "more liars than clients": ("[byzantine]\nclients = 101", ["byzantine.clients = 101", "data.clients = 100"]),
     "nobody honest": (

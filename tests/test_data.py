@@ -385,6 +385,16 @@ def test_a_number_of_liars_is_drawn_from_the_seed(count: int, tiny: Callable[...
     assert (count == 0) == all(torch.equal(drawn[0], mask) for mask in drawn[2:])
 
 
+def test_liars_may_be_drawn_anew_every_round(tiny: Callable[..., Experiment]) -> None:
+    federation = Federation(tiny(byzantine={"attack": "sign_flip", "clients": 3, "redraw": True, "start": 1}))
+    everyone = torch.arange(12)
+    masks = [federation.liars(everyone, round) for round in range(20)]
+    assert [int(mask.sum()) for mask in masks] == [0] + [3] * 19
+    assert len({tuple(mask.tolist()) for mask in masks}) > 10
+    assert torch.stack(masks).any(0).all(), "in 19 rounds everybody's turn comes"
+    assert torch.equal(federation.liars(torch.tensor([5, 0]), 7), masks[7][[5, 0]])
+
+
 def test_more_clients_than_samples_is_refused(tiny: Callable[..., Experiment]) -> None:
     with pytest.raises(SettingError, match=r"data\.clients = 1294 is more than the 1293 training samples of 'digits'"):
         Federation(tiny(data={"clients": 1294}))
