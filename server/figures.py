@@ -12,7 +12,13 @@ from fedgen.server.report_canvas import COLOURS, drawing, legend, plot_axes, who
 Series = tuple[Sequence[float], Sequence[float]]
 """Rounds and the values at them, of equal length."""
 
-SERIES_STYLES = {"test": ("blue", "-"), "validation": ("orange", (0, (5, 1.6))), "train": ("grey", (0, (1.2, 1.2)))}
+SERIES_STYLES = {
+    "test": ("blue", "-"),
+    "validation": ("orange", (0, (5, 1.6))),
+    "train": ("grey", (0, (1.2, 1.2))),
+    "honest": ("blue", "-"),
+    "byzantine": ("red", (0, (5, 1.6))),
+}
 OUTCOME_COLOURS = {"admitted": "blue", "late": "grey", "rejected": "orange", "failed": "red"}
 PHASE_COLOURS = {"train": "blue", "aggregate": "green", "evaluate": "orange", "checkpoint": "purple"}
 SPARE_COLOURS = ("red", "grey", "class2", "class5", "class6", "class9")
@@ -21,7 +27,7 @@ MAX_POINTS, MAX_STEPS = 1000, 200
 
 
 def curves(series: Mapping[str, Series], label: str, *, percent: bool = False) -> str:
-    """A metric over the rounds, one line for each of test, validation and train that `series` holds."""
+    """Numbers over the rounds, one line for each of `series`."""
     with drawing() as figure:
         axes = plot_axes(figure, label)
         drawn = []

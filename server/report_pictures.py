@@ -37,7 +37,7 @@ def draw(run: RunFolder) -> dict[str, Picture]:
     """All pictures that the folder has numbers for, by name, in the order of the report."""
     pictures = _metric_pictures(run)
     if run.records:
-        pictures += [_clients_picture(run), *_time_pictures(run), *_traffic_pictures(run)]
+        pictures += [_clients_picture(run), *_trust_pictures(run), *_time_pictures(run), *_traffic_pictures(run)]
     if run.partition is not None:
         svg = draw_partition(run.partition)
         pictures.append(Picture("partition", svg, "Who holds what", partition_sentence(run.partition)))
@@ -72,6 +72,22 @@ def _clients_picture(run: RunFolder) -> Picture:
     svg = figures.stacked(run.rounds, parts, "clients", figures.OUTCOME_COLOURS, whole=True)
     caption = "Clients in each round" + _steps_words(run)
     return Picture("clients", svg, caption, f"clients in each round: {', '.join(kinds)}")
+
+
+def _trust_pictures(run: RunFolder) -> list[Picture]:
+    """Whom the rule trusted, and how much the updates still varied in one direction around what it made of them."""
+    pictures = []
+    groups = run.measured("aggregation", ("honest", "byzantine"))
+    if groups:
+        svg = figures.curves(groups, "share of the aggregate (1: an equal one)")
+        caption = "Whom the rule trusted: mean coefficient times the number of updates"
+        pictures.append(Picture("trust", svg, caption, f"mean coefficient over the rounds of {' and '.join(groups)}"))
+    residual = run.measured("aggregation", ("residual",))
+    if residual:
+        svg = figures.curves(residual, "largest variance")
+        caption = "How far the updates vary along one direction around the aggregate (largest eigenvalue)"
+        pictures.append(Picture("residual", svg, caption, "largest residual eigenvalue over the rounds"))
+    return pictures
 
 
 def _time_pictures(run: RunFolder) -> list[Picture]:

@@ -120,6 +120,16 @@ class RunFolder:
         values = (numbers(record.get(part)).get(name, 0.0) for record in self.records)
         return [value if abs(value) < LARGEST else 0.0 for value in values]
 
+    def measured(self, part: str, names: Iterable[str]) -> dict[str, tuple[list[int], list[float]]]:
+        """Rounds and numbers under `part` of those names that any round has, left out where a round has none."""
+        series = {}
+        for name in names:
+            found = [(record["round"], numbers(record.get(part)).get(name)) for record in self.records]
+            known = [(at, value) for at, value in found if value is not None and abs(value) < LARGEST]
+            if known:
+                series[name] = ([at for at, _ in known], [value for _, value in known])
+        return series
+
     def names(self, part: str, first: Iterable[str] = ()) -> list[str]:
         """The names under `part` in any round: those of `first` in that order, then the others as they came."""
         seen = dict.fromkeys(name for record in self.records for name in numbers(record.get(part)))

@@ -11,6 +11,7 @@ from fedgen.contracts import Broadcast
 from fedgen.parameters import canonical
 from fedgen.server.exchange import Outcome, exchange
 from fedgen.server.session import Session, Stopwatch
+from fedgen.server.trust import note_trust
 
 
 def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     else:
         updated = method.server_update(state, outcome.inbox, round)
         state = {name: canonical(value) for name, value in updated.items()}
+    trust = note_trust(session, outcome.inbox)
     clock.lap("aggregate")
     # 5. Held-back samples.
     held_back = session.evaluate(state) if evaluate else {}
@@ -50,6 +52,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
         "clients": outcome.counts,
         "skipped": bool(skipped),
         "bytes": _traffic(broadcast, sum(map(len, blocks)), outcome),
+        **({"aggregation": trust} if trust else {}),
         "seconds": clock.laps,
     }
 

@@ -1,0 +1,41 @@
+"""Whom a rule trusted in a round: for the logs and the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fedgen.contracts import Aggregation, Inbox
+from fedgen.server.session import Session
+
+
+def note_trust(session: Session, inbox: Inbox) -> dict[str, float]:
+    """Log coefficients and diagnostics of the rule, where it ran and has any; returns the round's summary of them.
+
+    honest, byzantine: the mean coefficient of each, in equal shares of 1 / n; and every single number of the
+    diagnostics by its name.
+    """
+    if "aggregation" not in vars(inbox):
+        return {}
+    aggregation = inbox.aggregation
+    if aggregation.coefficients is None and not aggregation.diagnostics:
+        return {}
+    _log(session, inbox, aggregation)
+    single = {name: float(value) for name, value in aggregation.diagnostics.items() if value.dim() == 0}
+    if aggregation.coefficients is None:
+        return single
+    liars = session.federation.liars(inbox.clients, session.standing.round)
+    return {**single, **_shares(aggregation.coefficients, liars)}
+
+
+def _log(session: Session, inbox: Inbox, aggregation: Aggregation) -> None:
+    values: dict[str, Any] = {name: value.tolist() for name, value in aggregation.diagnostics.items()}
+    if aggregation.coefficients is not None:
+        values["coefficients"] = [float(f"{share:.6g}") for share in aggregation.coefficients.tolist()]
+    session.journal.event("aggregated", session.standing.round, clients=inbox.clients.tolist(), **values)
+
+
+def _shares(coefficients: Tensor, liars: Tensor) -> dict[str, float]:
+    groups = {"honest": coefficients[~liars], "byzantine": coefficients[liars]}
+    return {name: float(part.mean()) * len(coefficients) for name, part in groups.items() if len(part)}
