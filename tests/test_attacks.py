@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from math import log
 
 import pytest
 import torch
@@ -10,11 +12,16 @@ from torch import Tensor
 
 from fedgen import registry
 from fedgen.aggregation.mean import Mean
+from fedgen.attacks.alie import ALittleIsEnough, z_max
 from fedgen.attacks.dropped import Dropped
+from fedgen.attacks.fang import FangKrum, FangTrimmedMean
 from fedgen.attacks.free_rider import FreeRider
+from fedgen.attacks.mimic import Mimic
 from fedgen.attacks.noise import Gaussian, Uniform
-from fedgen.contracts import Rule, View
+from fedgen.attacks.search import LEAST, MOST, POINTS, context_of, maximum
+from fedgen.contracts import Rule, SlabFunction, View
 from fedgen.errors import SettingError
+from fedgen.federation import Federation
 from fedgen.parameters import Layout
 from fedgen.rows import LocalRows
 from fedgen.streams import Streams
@@ -87,8 +94,220 @@ def test_the_disguise_of_a_free_rider_shrinks_with_the_rounds() -> None:
 
 
 @pytest.mark.parametrize("name", registry.members("attack"))
-def test_an_attack_can_be_called_on_plain_arrays(name: str, federation: object) -> None:
-    attack = registry.build("attack", name, {}, facts=federation.facts)  # type: ignore[attr-defined]
+def test_an_attack_can_be_called_on_plain_arrays(name: str, federation: Federation) -> None:
+    attack = registry.build("attack", name, {}, facts=federation.facts)
     rows = rows_of(7, 10)
     sent = attack(rows.numpy(), [2, 5])
     assert torch.equal(sent[[0, 1, 3, 4, 6]], rows[[0, 1, 3, 4, 6]])
+
+
+# Omniscient, against float64 on whole rows.
+
+SHAPES = [(4, 3, [3]), (7, 40, [0, 3]), (12, 200, [1, 2, 7, 11]), (9, 130, [0, 1, 2, 3])]
+
+
+def honest_of(rows: Tensor, liars: list[int]) -> Tensor:
+    return rows.double()[[row for row in range(len(rows)) if row not in liars]]
+
+
+@pytest.mark.parametrize(("n", "d", "liars"), SHAPES)
+@pytest.mark.parametrize("z", [None, 1.5, -0.5])
+def test_alie_against_the_reference(n: int, d: int, liars: list[int], z: float | None) -> None:
+    rows = rows_of(n, d)
+    honest = honest_of(rows, liars)
+    if z is None:
+        supporters = max(n // 2 + 1 - len(liars), 1)
+        z = max(torch.special.ndtri(torch.tensor(1 - supporters / (n - len(liars))).double()).item(), 0)
+        sent = ALittleIsEnough()(rows, liars)
+    else:
+        sent = ALittleIsEnough(z=z)(rows, liars)
+    expected = honest.mean(0) - z * (honest - honest.mean(0)).square().mean(0).sqrt()
+    torch.testing.assert_close(sent[liars].double(), expected.expand(len(liars), -1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "f", "z"), [(50, 24, 1.4261), (15, 3, 0.2104), (10, 1, 0.0), (10, 4, 0.4307), (3, 2, 0.0)]
+)
+def test_the_papers_z(n: int, f: int, z: float) -> None:
+    """50 and 24: s = 2, 24 / 26; 15 and 3: s = 5, 7 / 12; 10 and 4: s = 2, 4 / 6; the others are below a half."""
+    assert z_max(n, f) == pytest.approx(z, abs=1e-4)
+
+
+def perturbation_of(name: str, honest: Tensor) -> Tensor:
+    mean = honest.mean(0)
+    spread = (honest - mean).square().mean(0).sqrt()
+    return {"unit": -mean / mean.norm(), "std": -spread, "sign": -mean.sign()}[name]
+
+
+def halving(allowed: Callable[[float], bool]) -> float:
+    """The papers' search: double until it is not allowed, then bisect."""
+    low, high = 0.0, 1.0
+    while allowed(high):
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if allowed(middle) else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize(("n", "d", "liars"), SHAPES)
+@pytest.mark.parametrize("perturbation", ["unit", "std", "sign"])
+@pytest.mark.parametrize("name", ["min_max", "min_sum"])
+def test_min_max_and_min_sum_against_a_search_over_whole_rows(
+    name: str, perturbation: str, n: int, d: int, liars: list[int]
+) -> None:
+    rows = rows_of(n, d)
+    honest = honest_of(rows, liars)
+    towards, pairs = perturbation_of(perturbation, honest), torch.cdist(honest, honest)
+
+    def allowed(gamma: float) -> bool:
+        apart = (honest.mean(0) + gamma * towards - honest).norm(dim=1)
+        if name == "min_max":
+            return bool(apart.max() <= pairs.max())
+        return bool(apart.square().sum() <= pairs.square().sum(1).max())
+
+    expected = honest.mean(0) + halving(allowed) * towards
+    sent = registry.build("attack", name, {"perturbation": perturbation})(rows, liars)
+    torch.testing.assert_close(sent[liars].double(), expected.expand(len(liars), -1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["min_max", "min_sum"])
+@pytest.mark.parametrize("perturbation", ["unit", "std", "sign"])
+def test_equal_honest_rows_leave_no_room(name: str, perturbation: str) -> None:
+    for row in (torch.zeros(5), torch.arange(5.0)):
+        sent = registry.build("attack", name, {"perturbation": perturbation})(row.expand(4, -1), [2])
+        torch.testing.assert_close(sent, row.expand(4, -1), rtol=1e-5, atol=1e-5)
+
+
+def krum_score(rows: Tensor, row: int, f: int) -> float:
+    distances = (rows - rows[row]).square().sum(1)
+    others = torch.cat([distances[:row], distances[row + 1 :]])
+    return float(others.sort().values[: len(rows) - f - 2].sum())
+
+
+@pytest.mark.parametrize(("n", "d", "liars"), [(9, 40, [0, 3]), (12, 200, [1, 2, 7, 11]), (15, 10, [3, 4, 5, 6, 7])])
+def test_fang_on_krum_against_the_papers_search(n: int, d: int, liars: list[int]) -> None:
+    rows = rows_of(n, d)
+    honest, c = honest_of(rows, liars), len(liars)
+    sign = honest.mean(0).sign()
+    spread = min(krum_score(honest, row, len(honest) - (n - c)) for row in range(len(honest)))
+    size = (spread / ((n - 2 * c - 1) * d)) ** 0.5 + float(honest.norm(dim=1).max()) / d**0.5
+    while size >= 1e-5:
+        sent = rows.double().clone()
+        sent[liars] = -size * sign
+        if min(range(n), key=lambda row: krum_score(sent, row, c)) in liars:
+            break
+        size /= 2
+    lies = FangKrum()(rows, liars)[liars]
+    torch.testing.assert_close(lies.double(), (-size * sign).expand(c, -1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d", "liars"), SHAPES)
+def test_fang_on_the_trimmed_mean_stays_in_the_papers_intervals(n: int, d: int, liars: list[int]) -> None:
+    rows = rows_of(n, d)
+    honest = honest_of(rows, liars)
+    lies = FangTrimmedMean(b=3.0)(rows, liars)[liars].double()
+    for column in range(d):
+        low, high = float(honest[:, column].min()), float(honest[:, column].max())
+        if honest[:, column].mean() > 0:
+            bounds = (low / 3, low) if low > 0 else (3 * low, low)
+        else:
+            bounds = (high, 3 * high) if high > 0 else (high, high / 3)
+        assert (lies[:, column] >= bounds[0] - 1e-6).all()
+        assert (lies[:, column] <= bounds[1] + 1e-6).all()
+    assert len(liars) == 1 or not torch.equal(lies[0], lies[1]), "each liar draws its own"
+
+
+def test_mimic_copies_the_row_that_is_farthest_along_the_main_direction() -> None:
+    rows = rows_of(9, 60)
+    honest = honest_of(rows, [2, 5])
+    direction = torch.linalg.svd(honest - honest.mean(0), full_matrices=False).Vh[0]
+    victim = ((honest - honest.mean(0)) @ direction).abs().argmax()
+    sent = Mimic()(rows, [2, 5])
+    assert torch.equal(sent[2], honest[victim].float())
+    assert torch.equal(sent[5], honest[victim].float())
+
+
+def test_mimic_stays_with_its_victim_while_it_is_there() -> None:
+    attack, rows, view = Mimic(), rows_of(5, 30), view_of(5, 30, [1])
+    _, _, memory = attack.corrupt(LocalRows(rows), view)
+    victim = int(memory["victim"])
+    again, _, memory = attack.corrupt(LocalRows(rows_of(5, 30, seed=1)), replace(view, memory=memory))
+    assert int(memory["victim"]) == victim
+    assert torch.equal(again.collect()[1], rows_of(5, 30, seed=1)[victim])
+    elsewhere = replace(view, clients=torch.arange(10, 15), memory=memory)
+    _, _, memory = attack.corrupt(LocalRows(rows), elsewhere)
+    assert int(memory["victim"]) == victim + 10, "the same rows of other clients: chosen anew"
+    named, _, _ = Mimic(client=3).corrupt(LocalRows(rows), view)
+    assert torch.equal(named.collect()[1], rows[3])
+
+
+# Line searches.
+
+
+def wrapped(name: str, federation: Federation) -> Rule:
+    *wrappers, part = name.split()
+    rule: Rule = registry.build("rule", part, {}, facts=federation.facts)
+    for wrapper in wrappers:
+        rule = registry.build("rule_wrapper", wrapper, {}, facts=federation.facts, inner=rule)
+    return rule
+
+
+SEARCHED = [
+    *registry.members("rule"),
+    *(f"{wrapper} {rule}" for wrapper in registry.members("rule_wrapper") for rule in ("geometric_median", "median")
+      if rule in registry.members("rule")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+@pytest.mark.parametrize("attack", ["alie", "ipm"])
+def test_the_searched_strength_is_as_good_as_any_of_the_grid(name: str, attack: str, federation: Federation) -> None:
+    """By whole rows and the rule's own aggregate: nothing on the grid moves it farther than what is sent."""
+    rule, liars = wrapped(name, federation), [0, 4, 9]
+    rows = rows_of(15, 60)
+    honest = honest_of(rows, liars)
+    view = view_of(15, 60, liars, rule)
+
+    def moved(sent: Tensor) -> float:
+        aggregate = rule.aggregate(LocalRows(sent), view.weights, context_of(view)).aggregate
+        return float((aggregate.double() - honest.mean(0)).norm())
+
+    def fixed(strength: float) -> Tensor:
+        key = {"alie": "z", "ipm": "epsilon"}[attack]
+        sent: Tensor = registry.build("attack", attack, {key: strength}).corrupt(LocalRows(rows), view)[0].collect()
+        return sent
+
+    sent, _, _ = registry.build("attack", attack, {"optimize": True}).corrupt(LocalRows(rows), view)
+    grid = [LEAST * (MOST / LEAST) ** (point / (POINTS - 1)) for point in range(POINTS)]
+    assert moved(sent.collect()) >= max(moved(fixed(strength)) for strength in grid) * (1 - 1e-4)
+
+
+def test_a_search_reads_the_rows_once_where_inner_products_decide(federation: Federation) -> None:
+    reads = []
+
+    class Counted(LocalRows):
+        def gram(self) -> Tensor:
+            reads.append("gram")
+            return super().gram()
+
+        def collect(self) -> Tensor:
+            reads.append("collect")
+            return super().collect()
+
+        def map(self, function: SlabFunction) -> LocalRows:
+            return Counted(self.data, self.slice, (*self.functions, function))
+
+    view = view_of(9, 50, [1, 2], wrapped("mean", federation))
+    ALittleIsEnough(optimize=True).corrupt(Counted(rows_of(9, 50)), view)
+    assert reads == ["gram"]
+
+
+def test_a_fixed_and_a_searched_z_exclude_each_other() -> None:
+    with pytest.raises(SettingError, match=r"'alie': z = 1.0 is fixed and optimize = true searches it"):
+        ALittleIsEnough(z=1.0, optimize=True)
+
+
+@pytest.mark.parametrize("peak", [0.1, 0.13, 1.0, 7.7, 99.0, 100.0])
+def test_the_search_finds_a_peak_within_two_per_cent(peak: float) -> None:
+    assert maximum(lambda strength: -abs(log(strength / peak))) == pytest.approx(peak, rel=0.02)

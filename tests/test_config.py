@@ -64,7 +64,7 @@ def test_a_choice_is_completed_with_defaults() -> None:
     text = "[training]\noptimizer = { name = 'sgd', lr = 1 }\n[byzantine]\nattack = 'ipm'"
     experiment = parse_experiment(text)
     assert experiment.training.optimizer.params.items() >= {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}.items()
-    assert experiment.byzantine.attack.params == {"epsilon": 2.0}
+    assert experiment.byzantine.attack.params == {"epsilon": 2.0, "optimize": False}
 
 
 def test_parameters_of_a_model_stand_beside_its_name() -> None:

@@ -456,10 +456,17 @@ def test_an_attack_lies_where_there_is_somebody_to_hide_among(attack: Attack, re
         ("dropped", {"share": 1.0}, [0, 0]),
         ("free_rider", {}, [0, 0]),
         ("ipm", {"epsilon": 0.5}, [-1, -2]),
+        ("alie", {"z": 3.0}, [-1, 1]),
+        ("mimic", {"client": 12}, [3, 5]),
+        ("min_max", {}, [1, 3]),
+        ("min_sum", {"perturbation": "sign"}, [1, 3]),
     ],
 )
 def test_attacks_by_hand(name: str, parameters: dict[str, float], expected: list[float]) -> None:
-    """The liar's own row is 9, 9; the honest rows 1, 3 and 3, 5 have the mean 2, 4, of which -1/2 is -1, -2."""
+    """The liar's own row is 9, 9; the honest rows 1, 3 and 3, 5 have the mean 2, 4, of which -1/2 is -1, -2.
+
+    Their deviation is 1, 1, three of which below the mean are -1, 1; one below it is as far from 3, 5 as 1, 3 is.
+    """
     rows, view = torch.tensor([[1.0, 3], [9, 9], [3, 5]]), view_of(masked([1], 3))
     attack: Attack = registry.build("attack", name, parameters)
     sent, _, _ = attack.corrupt(LocalRows(rows, 64), view)
