@@ -48,7 +48,7 @@ DEPENDENCIES = [
     "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "pillow", "pynvml", "tqdm", "munch",
     "multiprocess", "packaging<26", "dp-accounting>=0.4,<0.6", "prv-accountant>=0.2,<0.3",
 ]  # fmt: skip
-PEERS_OWN = ["pfl==0.6.0", "fedlab==1.3.0", "byzfl==0.0.11"]
+PEERS_OWN = ["pfl==0.6.0", "fedlab==1.3.0", "byzfl==0.0.11", "byzpy==0.1.4"]
 PEERS = ROOT / "benchmarks" / ".peers"
 STUBS = ROOT / "benchmarks" / "peers" / "stubs"
 

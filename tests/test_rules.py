@@ -216,6 +216,10 @@ REFERENCES: dict[str, Reference] = {
 }
 
 
+SLOW_REFERENCES = ("geometric_median", "centred_clipping")
+"""Whose reference, plain Weiszfeld iteration, is not there yet after 20,000 steps where the result is near a row."""
+
+
 def test_every_registered_rule_has_a_reference() -> None:
     assert set(REFERENCES) == set(registry.members("rule"))
 
@@ -231,11 +235,23 @@ def rows_of(n: int, d: int, seed: int, liars: int = 0) -> Array:
 @given(st.integers(0, 2), st.integers(0, 4), st.integers(5, 40), st.integers(0, 999))
 @settings(max_examples=25)
 def test_rules_are_their_references(name: str, f: int, spare: int, d: int, seed: int) -> None:
-    """To 1e-7 of the rows' size: a geometric median converges slowly in the reference."""
     rule = registry.build("rule", name, {})
     n = max(rule.minimum(f), 2) + spare
     rows = rows_of(n, d, seed, liars=f)
-    np.testing.assert_allclose(rule(rows, f=f).aggregate, REFERENCES[name](rows, f), rtol=1e-6, atol=1e-6)
+    tolerance = 1e-3 if name in SLOW_REFERENCES else 1e-9
+    np.testing.assert_allclose(rule(rows, f=f).aggregate, REFERENCES[name](rows, f), rtol=tolerance, atol=tolerance)
+
+
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 999))
+def test_the_geometric_median_has_the_least_sum_of_distances(n: int, d: int, seed: int) -> None:
+    """The rows' directions from it cancel, or, at a row, those of the others are no longer than 1."""
+    rows = rows_of(n, d, seed, liars=n // 3)
+    pulls = rows - GeometricMedian()(rows).aggregate.numpy()
+    lengths = np.linalg.norm(pulls, axis=1)
+    near = int(lengths.argmin())
+    others = np.arange(n) != near if lengths[near] < 1e-4 * np.median(lengths) or n == 1 else np.ones(n, bool)
+    slope = np.linalg.norm((pulls[others] / lengths[others, None]).sum(0))
+    assert slope <= (1e-6 if others.all() else 1 + 1e-6) or n == 2
 
 
 @given(
@@ -407,6 +423,23 @@ def test_rows_that_do_not_fit_are_refused(wrong: dict[str, Any], message: str) -
 def test_unknown_names_and_arguments_are_refused(call: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         aggregate(np.zeros((5, 4)), **call)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_refused_by_its_number(name: str, value: float) -> None:
+    """ByzFL's Krum returns it, and its median, geometric median and MeaMed are NaN in every column.
+
+    Order statistics may leave out an infinite value, as any other.
+    """
+    rule = registry.build("rule", name, {})
+    rows = rows_of(rule.minimum(1) + 2, 20, 0)
+    rows[2, 7] = value
+    if name in ("median", "trimmed_mean", "meamed", "phocas") and np.isinf(value):
+        assert rule(rows, f=1).aggregate.isfinite().all()
+        return
+    with pytest.raises(ValueError, match=r"rows \[2\] are not finite"):
+        rule(rows, f=1)
 
 
 # Defects of other suites.

@@ -44,7 +44,10 @@ class BaseRule(ABC):
         n, d = data.shape
         shares = torch.ones(n, dtype=torch.float64) if weights is None else torch.as_tensor(weights).double()
         context = Context(torch.zeros(d), Layout({"row": (d,)}, data.dtype), torch.arange(n), f, memory or {})
-        return self.aggregate(LocalRows(data), shares, context)
+        result = self.aggregate(LocalRows(data), shares, context)
+        if not result.aggregate.isfinite().all():
+            refuse_broken(data.isfinite().all(1).numpy(force=True))
+        return result
 
 
 def _check(name: str, rows: Tensor, f: int, needed: int) -> None:
@@ -52,9 +55,13 @@ def _check(name: str, rows: Tensor, f: int, needed: int) -> None:
         raise ValueError(f"{name}: rows must be [n, d] floating-point numbers, got {tuple(rows.shape)} of {rows.dtype}")
     if f < 0 or len(rows) < needed:
         raise ValueError(f"{name}: {len(rows)} rows cannot withstand f = {f}; it takes at least {needed}")
-    broken = (~rows.isfinite().all(1)).nonzero().flatten().tolist()
+
+
+def refuse_broken(finite: Array) -> None:
+    """Raises ValueError where bool[n] says that some rows are not finite; in a federation, admission has seen to it."""
+    broken = np.flatnonzero(~finite).tolist()
     if broken:
-        raise ValueError(f"{name}: rows {broken} are not finite; leave them out and lower f by {len(broken)}")
+        raise ValueError(f"rows {broken} are not finite; leave them out and lower f by {len(broken)}")
 
 
 @dataclass(frozen=True)
@@ -81,15 +88,25 @@ class GramRule(BaseRule):
         return torch.from_numpy(self.weigh(gram.numpy(), weights.numpy(), context).coefficients)
 
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
-        gram = rows.gram()
-        weighing = self.weigh(gram.numpy(), weights.numpy(), context)
-        diagnostics = {"residual": residual(gram.numpy(), weighing.coefficients), **weighing.diagnostics}
+        gram = finite_gram(rows)
+        weighing = self.weigh(gram, weights.numpy(), context)
+        diagnostics = {"residual": residual(gram, weighing.coefficients), **weighing.diagnostics}
         coefficients = torch.from_numpy(weighing.coefficients)
         return Aggregation(
             rows.map(Combine(coefficients[None])).collect()[0],
             coefficients,
             diagnostics={name: torch.as_tensor(value) for name, value in diagnostics.items()},
         )
+
+
+def finite_gram(rows: Rows) -> Array:
+    """float64[n, n].
+
+    Raises ValueError for rows that are not finite.
+    """
+    gram: Array = rows.gram().numpy()
+    refuse_broken(np.isfinite(np.diagonal(gram)))
+    return gram
 
 
 def squared_distances(gram: Array) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgen.aggregation.base import BaseRule, squared_distances
+from fedgen.aggregation.base import BaseRule, finite_gram, squared_distances
 from fedgen.aggregation.krum import by_score
 from fedgen.aggregation.nearest import AroundMedian
 from fedgen.contracts import Aggregation, Context, Rows
@@ -35,8 +35,7 @@ class Bulyan(BaseRule):
         return 4 * f + 3
 
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
-        gram = rows.gram().numpy()
-        mask = torch.from_numpy(chosen(squared_distances(gram), context.f))
+        mask = torch.from_numpy(chosen(squared_distances(finite_gram(rows)), context.f))
         return Aggregation(
             rows.map(Select(mask)).map(AroundMedian(2 * context.f)).collect()[0], diagnostics={"chosen": mask}
         )

@@ -26,7 +26,8 @@ class GeometricMedian(GramRule):
     [1.0, 1.0]
 
     Source: K. Pillutla et al., RFA, arXiv 1912.13445 (2022), algorithm 2.  Smoothing follows the rows' own scale, where
-    theirs is an absolute number, under which small updates have their mean instead; iterated until nothing changes.
+    theirs is an absolute number, under which small updates have their mean instead; iterated until nothing changes,
+    with the extrapolation of R. Varadhan, C. Roland, Scand. J. Statist. 35 (2008), scheme S3.
     """
 
     smoothing: Annotated[float, Field(gt=0, le=1, description="smoothing, in distances between near rows")] = 1e-6
@@ -46,11 +47,26 @@ def weiszfeld(distances: Array, smoothing: float = 1e-6, iterations: int = 1_000
     # A tenth: were almost half of the rows lies, more than a quarter of the pairs would still be honest.
     typical = np.quantile(distances[np.triu_indices(n, 1)], 0.1, method="lower")
     floor = max(smoothing**2 * typical, 1e-32 * largest)
+    spread = np.inf
     for _ in range(iterations):
-        mixed = distances @ coefficients
-        closeness = 1 / np.sqrt(np.maximum(mixed - 0.5 * (coefficients @ mixed), 0) + floor)
-        updated = closeness / closeness.sum()
-        change, coefficients = np.abs(updated - coefficients).max(), updated
-        if change < 1e-13:
+        once, here = _step(distances, coefficients, floor)
+        twice, _ = _step(distances, once, floor)
+        first, second = once - coefficients, twice - once
+        if np.abs(first).max() < 1e-14:
             break
+        # Near a row the steps shrink slowly and in one direction: follow it (SQUAREM), unless the sum then rises.
+        bend = second - first
+        leap = np.linalg.norm(first) / max(float(np.linalg.norm(bend)), 1e-300)
+        ahead = coefficients + 2 * leap * first + leap**2 * bend
+        spread = min(spread, here)
+        good = np.isfinite(ahead).all() and _step(distances, ahead, floor)[1] <= spread
+        coefficients = ahead if good else twice
     return coefficients
+
+
+def _step(distances: Array, coefficients: Array, floor: float) -> tuple[Array, float]:
+    """(Weiszfeld's next coefficients, the sum of smoothed distances at these)."""
+    mixed = distances @ coefficients
+    lengths = np.sqrt(np.maximum(mixed - 0.5 * (coefficients @ mixed), 0) + floor)
+    closeness = 1 / lengths
+    return closeness / closeness.sum(), float(lengths.sum())

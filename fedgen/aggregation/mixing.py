@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedgen.aggregation.base import GramRule, Weighing, squared_distances
+from fedgen.aggregation.base import GramRule, Weighing, finite_gram, squared_distances
 from fedgen.contracts import Aggregation, Context, Rows, Rule
 from fedgen.parameters import Array
 from fedgen.registry import register
@@ -44,7 +44,7 @@ class Mixing(GramRule):
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
         if self.from_gram:
             return super().aggregate(rows, weights, context)
-        mixing = self.mixing(rows.gram().numpy(), context)
+        mixing = self.mixing(finite_gram(rows), context)
         mixed, shares = rows.map(Combine(torch.from_numpy(mixing))), torch.ones(len(mixing), dtype=torch.float64)
         inner = self.inner.aggregate(mixed, shares, self.inside(mixing, context))
         if inner.coefficients is None:

@@ -1,0 +1,153 @@
+"""Robust rules beside ByzFL's and byzpy's, and Flag beside its form by singular values: CPU seconds on one core.
+
+python -m benchmarks.rules [--tiny] [--peers FOLDER]
+
+Every cell is a process of its own with one thread, pinned to one core, on the same float32 rows: a common direction
+and noise, a fifth of them ten times as long and opposite. Peers are called as their documentation does. ByzFL's
+geometric median makes three steps, ours goes on until nothing changes; "nnm mean" is nearest-neighbour mixing and then
+the mean. The peers' environment is that of `python -m benchmarks.engines --setup`, with byzpy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+RULES = ("median", "trimmed_mean", "meamed", "geometric_median", "krum", "caf", "nnm mean")
+PEERS = ("ByzFL", "byzpy")
+FLAGS: dict[str, dict[str, Any]] = {
+    "1 iteration": {"iterations": 1},
+    "5 iterations": {"iterations": 5},
+    "lambda 15, 1 iteration": {"iterations": 1, "regularisation": 15.0},
+}
+
+
+def liars_of(n: int) -> int:
+    return n // 5
+
+
+def rows_of(n: int, d: int) -> torch.Tensor:
+    """float32[n, d], the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(1, d, generator=generator) + torch.randn(n, d, generator=generator)
+    rows[: liars_of(n)] *= -10
+    return rows
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> float:
+    """CPU seconds of the fastest call, after one that warms up where that is cheap."""
+    times = []
+    for _ in range(repeats + 1):
+        began = process_time()
+        call()
+        times.append(process_time() - began)
+        if times[-1] > 5:
+            break
+    return min(times)
+
+
+def by_singular_values(rows: torch.Tensor, iterations: int, regularisation: float = 0.0) -> torch.Tensor:
+    """Flag as the paper's code computes it: singular vectors of the [d, columns] matrix; from Y = 0."""
+    n = len(rows)
+    rank, epsilon = (n + 2) // 2, 1e-7
+    unit = torch.nn.functional.normalize(rows).T
+    basis = torch.zeros(rows.shape[1], 1)
+    for _ in range(iterations):
+        lacking = 1 - (basis.T @ unit).square().sum(0)
+        columns = [unit * (lacking.abs() + epsilon) ** -0.25]
+        for i in range(n if regularisation else 0):
+            apart = unit[:, [i]] - torch.cat([unit[:, :i], unit[:, i + 1 :]], dim=1)
+            squares = apart.square().sum(0)
+            missing = 1 - (basis.T @ apart).square().sum(0) / squares
+            weight = regularisation / (n - 1) / squares * (missing.abs() + epsilon) ** -0.5
+            columns.append(apart * weight.sqrt())
+        left, _, _ = torch.linalg.svd(torch.cat(columns, dim=1), full_matrices=False)
+        basis = left[:, :rank]
+    return basis @ (basis.T @ unit.sum(1)) * rows.norm(dim=1).median() / n
+
+
+def own(name: str, n: int, d: int, repeats: int) -> dict[str, float]:
+    """Seconds of one of fedgen's rules; for Flag beside the form by singular values, and how far they are apart."""
+    from fedgen.aggregation.call import aggregate
+    from fedgen.federation import prepare_process
+
+    prepare_process(threads=1)
+    rows = rows_of(n, d)
+    if name in FLAGS:
+        ours = seconds(lambda: aggregate(rows, "flag", f=liars_of(n), **FLAGS[name]), repeats)
+        return {"seconds": ours, "svd": seconds(lambda: by_singular_values(rows, **FLAGS[name]), min(repeats, 2))}
+    *wrappers, rule = name.split()
+    return {"seconds": seconds(lambda: aggregate(rows, rule, f=liars_of(n), wrappers=wrappers), repeats)}
+
+
+def measured(python: Path, *words: str) -> dict[str, float] | None:
+    """What one process prints; None where it fails or takes too long."""
+    from benchmarks.engines import ENVIRONMENT
+
+    core = max(os.sched_getaffinity(0))
+    try:
+        done = subprocess.run(
+            [str(python), "-m", *words],
+            cwd=ROOT,
+            env={**os.environ, **ENVIRONMENT},
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    if done.returncode:
+        print(done.stderr[-500:], file=sys.stderr)
+        return None
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def compared(name: str, n: int, d: int, repeats: int, peers: Path | None) -> list[str]:
+    """One row: our seconds, the peers', and how many times the faster of them takes."""
+    here = measured(Path(sys.executable), "benchmarks.rules", "--own", name, str(n), str(d), str(repeats))
+    assert here is not None, f"{name} failed"
+    theirs = {
+        peer: measured(peers / "bin" / "python", "benchmarks.peers.rules", peer, name, str(n), str(d), str(repeats))
+        for peer in PEERS
+        if peers is not None
+    }
+    took = [found["seconds"] for found in theirs.values() if found]
+    cells = [f"{found['seconds']:.3f}" if found else "–" for found in theirs.values()] or ["–"] * len(PEERS)
+    return [name, str(n), f"{here['seconds']:.3f}", *cells, f"{min(took) / here['seconds']:.1f}" if took else "–"]
+
+
+def main(tiny: bool, peers: Path | None) -> None:
+    from benchmarks.harness import header, table
+
+    d, repeats = (2_000, 1) if tiny else (1_000_000, 5)
+    rows = [compared(name, n, d, repeats, None if tiny else peers) for n in (20, 50) for name in RULES]
+    flags = []
+    for name in FLAGS:
+        found = measured(Path(sys.executable), "benchmarks.rules", "--own", name, "15", str(d), str(repeats))
+        assert found is not None, f"flag with {name} failed"
+        ratio = found["svd"] / found["seconds"]
+        flags.append([name, f"{found['seconds']:.4f}", f"{found['svd']:.2f}", f"{ratio:.0f}"])
+    print(header("python -m benchmarks.rules", ("torch", "numpy")))
+    print(f"\nCPU seconds, d = {d:,}, f = n / 5.\n")
+    print(table(("rule", "n", "fedgen", *PEERS, "faster peer / fedgen"), rows))
+    print("\nFlag, n = 15.\n")
+    print(table(("", "fedgen", "by singular values", "ratio"), flags))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--own"]:
+        name, *sizes = sys.argv[2:]
+        print(json.dumps(own(name, *map(int, sizes))))
+    else:
+        folder = Path(sys.argv[sys.argv.index("--peers") + 1]) if "--peers" in sys.argv else ROOT / "benchmarks/.peers"
+        main("--tiny" in sys.argv, folder)
