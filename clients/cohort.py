@@ -197,4 +197,4 @@ def evaluate_state(federation: Federation, names: tuple[str, ...], *rest: Any) -
     held = federation.evaluations[number]
     x, y = held.x[samples], held.y[samples]
     metrics = federation.method.evaluate(dict(zip(names, tensors, strict=True)), x, y)
-    return {held.prefix + name: (float(value.mean()), len(y)) for name, value in metrics.items()}
+    return {name: (float(value.mean()), len(y)) for name, value in held.named(metrics).items()}

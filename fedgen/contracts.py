@@ -267,7 +267,8 @@ class Attack(Protocol):
     """What Byzantine clients train on, and send.
 
     An attack on the wire also has forge(message) -> message, on the bytes that one liar sends; where it forges, every
-    row of the block passes encode and decode (fedgen/wire/message.py).
+    row of the block passes encode and decode (fedgen/wire/message.py).  One with a backdoor has triggered(x, y) ->
+    (x, y): test samples with its trigger and the labels it wants; the accuracy on them is the metric "backdoor_rate".
     """
 
     @property

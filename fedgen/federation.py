@@ -59,11 +59,21 @@ def data_folder(setting: str | None) -> Path:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Samples that are held back: a name ("" for the test set) that begins the metrics' names."""
+    """Samples that are held back: a name ("" for the test set) that begins the metrics' names.
+
+    only: {metric: the name it has here}, where not all are wanted.
+    """
 
     prefix: str
     x: Tensor
     y: Tensor
+    only: Mapping[str, str] | None = None
+
+    def named(self, metrics: Tensors) -> Tensors:
+        """A method's metrics of these samples by the names under which they are reported."""
+        if self.only is None:
+            return {self.prefix + name: value for name, value in metrics.items()}
+        return {name: metrics[metric] for metric, name in self.only.items()}
 
 
 class Federation:
@@ -211,10 +221,17 @@ class Federation:
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """The test set and, where there is one, the validation set."""
+        """The test set; where there are such, the validation set and the test samples with a backdoor's trigger."""
         dataset, held = self.dataset, self.validation
-        test = Evaluation("", dataset.test_x, dataset.test_y)
-        return [test, Evaluation("validation_", dataset.x[held], dataset.y[held])] if len(held) else [test]
+        sets = [Evaluation("", dataset.test_x, dataset.test_y)]
+        if len(held):
+            sets.append(Evaluation("validation_", dataset.x[held], dataset.y[held]))
+        triggered = getattr(self.attack, "triggered", None)
+        if triggered is not None and "accuracy" in self.facts.model.metrics:
+            x, y = triggered(dataset.test_x, dataset.test_y)
+            if len(y):
+                sets.append(Evaluation("", x, y, only={"accuracy": "backdoor_rate"}))
+        return sets
 
     def class_counts(self) -> Tensor:
         """int64[N, classes]: who holds what."""

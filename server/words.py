@@ -33,12 +33,13 @@ def split_metric(name: str) -> tuple[str, str]:
 
 
 def lower_is_better(name: str) -> bool:
-    return any(word in name.lower() for word in ("loss", "error", "perplexity", "deviance", "distance"))
+    worse = ("loss", "error", "perplexity", "deviance", "distance", "backdoor")
+    return any(word in name.lower() for word in worse)
 
 
 def is_share(name: str) -> bool:
     """Whether a metric is a share of one, to be shown in per cent."""
-    return name.lower().endswith("accuracy")
+    return name.lower().endswith(("accuracy", "backdoor_rate"))
 
 
 def finite(value: object) -> float | None:

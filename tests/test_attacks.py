@@ -13,17 +13,22 @@ from torch import Tensor
 from fedgen import registry
 from fedgen.aggregation.mean import Mean
 from fedgen.attacks.alie import ALittleIsEnough, z_max
+from fedgen.attacks.augmented import Augmented, lotka_volterra, sampled, smooth_remainder
+from fedgen.attacks.backdoor import Backdoor
 from fedgen.attacks.dropped import Dropped
 from fedgen.attacks.fang import FangKrum, FangTrimmedMean
 from fedgen.attacks.free_rider import FreeRider
+from fedgen.attacks.label_flip import LabelFlip
 from fedgen.attacks.mimic import Mimic
 from fedgen.attacks.noise import Gaussian, Uniform
 from fedgen.attacks.search import LEAST, MOST, POINTS, context_of, maximum
-from fedgen.contracts import Rule, SlabFunction, View
+from fedgen.config import Experiment
+from fedgen.contracts import Block, Rule, SlabFunction, View
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import Layout
 from fedgen.rows import LocalRows
+from fedgen.server.run import Result
 from fedgen.streams import Streams
 
 
@@ -311,3 +316,155 @@ def test_a_fixed_and_a_searched_z_exclude_each_other() -> None:
 @pytest.mark.parametrize("peak", [0.1, 0.13, 1.0, 7.7, 99.0, 100.0])
 def test_the_search_finds_a_peak_within_two_per_cent(peak: float) -> None:
     assert maximum(lambda strength: -abs(log(strength / peak))) == pytest.approx(peak, rel=0.02)
+
+
+# Data poisoning.
+
+
+def poisoned(attack: object, federation: Federation, clients: list[int], liars: list[int]) -> tuple[Block, Block]:
+    """(honest, poisoned): a block of the tiny experiment's own data."""
+    model = federation.method.initial_state(0)["model"]
+    block = federation.block(torch.tensor(clients), model, {}, 1)
+    byzantine = torch.isin(block.clients, torch.tensor(liars))
+    return block, attack.poison(block, byzantine)  # type: ignore[attr-defined]
+
+
+def test_labels_are_turned_round_or_one_is_called_another(federation: Federation) -> None:
+    honest, flipped = poisoned(LabelFlip(facts=federation.facts), federation, [0, 1], [1])
+    held = honest.mask[1]
+    assert torch.equal(flipped.y[1][held], 9 - honest.y[1][held])
+    honest, flipped = poisoned(LabelFlip(facts=federation.facts, source=3, target=8), federation, [0, 1], [1])
+    assert (honest.y[1] == 3).any()
+    assert not (flipped.y[1] == 3).any()
+    assert torch.equal(flipped.y[1][honest.y[1] != 3], honest.y[1][honest.y[1] != 3])
+    assert torch.equal(flipped.x, honest.x)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("label_flip", {"source": 3}, "'label_flip': source = 3 and target = None; give both"),
+        ("label_flip", {"source": 3, "target": 10}, "target = 10, but the data have 10 classes"),
+        ("backdoor", {"target": 12}, "'backdoor': target = 12, but the data have 10 classes"),
+        ("backdoor", {"size": 9}, r"size = 9 does not fit samples of shape \(1, 8, 8\); give at most 8"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused(
+    name: str, parameters: dict[str, int], message: str, federation: Federation
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        registry.build("attack", name, parameters, facts=federation.facts)
+
+
+@pytest.mark.parametrize("shape", [(64,), (1, 8, 6)])
+def test_only_square_pictures_are_mapped_by_the_cat(shape: tuple[int, ...], federation: Federation) -> None:
+    facts = replace(federation.facts, input_shape=shape)
+    with pytest.raises(SettingError, match=r"transform = 'cat_map' bends .*pictures, and samples have the shape"):
+        Augmented(facts=facts, transform="cat_map")
+    if len(shape) == 3:
+        Augmented(facts=facts)
+
+
+def test_a_share_of_a_liars_samples_carries_the_trigger(federation: Federation) -> None:
+    attack = Backdoor(facts=federation.facts, target=7, size=2, corner="top_right", value=0.5, share=0.25)
+    honest, changed = poisoned(attack, federation, [0, 1], [1])
+    touched = (changed.x[1] != honest.x[1]).flatten(1).any(1)
+    carries = (changed.x[1][:, 0, :2, -2:] == 0.5).flatten(1).all(1)
+    assert int(carries.sum()) == int(0.25 * int(honest.counts[1]) + 0.5)
+    assert torch.equal(touched, carries)
+    assert (changed.y[1][carries] == 7).all()
+    assert torch.equal(changed.y[1][~carries], honest.y[1][~carries])
+    inside = changed.x[1][carries][:, 0]
+    inside[:, :2, -2:] = honest.x[1][carries][:, 0, :2, -2:]
+    assert torch.equal(inside, honest.x[1][carries][:, 0]), "nothing but the corner is stamped"
+
+
+@pytest.mark.parametrize(("corner", "expected"), [("top_left", [1, 1, 0, 0]), ("bottom_right", [0, 0, 1, 1])])
+def test_features_that_are_no_picture_have_a_trigger_too(
+    corner: str, expected: list[float], federation: Federation
+) -> None:
+    facts = replace(federation.facts, input_shape=(4,))
+    attack = Backdoor(facts=facts, size=2, corner=corner)  # type: ignore[arg-type]
+    x, y = attack.triggered(torch.zeros(3, 4), torch.tensor([0, 5, 6]))
+    assert x.tolist() == [expected, expected]
+    assert y.tolist() == [0, 0]
+
+
+def test_model_replacement_is_a_factor(federation: Federation) -> None:
+    rows = rows_of(3, 10)
+    assert torch.equal(Backdoor(facts=federation.facts, boost=4.0)(rows, [1])[1], 4 * rows[1])
+    assert torch.equal(Backdoor(facts=federation.facts)(rows, [1]), rows)
+
+
+def test_a_backdoor_is_measured_every_round_and_drawn(
+    tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    """Boosted liars teach the mean their trigger; without liars almost no triggered sample is called the target."""
+    tables = {
+        "federation": {"rounds": 15, "cohort": 12},
+        "training": {"steps": None, "epochs": 3, "batch_size": 16},
+    }
+    attack = {"name": "backdoor", "boost": 3.0}
+    lied = run_in(tiny(**tables, byzantine={"attack": attack, "clients": 4}, tracking={"report": True}), "lied")
+    honest = run_in(tiny(**tables, byzantine={"attack": attack}), "honest")
+    assert len(lied.history["backdoor_rate"]) == 15
+    assert lied.metrics["backdoor_rate"] > 0.9
+    assert honest.metrics["backdoor_rate"] < 0.2
+    assert lied.metrics["accuracy"] > 0.7, "and otherwise the model is a good one"
+    assert "Backdoor rate" in (lied.folder / "report.html").read_text()
+
+
+def test_a_backdoor_without_accuracy_is_not_measured(
+    tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    result = run_in(tiny(model={"metrics": []}, byzantine={"attack": "backdoor", "clients": 2}))
+    assert "backdoor_rate" not in result.metrics
+
+
+def test_the_cat_map_moves_every_pixel_to_one_place(federation: Federation) -> None:
+    """x(p) <- x(T p): the pixel 1, 2 is read at 2 + 2, 1 + 2; all 64 are read once."""
+    attack = Augmented(facts=federation.facts, transform="cat_map", noise=0.0)
+    honest, changed = poisoned(attack, federation, [0, 1], [1])
+    assert torch.equal(changed.x[1, 0, 0, 1, 2], honest.x[1, 0, 0, 4, 3])
+    assert torch.equal(changed.x[1].flatten(1).sort(1).values, honest.x[1].flatten(1).sort(1).values)
+    assert not torch.equal(changed.x[1], honest.x[1])
+
+
+def test_the_smooth_cat_map_tends_to_the_cat_map(federation: Federation) -> None:
+    """Away from where the remainder jumps."""
+    values = torch.linspace(0.01, 2.99, 500, dtype=torch.float64)
+    away = (values % 1 - 0.5).abs() < 0.45
+    torch.testing.assert_close(smooth_remainder(values, 0.999)[away], (values % 1)[away], rtol=0, atol=1e-6)
+
+
+def test_the_flow_is_that_of_the_differential_equation() -> None:
+    from scipy.integrate import solve_ivp
+
+    def speed(_: float, at: list[float]) -> list[float]:
+        return [2 / 3 * at[0] - 4 / 3 * at[0] * at[1], -at[0] * at[1] + at[1]]
+
+    for start in ([0.1, 0.9], [0.5, 0.5], [0.99, 0.01]):
+        expected = solve_ivp(speed, (0, 1), start, method="LSODA", rtol=1e-10, atol=1e-12).y[:, -1]
+        flowed = lotka_volterra(torch.tensor([start], dtype=torch.float64))[0]
+        torch.testing.assert_close(flowed, torch.from_numpy(expected), rtol=1e-6, atol=1e-8)
+
+
+def test_pictures_are_read_between_pixels() -> None:
+    picture = torch.tensor([[0.0, 1, 2], [10, 11, 12]])
+    where = torch.tensor([[[0.5, 0.5], [0.0, 1.25]], [[1.0, 2.0], [-3.0, 9.0]]], dtype=torch.float64)
+    assert sampled(picture[:, :2].repeat(1, 1), where[:, :1].expand(2, 2, 2)).tolist() == [[5.5, 5.5], [11, 11]]
+    wide = torch.zeros(2, 3, 2, dtype=torch.float64)
+    wide[:, :2] = where
+    assert sampled(picture, wide)[:, :2].tolist() == [[5.5, 1.25], [12, 2]]
+
+
+@pytest.mark.parametrize("transform", ["lotka_volterra", "cat_map", "smooth_cat_map"])
+def test_noise_has_a_level_of_its_own_for_every_sample(transform: str, federation: Federation) -> None:
+    quiet = Augmented(facts=federation.facts, transform=transform, noise=0.0)  # type: ignore[arg-type]
+    loud = replace(quiet, noise=0.4)
+    _, bent = poisoned(quiet, federation, [0, 1], [1])
+    honest, noisy = poisoned(loud, federation, [0, 1], [1])
+    levels = (noisy.x - bent.x)[1][honest.mask[1]].flatten(1).std(1)
+    assert levels.min() > 0
+    assert 0.25 < levels.max() < 0.5
+    assert levels.max() > 3 * levels.min()

@@ -490,8 +490,27 @@ def test_poison_changes_the_liars_data_only(attack: Attack, liars: str, fingerpr
     assert torch.equal(poisoned.y[~byzantine], block.y[~byzantine])
     assert (poisoned.x.shape, poisoned.y.shape) == (block.x.shape, block.y.shape)
     assert torch.equal(poisoned.clients, block.clients)
+    assert not poisoned.x[~block.mask].any(), "padding stays zero"
+    assert not poisoned.y[~block.mask].any()
+    assert poisoned.x.isfinite().all()
+    assert ((poisoned.y >= 0) & (poisoned.y < 10)).all()
     assert fingerprint(poisoned) == fingerprint(attack.poison(block, byzantine))
     assert fingerprint([block, byzantine]) == before
+
+
+@pytest.mark.parametrize("client", range(6))
+def test_poison_does_not_depend_on_who_else_is_in_the_block(
+    attack: Attack, client: int, fingerprint: Fingerprint
+) -> None:
+    """Nor on the padding, which is as long as the longest of the block needs."""
+    block, byzantine = block_of(6), masked([0, 3, 5])
+    parts = {name: getattr(block, name)[client][None] for name in ("clients", "start", "counts")}
+    held = int(block.counts[client])
+    alone = replace(block, **parts, x=block.x[client, :held][None], y=block.y[client, :held][None])
+    together, poisoned = attack.poison(block, byzantine), attack.poison(alone, byzantine[client][None])
+    assert fingerprint([poisoned.x[0], poisoned.y[0]]) == fingerprint(
+        [together.x[client, :held], together.y[client, :held]]
+    )
 
 
 # Methods.

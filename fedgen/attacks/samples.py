@@ -1,0 +1,22 @@
+"""Which samples of a liar are poisoned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedgen.contracts import Block
+
+
+def drawn_samples(block: Block, share: float, purpose: str) -> Tensor:
+    """bool[n, m]: a share of each client's samples, rounded half up, the same in every round and any block."""
+    keys = block.streams.uniform(f"attack.{purpose}", 0, block.clients, block.y.shape[1])
+    keys = keys.masked_fill(~block.mask, torch.inf)
+    ranks = keys.argsort(dim=1, stable=True).argsort(dim=1)
+    chosen: Tensor = (ranks < (share * block.counts + 0.5).floor()[:, None]) & block.mask
+    return chosen
+
+
+def over_samples(mask: Tensor, x: Tensor) -> Tensor:
+    """mask[n, m] shaped to choose among x[n, m, ...]."""
+    return mask.view(*mask.shape, *([1] * (x.dim() - mask.dim())))
