@@ -17,7 +17,7 @@ ATTACKS = ["none", "sign_flip", "ipm"]
 ROUNDS = 4
 
 
-def experiment(rule: str, attack: str, **runtime: object) -> Experiment:
+def experiment(rule: str, attack: str | dict[str, Any], **runtime: object) -> Experiment:
     return Experiment(
         data={"clients": 30},
         model={"hidden": [16]},
@@ -90,6 +90,34 @@ def test_serial_two_workers_and_resumed(cluster: None, tmp_path: Path, rule: str
     expected = hashes(serial(tmp_path / "serial", rule, attack))
     assert hashes(on_ray(tmp_path / "ray", rule, attack, 2)) == expected
     assert hashes(resumed(tmp_path / "resumed", rule, attack)) == expected
+
+
+SEARCHED: list[dict[str, Any]] = [{"name": "alie", "optimize": True}, {"name": "ipm", "optimize": True}]
+REMEMBERING: dict[str, Any] = {"name": "free_rider", "noise": 0.01}
+
+
+def attack_name(attack: dict[str, Any]) -> str:
+    return "-".join([attack["name"], *(key for key in attack if key != "name")])
+
+
+@pytest.mark.parametrize(
+    "attack", [*({"name": name} for name in registry.members("attack")), *SEARCHED], ids=attack_name
+)
+def test_every_attack_resumes_to_the_same_hash(tmp_path: Path, attack: dict[str, Any]) -> None:
+    """With liars that are redrawn every round; an attack's memory is in the checkpoint."""
+    whole = experiment("median", attack, backend="serial").replace(byzantine={"redraw": True})
+    expected = hashes(run(whole, tmp_path / "whole"))
+    run(whole.replace(federation={"rounds": 1}), tmp_path / "resumed")
+    assert hashes(resume(tmp_path / "resumed", rounds=ROUNDS)) == expected
+
+
+@pytest.mark.parametrize("attack", [SEARCHED[0], REMEMBERING, {"name": "forged"}], ids=attack_name)
+def test_attacks_that_need_the_driver_or_the_wire_on_two_workers(
+    cluster: None, tmp_path: Path, attack: dict[str, Any]
+) -> None:
+    whole = experiment("krum", attack, backend="serial")
+    expected = hashes(run(whole, tmp_path / "serial"))
+    assert hashes(run(experiment("krum", attack, backend="ray", workers=2), tmp_path / "ray")) == expected
 
 
 @pytest.mark.parametrize("training", trainings(), ids=named)
