@@ -108,6 +108,7 @@ class Federation:
         self._check_bound(experiment)
         self.attack: Attack = registry.build("attack", **_call(experiment.byzantine.attack), facts=self.facts)
         self.byzantine = self._liars(0)
+        self._redrawn = 0, self.byzantine
         if experiment.federation.mode not in self.method.modes:
             raise SettingError(
                 f"training.method {experiment.training.method.name!r} runs in {sorted(self.method.modes)}, "
@@ -209,8 +210,9 @@ class Federation:
         section = self.experiment.byzantine
         if round < section.start:
             return torch.zeros(len(clients), dtype=torch.bool)
-        mask = self._liars(round) if section.redraw else self.byzantine
-        return mask.index_select(0, clients)
+        if section.redraw and round != self._redrawn[0]:
+            self._redrawn = round, self._liars(round)
+        return (self._redrawn[1] if section.redraw else self.byzantine).index_select(0, clients)
 
     def block(self, clients: Tensor, start: Tensor, client_state: Tensors, round: int) -> Block:
         """The data of these clients, zero padded; start is [d] for all or [n, d]."""

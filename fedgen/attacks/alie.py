@@ -38,10 +38,10 @@ class ALittleIsEnough(BaseAttack):
     >>> round(z_max(50, 24), 2)
     1.43
 
-    Source: M. Baruch, G. Baruch, Y. Goldberg, arXiv 1902.06156 (2019), algorithm 3.  There the liars estimate mean and
-    deviation from their own updates; here, as in later work, they see the honest ones.  For few liars the formula falls
-    below 0, which would help the mean: then z is 0; and at least one honest row is counted as a supporter.  The line
-    search is that of Y. Allouah et al., arXiv 2302.01772 (2023), section 6.
+    Source: M. Baruch, G. Baruch, Y. Goldberg, arXiv 1902.06156 (2019), "preventing convergence".  There the liars
+    estimate mean and deviation from their own updates; here, as in later work, they see the honest ones.  For few liars
+    the formula falls below 0, which would help the mean: then z is 0; and at least one honest row is counted as a
+    supporter.  The line search is that of Y. Allouah et al., arXiv 2302.01772 (2023), experiments.
     """
 
     z: Annotated[

@@ -39,7 +39,7 @@ class Backdoor(BaseAttack):
     ([[[[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]], [0])
 
     Source: T. Gu, B. Dolan-Gavitt, S. Garg, BadNets, arXiv 1708.06733 (2017), section 3 (trigger); E. Bagdasaryan et
-    al., arXiv 1807.00459 (2020), section 4.2 (model replacement, gamma = n / eta).
+    al., arXiv 1807.00459 (2020), model replacement, with the factor n / eta.
     """
 
     facts: Facts

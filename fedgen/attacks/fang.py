@@ -33,7 +33,7 @@ class FangKrum(BaseAttack):
     >>> FangKrum()([[-1.0], [1.0], [9.0], [11.0], [13.0], [0.0], [0.0]], liars=[5, 6])[5]
     tensor([-0.6088])
 
-    Source: M. Fang et al., arXiv 1911.11815 (2020), section 4.2, full knowledge.  Rows are differences from the
+    Source: M. Fang et al., arXiv 1911.11815 (2020), "attacking Krum", full knowledge.  Rows are differences from the
     received model here, so w_Re is 0; all liars send the same row, where the paper's others differ by a little.
     """
 
@@ -92,7 +92,7 @@ class FangTrimmedMean(BaseAttack):
     >>> bool(0.5 <= sent[0] <= 1), bool(-2 <= sent[1] <= -1)
     (True, True)
 
-    Source: M. Fang et al., arXiv 1911.11815 (2020), section 4.3, full knowledge, which serves against the median too;
+    Source: M. Fang et al., arXiv 1911.11815 (2020), "attacking trimmed mean", full knowledge; it serves against the median too;
     on differences from the received model instead of models, as in later work.
     """
 

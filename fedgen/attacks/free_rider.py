@@ -33,8 +33,8 @@ class FreeRider(BaseAttack):
     tensor([[1., 2.],
             [0., 0.]])
 
-    Source: "last" is the delta-weights attack of J. Lin, M. Du, J. Liu, arXiv 1911.12560 (2019), section 4; "zeros"
-    with noise the disguised free rider of Y. Fraboni, R. Vidal, M. Lorenzi, arXiv 2006.11901 (2021), section 3.  The
+    Source: "last" is the delta-weights attack of J. Lin, M. Du, J. Liu, arXiv 1911.12560 (2019); "zeros"
+    with noise the disguised free rider of Y. Fraboni, R. Vidal, M. Lorenzi, arXiv 2006.11901 (2021).  The
     simulation trains a free rider all the same, and throws the result away.
     """
 

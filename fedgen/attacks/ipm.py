@@ -33,7 +33,7 @@ class InnerProductManipulation(BaseAttack):
             [ 3.,  5.]])
 
     Source: C. Xie, O. Koyejo, I. Gupta, Fall of Empires, arXiv 1903.03936 (2019), section 4; the line search is that of
-    Y. Allouah et al., arXiv 2302.01772 (2023), section 6.
+    Y. Allouah et al., arXiv 2302.01772 (2023), experiments.
     """
 
     epsilon: Annotated[float, Field(gt=0, description="factor of the honest mean")] = 2.0

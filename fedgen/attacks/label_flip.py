@@ -32,8 +32,8 @@ class LabelFlip(BaseAttack):
     tensor([[2, 1, 0],
             [0, 1, 2]])
 
-    Source: V. Tolpegin et al., arXiv 2007.08432 (2020), section 3 (source and target); the turned-round form is that of
-    M. Fang et al., arXiv 1911.11815 (2020), section 5.1.
+    Source: V. Tolpegin et al., arXiv 2007.08432 (2020), from source to target; the turned-round form is that of
+    M. Fang et al., arXiv 1911.11815 (2020), experiments.
     """
 
     facts: Facts

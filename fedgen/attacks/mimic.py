@@ -36,7 +36,7 @@ class Mimic(BaseAttack):
             [ 0.,  5.],
             [ 0.,  5.]])
 
-    Source: S. P. Karimireddy, L. He, M. Jaggi, arXiv 2006.09365 (2022), section 4.2 and appendix B.  There u is
+    Source: S. P. Karimireddy, L. He, M. Jaggi, arXiv 2006.09365 (2022), "mimic attack".  There u is
     tracked over the rounds of a warm-up; here it is that of the round in which v is chosen.
     """
 

@@ -77,7 +77,7 @@ class MinMax(Bounded):
             [3.],
             [1.]])
 
-    Source: V. Shejwalkar, A. Houmansadr, Manipulating the Byzantine, NDSS 2021, section IV-C.  The bound is a
+    Source: V. Shejwalkar, A. Houmansadr, Manipulating the Byzantine, NDSS 2021, AGR-agnostic min-max.  The bound is a
     quadratic in gamma for every honest row: its least root is what their halving search (algorithm 1) approaches.
     """
 
@@ -102,7 +102,7 @@ class MinSum(Bounded):
             [3.],
             [1.]])
 
-    Source: V. Shejwalkar, A. Houmansadr, Manipulating the Byzantine, NDSS 2021, section IV-D; gamma in closed form, as
+    Source: V. Shejwalkar, A. Houmansadr, Manipulating the Byzantine, NDSS 2021, AGR-agnostic min-sum; gamma in closed form, as
     for min_max.
     """
 

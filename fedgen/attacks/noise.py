@@ -26,7 +26,7 @@ class Gaussian(BaseAttack):
     >>> [round(float(number), 1) for number in (sent[0].std(), sent[1].mean())]
     [2.0, 7.0]
 
-    Source: P. Blanchard et al., arXiv 1703.02757 (2017), section 6 ("Gaussian Byzantine"), scale 200 there.
+    Source: P. Blanchard et al., arXiv 1703.02757 (2017), experiments ("Gaussian Byzantine"), scale 200 there.
     """
 
     scale: Annotated[float, Field(gt=0, description="standard deviation of every coordinate")] = 1.0

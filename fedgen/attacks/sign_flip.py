@@ -45,7 +45,7 @@ class Scaling(BaseAttack):
     tensor([[30.],
             [ 2.]])
 
-    Source: E. Bagdasaryan et al., arXiv 1807.00459 (2020), section 4.2 (boosting); the factor 30 is the field's habit.
+    Source: E. Bagdasaryan et al., arXiv 1807.00459 (2020), boosting; the factor 30 is the field's habit.
     """
 
     scale: Annotated[float, Field(gt=0, description="factor of the update")] = 30.0
