@@ -92,8 +92,8 @@ class FangTrimmedMean(BaseAttack):
     >>> bool(0.5 <= sent[0] <= 1), bool(-2 <= sent[1] <= -1)
     (True, True)
 
-    Source: M. Fang et al., arXiv 1911.11815 (2020), "attacking trimmed mean", full knowledge; it serves against the median too;
-    on differences from the received model instead of models, as in later work.
+    Source: M. Fang et al., arXiv 1911.11815 (2020), "attacking trimmed mean", full knowledge; it serves against the
+    median too.  Theirs acts on models, ours on differences from the received model, as in later work.
     """
 
     b: Annotated[float, Field(gt=1, description="how far beyond the extreme, as a factor")] = 2.0

@@ -102,8 +102,8 @@ class MinSum(Bounded):
             [3.],
             [1.]])
 
-    Source: V. Shejwalkar, A. Houmansadr, Manipulating the Byzantine, NDSS 2021, AGR-agnostic min-sum; gamma in closed form, as
-    for min_max.
+    Source: V. Shejwalkar, A. Houmansadr, Manipulating the Byzantine, NDSS 2021, AGR-agnostic min-sum; gamma in closed
+    form, as for min_max.
     """
 
     def gamma(self, excess: Tensor, slopes: Tensor, square: float, distances: Tensor) -> float:
