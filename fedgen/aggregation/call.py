@@ -35,12 +35,21 @@ def aggregate(
 
     Raises SettingError for unknown names and parameters, ValueError for rows that do not fit (see `BaseRule`).
     """
+    part = rule_of(rule, wrappers, parameters)
+    result: Aggregation = BaseRule.__call__(part, rows, f=f, weights=weights, memory=memory)
+    return result
+
+
+def rule_of(rule: str, wrappers: Sequence[str | Mapping[str, Any]], parameters: Mapping[str, Any]) -> Any:
+    """The rule of that name inside its wrappers.
+
+    Raises SettingError for unknown names and parameters.
+    """
     part = _built("rule", rule, parameters)
     for wrapper in wrappers:
         named = {"name": wrapper} if isinstance(wrapper, str) else dict(wrapper)
         part = _built("rule_wrapper", named.pop("name"), named, inner=part)
-    result: Aggregation = BaseRule.__call__(part, rows, f=f, weights=weights, memory=memory)
-    return result
+    return part
 
 
 def _built(kind: str, name: str, parameters: Mapping[str, Any], **inner: Any) -> Any:

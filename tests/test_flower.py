@@ -1,0 +1,179 @@
+"""Rules as strategies of Flower, through a grid in memory: an unmodified ClientApp, liars of every kind beside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedgen import registry
+from fedgen.errors import SettingError
+from fedgen.server.flower import RuleStrategy
+
+NODES = 7
+TARGET = torch.tensor([1.0, -2.0, 3.0])
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Half of the way to the target, with a little of the node's own."""
+    weight = message.content["arrays"].to_torch_state_dict()["w"]  # type: ignore[union-attr]
+    own = 0.01 * torch.tensor([float(context.node_id), 1.0, -1.0])
+    arrays = {"w": weight + 0.5 * (TARGET - weight) + own, "steps": torch.tensor(3)}
+    metrics = MetricRecord({"num-examples": 10, "loss": float(context.node_id)})
+    return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    return Message(RecordDict({"metrics": MetricRecord({"num-examples": 10, "accuracy": 0.5})}), reply_to=message)
+
+
+def lying(reply: Message, arrays: dict[str, Any], weight: float = 10) -> Message:
+    record = ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
+    content = {"arrays": record, "metrics": MetricRecord({"num-examples": weight, "loss": 0.0})}
+    reply.content = RecordDict(content)  # type: ignore[arg-type]
+    return reply
+
+
+LIES: dict[str, tuple[Callable[[Message], Message], str]] = {
+    "NaN": (lambda reply: lying(reply, {"w": np.array([0, np.nan, 0], np.float32), "steps": 3}), "not finite"),
+    "Inf": (lambda reply: lying(reply, {"w": np.array([0, np.inf, 0], np.float32), "steps": 3}), "not finite"),
+    "shape": (lambda reply: lying(reply, {"w": np.zeros(4, np.float32), "steps": 3}), "'w' is float32(4,)"),
+    "dtype": (lambda reply: lying(reply, {"w": np.zeros(3), "steps": 3}), "'w' is float64(3,)"),
+    "names": (lambda reply: lying(reply, {"v": np.zeros(3, np.float32), "steps": 3}), "other names than the model: v"),
+    "nothing": (lambda reply: lying(reply, {}), "other names"),
+}
+
+
+class MemoryGrid(Grid):
+    """Hands every message to the app at once; `lie` changes the replies of the first node."""
+
+    def __init__(self, lie: Callable[[Message], Message] = lambda reply: reply, twice: bool = False) -> None:
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+        self.lie, self.twice = lie, twice
+        self.contexts = {
+            node: Context(run_id=0, node_id=node, node_config={}, state=RecordDict(), run_config={})
+            for node in range(1, NODES + 1)
+        }
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        replies = []
+        for message in messages:
+            node = message.metadata.dst_node_id
+            reply = app(message, self.contexts[node])
+            liar = node == 1 and message.metadata.message_type == "train"
+            replies += [self.lie(reply) if liar else reply] * (2 if liar and self.twice else 1)
+        return replies
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.contexts)
+
+    def unused(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+    run = property(unused)
+    set_run = create_message = push_messages = pull_messages = unused
+
+
+@pytest.fixture(autouse=True)
+def flower_logs(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Flower's logger does not hand on to the root, where pytest listens."""
+    logger = logging.getLogger("flwr")
+    logger.addHandler(caplog.handler)
+    yield
+    logger.removeHandler(caplog.handler)
+
+
+def start() -> ArrayRecord:
+    return ArrayRecord({"w": Array(np.zeros(3, np.float32)), "steps": Array(np.asarray(0))})
+
+
+def played(strategy: FedAvg, grid: Grid, rounds: int = 1) -> Any:
+    return strategy.start(grid, start(), num_rounds=rounds)
+
+
+def model(result: Any) -> np.ndarray[Any, Any]:
+    values: np.ndarray[Any, Any] = result.arrays["w"].numpy()
+    return values
+
+
+def test_the_mean_is_fedavg() -> None:
+    ours, theirs = (played(strategy, MemoryGrid(), 3) for strategy in (RuleStrategy(weights="samples"), FedAvg()))
+    np.testing.assert_allclose(model(ours), model(theirs), rtol=1e-6)
+    assert ours.arrays["w"].dtype == "float32"
+    assert int(ours.arrays["steps"].numpy()) == 0, "numbers that are no weights stay the server's"
+    assert ours.evaluate_metrics_clientapp[3]["accuracy"] == 0.5
+    assert ours.train_metrics_clientapp[1]["loss"] == pytest.approx(np.mean(range(1, NODES + 1)))
+
+
+@pytest.mark.parametrize("rule", [name for name in registry.members("rule") if name != "bulyan"])
+def test_every_rule_learns_through_flower(rule: str) -> None:
+    result = played(RuleStrategy(rule, f=1), MemoryGrid(), 12)
+    assert np.abs(model(result) - TARGET.numpy()).max() < 0.5
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_malformed_reply_leaves_out_that_node_and_not_the_round(lie: str, caplog: pytest.LogCaptureFixture) -> None:
+    """In Flower itself, NaN owns the model, and other names or shapes end the run."""
+    change, reason = LIES[lie]
+    result = played(RuleStrategy("median", f=1), MemoryGrid(change))
+    assert np.isfinite(model(result)).all()
+    assert result.train_metrics_clientapp[1]["rejected"] == 1
+    assert f"Left out node 1: {reason}" in caplog.text or reason in caplog.text
+
+
+def test_a_second_reply_of_a_node_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    result = played(RuleStrategy("median", f=1), MemoryGrid(twice=True))
+    assert result.train_metrics_clientapp[1]["rejected"] == 1
+    assert "a second reply in one round" in caplog.text
+
+
+def test_a_reported_number_of_samples_does_not_buy_the_model() -> None:
+    grid = MemoryGrid(lambda reply: lying(reply, {"w": np.array([9, 9, 9], np.float32), "steps": 3}, weight=1e12))
+    owned, ours = (model(played(strategy, grid)) for strategy in (FedAvg(), RuleStrategy("multi_krum", f=1)))
+    assert np.abs(owned - 9).max() < 1e-3, "Flower believes it, so this test can fail"
+    assert np.abs(ours - 0.5 * TARGET.numpy()).max() < 0.1
+    counted = model(played(RuleStrategy("mean", weights="samples"), grid))
+    assert np.abs(counted - 0.5 * TARGET.numpy()).max() < 0.1, "no client holds 1e12 samples"
+
+
+def test_too_few_replies_skip_the_round_and_keep_the_model(caplog: pytest.LogCaptureFixture) -> None:
+    result = played(RuleStrategy("krum", f=3), MemoryGrid())
+    assert "Round skipped: 7 replies, the rule needs 9 for f = 3" in caplog.text
+    assert not result.arrays, "no round has changed the model"
+
+
+def test_long_updates_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    far = MemoryGrid(lambda reply: lying(reply, {"w": np.array([900, 0, 0], np.float32), "steps": 3}))
+    assert np.abs(model(played(RuleStrategy("mean", f=1, norm_limit=10.0), far))).max() < 2
+    assert "norm" in caplog.text
+
+
+def test_rules_go_on_with_their_memory() -> None:
+    strategy = RuleStrategy("centred_clipping", parameters={"centre": "last", "radius": 0.5})
+    played(strategy, MemoryGrid(), 2)
+    assert set(strategy.memory) == {"last"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rule": "krumm"}, "krum"),
+        ({"rule": "flag", "parameters": {"forms": 1}}, "form"),
+        ({"weights": "all"}, "equal"),
+    ],
+)
+def test_unknown_words_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((SettingError, ValueError), match=message):
+        RuleStrategy(**arguments)
