@@ -10,6 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedgen.aggregation.base import squared_distances
+from fedgen.aggregation.krum import by_score
 from fedgen.attacks.base import BaseAttack, Draws, Replace
 from fedgen.attacks.gram import Along, Geometry, Sign, honest_mean
 from fedgen.contracts import Columns, Rows, View
@@ -55,7 +57,7 @@ class FangKrum(BaseAttack):
         size = _bound(geometry, d, liars)
         while size >= self.least:
             gram = geometry.sent(-size * geometry.statistic)
-            if liars and not honest[krum_choice(gram, liars)]:
+            if liars and not honest[by_score(squared_distances(gram.numpy()), liars)[0]]:
                 return size
             size /= 2
         return size
@@ -67,14 +69,6 @@ def _bound(geometry: Geometry, d: int, liars: int) -> float:
     spread = float(nearest.min()) if len(nearest) else 0.0
     longest = float(geometry.gram.diagonal()[:n][honest].max())
     return sqrt(spread / (max(n - 2 * liars - 1, 1) * d)) + sqrt(max(longest, 0.0) / d)
-
-
-def krum_choice(gram: Tensor, f: int) -> int:
-    """The row with the least sum of its n - f - 2 least squared distances to others."""
-    squares = gram.diagonal()
-    distances = (squares[:, None] + squares - 2 * gram).clamp_min(0).fill_diagonal_(0)
-    neighbours = max(len(gram) - f - 2, 1)
-    return int(distances.sort(1).values[:, 1 : 1 + neighbours].sum(1).argmin())
 
 
 @register("attack", "fang_trimmed_mean")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedgen.aggregation.base import squared_distances
 from fedgen.attacks.base import wide
 from fedgen.contracts import Columns, Rows, SlabFunction
 
@@ -122,8 +123,7 @@ class Geometry:
         """float64[h, h]: squared distances between the honest rows."""
         n = len(self.honest)
         gram = self.gram[:n, :n][self.honest][:, self.honest]
-        squares = gram.diagonal()
-        return (squares[:, None] + squares - 2 * gram).clamp_min(0)
+        return torch.from_numpy(squared_distances(gram.numpy()))
 
     def sent(self, lie: Tensor) -> Tensor:
         """float64[n, n]: the Gram matrix of the rows where every Byzantine one is replaced by a lie."""

@@ -31,7 +31,7 @@ def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None =
     rule, context = view.rule, context_of(view)
     if len(honest) < rule.minimum(view.f):
         return 1.0  # the round will be skipped
-    if getattr(rule, "from_gram", hasattr(rule, "coefficients")):
+    if getattr(rule, "from_gram", False):
         geometry = Geometry.of(rows, honest, statistic)
         mean = geometry.mean
         other = torch.zeros_like(mean) if statistic is None else geometry.statistic
