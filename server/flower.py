@@ -5,6 +5,7 @@ Importing this module imports flwr; nothing else of fedgen does.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
@@ -13,10 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
-from flwr.supercore import log
 from torch import Tensor
 
 from fedgen.admission import admit
@@ -25,6 +22,13 @@ from fedgen.contracts import Context
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows
 from fedgen.streams import Streams
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # flwr's own imports
+    from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+    from flwr.serverapp import Grid
+    from flwr.serverapp.strategy import FedAvg
+    from flwr.supercore import log
 
 
 @dataclass(frozen=True)
