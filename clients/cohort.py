@@ -172,8 +172,7 @@ def _part(block: Block, positions: Tensor) -> Block:
         block,
         clients=block.clients[positions],
         start=block.start[positions],
-        x=block.x[positions],
-        y=block.y[positions],
+        samples=replace(block.samples, index=block.samples.index[positions]),
         counts=block.counts[positions],
         client_state=state,
     )

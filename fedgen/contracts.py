@@ -48,26 +48,78 @@ class Broadcast:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What n clients hold, as places in arrays that many share; gathered where somebody asks, and only what is asked.
+
+    pool_x[t, ...], pool_y[t, ...]; index int64[n, m]: where sample j of client i lies. Padding lies at a sample of
+    zeros.
+    """
+
+    pool_x: Tensor
+    pool_y: Tensor
+    index: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> Samples:
+        """x[n, m, ...] and y[n, m, ...] themselves."""
+        n, m = y.shape[:2]
+        return cls(x.flatten(0, 1), y.flatten(0, 1), torch.arange(n * m).view(n, m))
+
+    @cached_property
+    def x(self) -> Tensor:
+        """[n, m, ...], zero padded."""
+        return _gathered(self.pool_x, self.index)
+
+    @cached_property
+    def y(self) -> Tensor:
+        """[n, m, ...], zero padded."""
+        return _gathered(self.pool_y, self.index)
+
+    def take(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """(x[*places, ...], y[*places, ...]) at int64 places of the pool."""
+        return _gathered(self.pool_x, places), _gathered(self.pool_y, places)
+
+
+def _gathered(pool: Tensor, places: Tensor) -> Tensor:
+    gathered: Tensor = pool.index_select(0, places.flatten()).view(*places.shape, *pool.shape[1:])
+    return gathered
+
+
+@dataclass(frozen=True)
 class Block:
     """Some clients of one round, trained in lockstep; read only.
 
-    clients[n] int64, start[n, d], x[n, m, ...] zero padded, y[n, m], counts[n] samples held,
+    clients[n] int64, start[n, d], samples of the n clients, counts[n] samples held,
     client_state {name: [n, ...]} as the client's last admitted update left it.
     """
 
     clients: Tensor
     start: Tensor
-    x: Tensor
-    y: Tensor
+    samples: Samples
     counts: Tensor
     client_state: Tensors
     round: int
     streams: Streams
 
     @property
+    def x(self) -> Tensor:
+        """[n, m, ...], zero padded."""
+        return self.samples.x
+
+    @property
+    def y(self) -> Tensor:
+        """[n, m], zero padded."""
+        return self.samples.y
+
+    @property
+    def longest(self) -> int:
+        """m: the samples of a client, with padding."""
+        return self.samples.index.shape[1]
+
+    @property
     def mask(self) -> Tensor:
         """bool[n, m]: which samples are real."""
-        return torch.arange(self.y.shape[1]) < self.counts[:, None]
+        return torch.arange(self.longest) < self.counts[:, None]
 
     def stored(self, name: str, like: Tensor) -> Tensor:
         """The client state of that name, zeros like `like` for clients that hold none."""

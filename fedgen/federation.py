@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fedgen import registry
 from fedgen.config import Choice, Experiment
-from fedgen.contracts import Attack, Block, Facts, Method, Rule
+from fedgen.contracts import Attack, Block, Facts, Method, Rule, Samples
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
 from fedgen.models.model import Model, takes_channels_last
@@ -218,8 +218,8 @@ class Federation:
         """The data of these clients, zero padded; start is [d] for all or [n, d]."""
         counts = self.counts.index_select(0, clients)
         index = self._index.index_select(0, clients)[:, : int(counts.max())]
-        x, y = (held.index_select(0, index.flatten()).unflatten(0, index.shape) for held in (self._x, self._y))
-        return Block(clients, start.expand(len(clients), -1), x, y, counts, client_state, round, self.streams)
+        samples = Samples(self._x, self._y, index)
+        return Block(clients, start.expand(len(clients), -1), samples, counts, client_state, round, self.streams)
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
@@ -281,10 +281,12 @@ def _model(experiment: Experiment, dataset: Dataset) -> Model:
             "makes one"
         )
 
+    input_shape, outputs = dataset.input_shape, len(dataset.classes)  # of the data, a model keeps these alone
+
     def make() -> nn.Module:
         if own:
             return registry.build("model", choice.name, choice.params)  # type: ignore[no-any-return]
-        return network.module(dataset.input_shape, len(dataset.classes))  # type: ignore[no-any-return]
+        return network.module(input_shape, outputs)  # type: ignore[no-any-return]
 
     metrics: Mapping[str, Any] = {name: registry.build("metric", name, {}) for name in choice.metrics}
     model = Model(make, registry.build("loss", choice.loss, {}), metrics)

@@ -21,7 +21,7 @@ from fedgen.admission import WEIGHT_LIMIT, AsSent, check_update
 from fedgen.aggregation.mean import Mean
 from fedgen.attacks.garbage import Garbage
 from fedgen.config import Experiment
-from fedgen.contracts import Aggregation, Attack, Block, Context, Inbox, Method, Rule, View
+from fedgen.contracts import Aggregation, Attack, Block, Context, Inbox, Method, Rule, Samples, View
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
@@ -478,7 +478,7 @@ def block_of(n: int) -> Block:
     counts = torch.arange(1, n + 1)
     x = torch.randn(n, n, 1, 8, 8, generator=generator) * (torch.arange(n) < counts[:, None])[..., None, None, None]
     y = torch.randint(0, 10, (n, n), generator=generator) * (torch.arange(n) < counts[:, None])
-    return Block(torch.arange(n), torch.zeros(n, COLUMNS), x, y, counts, {}, 2, Streams(0))
+    return Block(torch.arange(n), torch.zeros(n, COLUMNS), Samples.of(x, y), counts, {}, 2, Streams(0))
 
 
 @pytest.mark.parametrize("liars", LIAR_SETS)
@@ -506,7 +506,8 @@ def test_poison_does_not_depend_on_who_else_is_in_the_block(
     block, byzantine = block_of(6), masked([0, 3, 5])
     parts = {name: getattr(block, name)[client][None] for name in ("clients", "start", "counts")}
     held = int(block.counts[client])
-    alone = replace(block, **parts, x=block.x[client, :held][None], y=block.y[client, :held][None])
+    own = Samples.of(block.x[client, :held][None], block.y[client, :held][None])
+    alone = replace(block, **parts, samples=own)
     together, poisoned = attack.poison(block, byzantine), attack.poison(alone, byzantine[client][None])
     assert fingerprint([poisoned.x[0], poisoned.y[0]]) == fingerprint(
         [together.x[client, :held], together.y[client, :held]]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgen import Experiment, registry, run
-from fedgen.contracts import Block
+from fedgen.contracts import Block, Samples
 from fedgen.errors import SettingError
 from fedgen.evaluation.losses import cross_entropy
 from fedgen.federation import Federation
@@ -97,18 +97,18 @@ def task_of(make: Callable[[], nn.Module]) -> Task:
     counts = torch.tensor([5, 3, 1])
     x, y = torch.randn(3, 5, 1, 6, 6), torch.randint(3, (3, 5))
     start = model.initial(Streams(0), 0).expand(3, -1)
-    block = Block(torch.arange(3), start, x, y, counts, {}, 0, Streams(0))
+    block = Block(torch.arange(3), start, Samples.of(x, y), counts, {}, 0, Streams(0))
     seeds = torch.tensor([7, 8, 9])
     optimizer = Sgd(lr=0.1, momentum=0.9, weight_decay=0.1)
     kept = optimizer.state(start[:, : model.parameters.size])
-    return Task(model, start, x, y, draw_batches(block, 2, 2, None), optimizer, kept, seeds=seeds)
+    return Task(model, start, block.samples, draw_batches(block, 2, 2, None), optimizer, kept, seeds=seeds)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_chosen_engine_trains_as_the_reference_does(name: str) -> None:
     make, expected = MODULES[name]
     task = task_of(make)
-    engine, reason = choose_engine("auto", task.model, task.x[0], task.y[0])
+    engine, reason = choose_engine("auto", task.model, task.samples.x[0], task.samples.y[0])
     assert engine == expected
     assert bool(reason) == (engine == "sequential")
     fast, slow = (registry.build("engine", each, {}).train(task) for each in (engine, "reference"))
@@ -119,9 +119,9 @@ def test_the_chosen_engine_trains_as_the_reference_does(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, (_, engine) in MODULES.items() if engine == "vmap"])
 def test_the_stacked_engine_is_refused_where_it_would_be_wrong(name: str) -> None:
     task = task_of(MODULES[name][0])
-    assert stacking_fails(task.model, task.x[0], task.y[0])
+    assert stacking_fails(task.model, task.samples.x[0], task.samples.y[0])
     with pytest.raises(SettingError, match=r"training.engine 'stacked' cannot train this model"):
-        choose_engine("stacked", task.model, task.x[0], task.y[0])
+        choose_engine("stacked", task.model, task.samples.x[0], task.samples.y[0])
 
 
 def test_frozen_parameters_stay() -> None:

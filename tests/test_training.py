@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fedgen import registry
-from fedgen.contracts import Block
+from fedgen.contracts import Block, Samples
 from fedgen.errors import SettingError
 from fedgen.evaluation.losses import cross_entropy
 from fedgen.models.model import Model, takes_channels_last
@@ -55,7 +55,8 @@ def block_of(
         generator = torch.Generator().manual_seed(1000 * seed + client)
         x[row, :count] = torch.randn(count, *shape, generator=generator)
         y[row, :count] = torch.randint(0, CLASSES, (count,), generator=generator)
-    return Block(torch.tensor(numbers), torch.zeros(len(counts), 1), x, y, torch.tensor(counts), {}, 4, Streams(seed))
+    held = Samples.of(x, y)
+    return Block(torch.tensor(numbers), torch.zeros(len(counts), 1), held, torch.tensor(counts), {}, 4, Streams(seed))
 
 
 def listed_batches(block: Block, row: int, batch_size: int, epochs: int | None, steps: int | None) -> list[list[int]]:
@@ -183,7 +184,7 @@ def task_of(
     adjustment = Adjustment(proximal=0.1, clip_norm=1.0, control=control) if adjusted else Adjustment()
     batches = draw_batches(block, batch_size, *length)
     seeds = 100 * seed + torch.arange(len(counts))
-    return Task(model, start, block.x, block.y, batches, optimizer, state, adjustment, seeds)
+    return Task(model, start, block.samples, batches, optimizer, state, adjustment, seeds)
 
 
 def assert_close(fast: Trained, slow: Trained, start: Tensor) -> None:
@@ -273,10 +274,8 @@ def test_one_step_of_logistic_regression_by_hand(engine: str) -> None:
     """
     network = registry.build("model", "logistic", {})
     model = Model(lambda: network.module((1,), 3), cross_entropy, {})
-    block = Block(
-        torch.tensor([0]), torch.zeros(1, 6), torch.tensor([[[1.0], [3.0]]]), torch.tensor([[0, 1]]), torch.tensor([2]),
-        {}, 0, Streams(0),
-    )  # fmt: skip
+    held = Samples.of(torch.tensor([[[1.0], [3.0]]]), torch.tensor([[0, 1]]))
+    block = Block(torch.tensor([0]), torch.zeros(1, 6), held, torch.tensor([2]), {}, 0, Streams(0))
     trained = Trainer(model, registry.build("engine", engine, {}), Sgd(lr=0.6), batch_size=2, epochs=1).train(block)
     torch.testing.assert_close(trained.rows, torch.tensor([[-0.1, 0.5, -0.4, 0.1, 0.1, -0.2]]))
     torch.testing.assert_close(trained.losses, torch.tensor([3.0]).log())
@@ -411,7 +410,7 @@ def test_running_statistics_travel_in_the_row() -> None:
     optimizer = Sgd(momentum=0.9, weight_decay=0.5)
     state = optimizer.state(start[:, : model.parameters.size])
     batches = draw_batches(block, 4, 2, None)
-    task = Task(model, start, block.x, block.y, batches, optimizer, state, Adjustment(proximal=0.1, clip_norm=1.0))
+    task = Task(model, start, block.samples, batches, optimizer, state, Adjustment(proximal=0.1, clip_norm=1.0))
     slow = registry.build("engine", "reference", {}).train(task)
     fast = registry.build("engine", "sequential", {}).train(task)
     assert_close(fast, slow, start)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedgen.attacks.base import BaseAttack
 from fedgen.attacks.samples import drawn_samples, over_samples
-from fedgen.contracts import Block, Facts
+from fedgen.contracts import Block, Facts, Samples
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
@@ -68,7 +68,7 @@ class Augmented(BaseAttack):
         chosen, x, own = drawn_samples(block, self.share, "augmented"), block.x.clone(), block.x[byzantine]
         augmented = sampled(own, self._lookup()) + self._noise(block, byzantine)
         x[byzantine] = torch.where(over_samples(chosen[byzantine], own), augmented, own)
-        return replace(block, x=x)
+        return replace(block, samples=Samples.of(x, block.y))
 
     def _lookup(self) -> Tensor:
         """float64[height, width, 2]: where each pixel is read, in pixels."""
@@ -85,7 +85,7 @@ class Augmented(BaseAttack):
 
     def _noise(self, block: Block, byzantine: Tensor) -> Tensor:
         """[k, m, ...]: of each liar and sample, the same in every round."""
-        liars, m, features = block.clients[byzantine], block.y.shape[1], prod(self.facts.input_shape)
+        liars, m, features = block.clients[byzantine], block.longest, prod(self.facts.input_shape)
         levels = block.streams.uniform("attack.augmented.level", 0, liars, m)
         noise = block.streams.normal("attack.augmented.noise", 0, liars, m * features)
         return self.noise * over_samples(levels, block.x) * noise.view(len(liars), m, *self.facts.input_shape)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedgen.attacks.base import BaseAttack, Distort, Scaled
 from fedgen.attacks.label_flip import check_class
 from fedgen.attacks.samples import drawn_samples, over_samples
-from fedgen.contracts import Block, Facts, Rows, View
+from fedgen.contracts import Block, Facts, Rows, Samples, View
 from fedgen.errors import SettingError
 from fedgen.parameters import Tensors
 from fedgen.registry import register
@@ -66,7 +66,7 @@ class Backdoor(BaseAttack):
     def poison(self, block: Block, byzantine: Tensor) -> Block:
         chosen = drawn_samples(block, self.share, "backdoor") & byzantine[:, None]
         x = torch.where(over_samples(chosen, block.x), self._stamped(block.x), block.x)
-        return replace(block, x=x, y=block.y.masked_fill(chosen, self.target))
+        return replace(block, samples=Samples.of(x, block.y.masked_fill(chosen, self.target)))
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         if self.boost == 1:

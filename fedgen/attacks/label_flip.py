@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedgen.attacks.base import BaseAttack
-from fedgen.contracts import Block, Facts
+from fedgen.contracts import Block, Facts, Samples
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
@@ -27,7 +27,7 @@ class LabelFlip(BaseAttack):
     >>> from types import SimpleNamespace
     >>> from fedgen.streams import Streams
     >>> y = torch.tensor([[0, 1, 2], [0, 1, 2]])
-    >>> block = Block(torch.arange(2), torch.zeros(2, 1), y.float(), y, torch.tensor([3, 3]), {}, 0, Streams(0))
+    >>> block = Block(torch.arange(2), torch.zeros(2, 1), Samples.of(y, y), torch.tensor([3, 3]), {}, 0, Streams(0))
     >>> LabelFlip(facts=SimpleNamespace(classes=3)).poison(block, torch.tensor([True, False])).y
     tensor([[2, 1, 0],
             [0, 1, 2]])
@@ -51,7 +51,7 @@ class LabelFlip(BaseAttack):
 
     def poison(self, block: Block, byzantine: Tensor) -> Block:
         flipped = torch.where(byzantine[:, None] & block.mask, self._flipped(block.y), block.y)
-        return replace(block, y=flipped)
+        return replace(block, samples=Samples.of(block.x, flipped))
 
     def _flipped(self, y: Tensor) -> Tensor:
         if self.source is None or self.target is None:

@@ -39,7 +39,7 @@ def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int |
     """
     counts = block.counts.numpy()
     if counts.max() <= batch_size:
-        return _whole(counts, block.y.shape[1], epochs or steps or 1)
+        return _whole(counts, block.longest, epochs or steps or 1)
     per_epoch = -(-counts // batch_size)
     length = per_epoch * epochs if epochs is not None else np.full_like(per_epoch, steps or 1)
     passes = int((-(-length // per_epoch)).max())
@@ -50,7 +50,7 @@ def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int |
     sizes = np.minimum(counts[:, None] - within * batch_size, batch_size)
     sizes[step >= length[:, None]] = 0
     position = within[..., None] * batch_size + np.arange(min(batch_size, counts.max()))
-    samples = block.y.shape[1]
+    samples = block.longest
     flat = np.minimum(epoch, passes - 1)[..., None] * samples + np.minimum(position, samples - 1)
     return Batches(np.take_along_axis(order, flat.reshape(len(flat), -1), axis=1).reshape(flat.shape), sizes)
 
@@ -62,7 +62,10 @@ def _whole(counts: Array, samples: int, steps: int) -> Batches:
 
 def _shuffled(block: Block, epoch: int, batch_size: int) -> Array:
     """int64[n, m]: the client's samples in the order of this epoch, padding last."""
-    counts, samples = block.counts.numpy()[:, None], np.arange(block.y.shape[1])
-    keys = block.uniform(f"shuffle.{epoch}", len(samples)).numpy()
-    keys[samples >= counts] = 2.0
-    return np.where(counts <= batch_size, samples, keys.argsort(axis=1, kind="stable"))
+    counts, samples = block.counts.numpy()[:, None], np.arange(block.longest, dtype=np.uint64)
+    words = block.streams.words(f"shuffle.{epoch}", block.round, block.clients, len(samples))
+    # By the 23 bits that a uniform number has, then by place: no two keys are equal, so any sort is a stable one.
+    keys = (words >> np.uint32(9)).astype(np.uint64) << np.uint64(32) | samples
+    keys[samples >= counts] |= np.uint64(1) << np.uint64(63)
+    order = (np.sort(keys, axis=1) & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return np.where(counts <= batch_size, samples.astype(np.int64), order)

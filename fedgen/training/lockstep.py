@@ -93,27 +93,17 @@ def _longest_first(sizes: Array) -> Array | None:
 def _samples(task: Task, order: Array | None) -> Callable[[int, int, int], tuple[Tensor, Tensor]]:
     """(step, clients, width) -> (x, y) of the step."""
     if task.batches.whole and order is None:
-        return lambda number, active, width: (task.x[:active, :width], task.y[:active, :width])
-    x, y, samples = task.x.flatten(0, 1), task.y.flatten(0, 1), task.y.shape[1]
+        return lambda number, active, width: (task.samples.x[:active, :width], task.samples.y[:active, :width])
+    held = _ordered(task.samples.index, order)
     index = task.batches.index if order is None else task.batches.index[order]
-    client = np.arange(len(index)) if order is None else order
-    places = torch.from_numpy(index + samples * client[:, None, None])
-
-    def gathered(number: int, active: int, width: int) -> tuple[Tensor, Tensor]:
-        chosen = places[:active, number, :width].flatten()
-        return _rows(x, chosen, width), _rows(y, chosen, width)
-
-    return gathered
+    places = held.gather(1, torch.from_numpy(index.reshape(len(index), -1))).view(index.shape)
+    return lambda number, active, width: task.samples.take(places[:active, number, :width])
 
 
 def _generators(task: Task, order: Array | None) -> list[torch.Generator]:
     if task.seeds is None:
         return []
     return [torch.Generator().manual_seed(seed) for seed in _ordered(task.seeds, order).tolist()]
-
-
-def _rows(samples: Tensor, chosen: Tensor, width: int) -> Tensor:
-    return samples.index_select(0, chosen).view(-1, width, *samples.shape[1:])
 
 
 def _ordered(tensor: Tensor, order: Array | None) -> Tensor:

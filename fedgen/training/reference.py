@@ -46,7 +46,7 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
     for index, size in zip(task.batches.index[client], task.batches.sizes[client].tolist(), strict=True):
         if size == 0:
             break
-        x, y = task.x[client, index[:size]], task.y[client, index[:size]]
+        x, y = task.samples.take(task.samples.index[client, index[:size]])
         optimizer.zero_grad()
         losses = task.model.loss(module(task.model.arranged(x)), y)
         distance = sum(((value - anchors[key]) ** 2).sum() for key, value in parameters.items())

@@ -40,15 +40,15 @@ def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: 
     row, start = rows[here, :trained], task.start[here, :trained]
     state = {name: value[here] for name, value in states.items()}
     control = None if task.adjustment.control is None else task.adjustment.control[here]
-    x, y = task.x[client], task.y[client]
+    held = task.samples.index[client]
     task.seed(client)
     total, seen = torch.zeros(()), 0
     for index, size in zip(task.batches.index[client], task.batches.sizes[client].tolist(), strict=True):
         if size == 0:
             break
-        chosen = torch.from_numpy(index[:size])
+        x, y = task.samples.take(held[torch.from_numpy(index[:size])])
         gradient.zero_()
-        each = task.model.loss(module(task.model.arranged(x[chosen])), y[chosen])
+        each = task.model.loss(module(task.model.arranged(x)), y)
         each.mean().backward()
         task.adjustment.apply(gradient, row, start, control)
         task.optimizer.step(row, gradient, state)

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedgen.contracts import Block
+from fedgen.contracts import Block, Samples
 from fedgen.models.model import Model, seed_generator
 from fedgen.parameters import Tensors
 from fedgen.training.batches import Batches, draw_batches
@@ -24,14 +24,13 @@ KEPT = "optimizer."
 class Task:
     """What an engine computes: n clients' steps from their start rows; nothing in it is changed.
 
-    start[n, d], x[n, m, ...], y[n, m]; optimizer_state {name: [n, p] or [n, 1]} of the p trained columns; seeds
+    start[n, d], samples of the n clients; optimizer_state {name: [n, p] or [n, 1]} of the p trained columns; seeds
     int64[n]: of what a module draws by itself (dropout), one a client.
     """
 
     model: Model
     start: Tensor
-    x: Tensor
-    y: Tensor
+    samples: Samples
     batches: Batches
     optimizer: Optimizer
     optimizer_state: Tensors
@@ -100,8 +99,7 @@ class Trainer:
             Task(
                 model=self.model,
                 start=block.start,
-                x=block.x,
-                y=block.y,
+                samples=block.samples,
                 batches=draw_batches(block, self.batch_size, self.epochs, self.steps),
                 optimizer=self.optimizer_of(block.round),
                 optimizer_state=state,
