@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedgen import aggregate, registry
@@ -243,6 +243,7 @@ def test_rules_are_their_references(name: str, f: int, spare: int, d: int, seed:
 
 
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 999))
+@example(4, 1, 0)
 def test_the_geometric_median_has_the_least_sum_of_distances(n: int, d: int, seed: int) -> None:
     """The rows' directions from it cancel, or, at a row, those of the others are no longer than 1."""
     rows = rows_of(n, d, seed, liars=n // 3)

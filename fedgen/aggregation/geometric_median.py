@@ -13,6 +13,9 @@ from fedgen.contracts import Context
 from fedgen.parameters import Array
 from fedgen.registry import register
 
+LONGEST_LEAP = 1e6
+"""Steps that extrapolation goes ahead at most."""
+
 
 @register("rule", "geometric_median")
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ def weiszfeld(distances: Array, smoothing: float = 1e-6, iterations: int = 1_000
             break
         # Near a row the steps shrink slowly and in one direction: follow it (SQUAREM), unless the sum then rises.
         bend = second - first
-        leap = np.linalg.norm(first) / max(float(np.linalg.norm(bend)), 1e-300)
+        leap = min(float(np.linalg.norm(first)) / max(float(np.linalg.norm(bend)), 1e-300), LONGEST_LEAP)
         ahead = coefficients + 2 * leap * first + leap**2 * bend
         spread = min(spread, here)
         good = np.isfinite(ahead).all() and _step(distances, ahead, floor)[1] <= spread
