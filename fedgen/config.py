@@ -199,6 +199,28 @@ class FederationSection(Section):
         Choice(name="sgd"), validate_default=True, description="how the server applies the aggregated update"
     )
     evaluate_every: int = Field(1, ge=1, description="rounds between evaluations; the last round is always evaluated")
+    topology: Annotated[Choice, Kind("topology", "k_regular")] = Field(
+        Choice(name="k_regular"), validate_default=True, description="who hears whom in gossip"
+    )
+    mixing: Literal["uniform", "metropolis_hastings"] = Field(
+        "uniform", description="weights of the neighbours' models: all alike, or by degrees so that the mean is kept"
+    )
+    keep: float | None = Field(
+        None, ge=0, lt=1, description="share of a peer's own model under uniform mixing (0.5 where it is not given)"
+    )
+    protocol: Literal["push", "pull", "push_pull"] = Field(
+        "push", description="on an edge i -> j: i sends to j, i asks j, or both; all the same without directions"
+    )
+
+    @model_validator(mode="after")
+    def _kept_share(self) -> Self:
+        if self.keep is not None and self.mixing == "metropolis_hastings":
+            raise PydanticCustomError(
+                "conflict",
+                "federation.keep is the own share under uniform mixing; metropolis_hastings gives each peer its own: "
+                "leave keep out",
+            )
+        return self
 
 
 class AggregationSection(Section):

@@ -33,6 +33,7 @@ HOMES = {
     "rule": "aggregation",
     "rule_wrapper": "aggregation",
     "attack": "attacks",
+    "topology": "topology",
 }
 """kind -> the sub-package whose modules register its members."""
 

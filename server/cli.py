@@ -80,6 +80,11 @@ def parser() -> Parser:
     report = _command(commands, "report", _report, "draw the report of a run again")
     report.add_argument("folder", metavar="RUN", help="the run folder")
 
+    topology = _command(commands, "topology", _topology, "draw an experiment's graph and say how fast it mixes")
+    topology.add_argument("file", metavar="FILE", help="the experiment file (TOML)")
+    topology.add_argument("--out", metavar="PATH", default="topology.svg", help="picture, .svg or .png (topology.svg)")
+    topology.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key")
+
     listing = _command(commands, "list", _list, "show every registered part, one line each")
     listing.add_argument("kind", metavar="KIND", nargs="?", help="one kind only, such as rule or attack")
 
@@ -176,6 +181,20 @@ def _report(parsed: argparse.Namespace) -> int:
         print(write_report(Path(parsed.folder)))
     except (OSError, ValueError) as error:
         raise SettingError(f"no report of {parsed.folder}: {error}") from error
+    return 0
+
+
+def _topology(parsed: argparse.Namespace) -> int:
+    from fedgen.config import parse_override
+    from fedgen.registry import search_in
+    from fedgen.server.experiment_file import load_experiment
+    from fedgen.server.topology import draw_topology
+    from fedgen.topology.network import network_of
+
+    path = Path(parsed.file)
+    search_in((str(path.resolve().parent),))
+    network = network_of(load_experiment(path, dict(map(parse_override, parsed.set))))
+    print(draw_topology(network, Path(parsed.out)))
     return 0
 
 

@@ -1,0 +1,79 @@
+"""A drawn graph as one sparse matrix: networkx generates, this is the one conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import networkx as nx
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
+
+from fedgen.parameters import Array
+
+Matrix = Any
+"""scipy's csr_array, which has no type of its own."""
+
+Protocol = Literal["push", "pull", "push_pull"]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Who hears whom: hears[i, j] = 1 where what j sends reaches i. Nobody hears itself."""
+
+    hears: Matrix
+
+    @classmethod
+    def of(cls, contacts: nx.Graph, peers: int, protocol: Protocol = "push") -> Graph:
+        """From a graph of peers 0 .. peers - 1 with an edge i -> j where i turns to j.
+
+        push: j hears i.  pull: i hears j.  push_pull: both.  Without directions all three are the same.
+
+        >>> Graph.of(nx.DiGraph([(0, 1), (1, 2)]), 3).hears.toarray().tolist()
+        [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+        """
+        turns = nx.to_scipy_sparse_array(contacts, nodelist=range(peers), weight=None, dtype=np.float64, format="coo")
+        away = turns.row != turns.col
+        source, target = turns.row[away], turns.col[away]
+        if protocol == "pull":
+            source, target = target, source
+        elif protocol == "push_pull":
+            source, target = np.concatenate([source, target]), np.concatenate([target, source])
+        hears = csr_array((np.ones(len(source)), (target, source)), shape=(peers, peers))
+        hears.sum_duplicates()
+        hears.data[:] = 1
+        return cls(hears)
+
+    @property
+    def peers(self) -> int:
+        return int(self.hears.shape[0])
+
+    @cached_property
+    def degrees(self) -> Array:
+        """int64[N]: how many each peer hears."""
+        degrees: Array = np.diff(self.hears.indptr)
+        return degrees
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """Whether everybody is heard by those that it hears."""
+        return bool((self.hears != self.hears.T).nnz == 0)
+
+    @cached_property
+    def audience(self) -> Array:
+        """int64[N]: how many hear each peer."""
+        audience: Array = np.bincount(self.hears.indices, minlength=self.peers)
+        return audience
+
+    def inbox(self, peer: int) -> Array:
+        """int64[k]: whom this peer hears, in order."""
+        heard: Array = self.hears.indices[self.hears.indptr[peer] : self.hears.indptr[peer + 1]].astype(np.int64)
+        return heard
+
+    def parts(self) -> list[list[int]]:
+        """The largest sets of peers that all reach one another, largest first."""
+        count, label = connected_components(self.hears, directed=True, connection="strong")
+        sets = [np.flatnonzero(label == part).tolist() for part in range(count)]
+        return sorted(sets, key=lambda part: (-len(part), part))

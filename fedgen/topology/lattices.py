@@ -1,0 +1,66 @@
+"""Regular shapes: ring, line, star, torus, complete graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isqrt
+
+import networkx as nx
+import numpy as np
+
+from fedgen.errors import SettingError
+from fedgen.registry import register
+from fedgen.topology.base import Topology
+
+
+@register("topology", "ring")
+@dataclass(frozen=True, kw_only=True)
+class Ring(Topology):
+    """Peer i and i + 1 hear each other, the last and the first too."""
+
+    def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
+        return nx.cycle_graph(peers)
+
+
+@register("topology", "line")
+@dataclass(frozen=True, kw_only=True)
+class Line(Topology):
+    """Peer i and i + 1 hear each other: the slowest of all to agree."""
+
+    def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
+        return nx.path_graph(peers)
+
+
+@register("topology", "star")
+@dataclass(frozen=True, kw_only=True)
+class Star(Topology):
+    """Peer 0 and every other hear each other; peer 0 is a peer like all, no server."""
+
+    def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
+        return nx.star_graph(peers - 1)
+
+
+@register("topology", "torus")
+@dataclass(frozen=True, kw_only=True)
+class Torus(Topology):
+    """A grid, as square as the number of peers allows, whose opposite edges meet: four neighbours each."""
+
+    def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
+        rows = next((rows for rows in range(isqrt(peers), 2, -1) if peers % rows == 0), 0)
+        if not rows:
+            raise SettingError(
+                f"federation.topology 'torus' needs a number of peers that is rows * columns, both 3 or more, not "
+                f"data.clients = {peers}; try {isqrt(peers - 1) + 1} * {isqrt(peers - 1) + 1} = "
+                f"{(isqrt(peers - 1) + 1) ** 2}"
+            )
+        grid = nx.grid_2d_graph(rows, peers // rows, periodic=True)
+        return nx.convert_node_labels_to_integers(grid, ordering="sorted")
+
+
+@register("topology", "complete")
+@dataclass(frozen=True, kw_only=True)
+class Complete(Topology):
+    """Everybody hears everybody."""
+
+    def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
+        return nx.complete_graph(peers)

@@ -1,0 +1,85 @@
+"""The graph of each round, and what its messages weigh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedgen import registry
+from fedgen.config import Experiment
+from fedgen.errors import SettingError
+from fedgen.streams import Streams
+from fedgen.topology.base import RandomTopology, Topology
+from fedgen.topology.graph import Graph, Matrix, Protocol
+from fedgen.topology.mixing import Mixing, matrix, mixing_of
+
+DRAWINGS = 100
+"""Times that a random graph is drawn until it connects everybody."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Who hears whom in every round, as the experiment's [federation] table describes it."""
+
+    topology: Topology
+    peers: int
+    mixing: Mixing
+    streams: Streams
+    protocol: Protocol = "push"
+    name: str = "topology"
+    _last: dict[int, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def static(self) -> bool:
+        """Whether one graph serves all rounds."""
+        return self.topology.redraw == 0
+
+    def graph(self, round: int) -> Graph:
+        """The graph of a round.
+
+        Raises SettingError where the one graph of all rounds leaves peers that cannot reach one another; it names them.
+        """
+        drawing = 0 if self.static else max(0, round) // self.topology.redraw
+        if drawing not in self._last:
+            graph = self._draw(drawing)
+            self._last.clear()
+            self._last[drawing] = graph
+        return self._last[drawing]
+
+    def matrix(self, round: int) -> Matrix:
+        """W of a round, csr float64[N, N]."""
+        return matrix(self.mixing, self.graph(round))
+
+    def _draw(self, drawing: int) -> Graph:
+        generator = np.random.default_rng(self.streams.seed_for("topology", drawing))
+        again = DRAWINGS if self.static and isinstance(self.topology, RandomTopology) else 1
+        for _ in range(again):
+            graph = Graph.of(self.topology.contacts(self.peers, drawing, generator), self.peers, self.protocol)
+            if not self.static or len(graph.parts()) == 1:
+                return graph
+        parts = graph.parts()
+        told = [_told(part) for part in parts[:3]] + (["..."] if len(parts) > 3 else [])
+        raise SettingError(
+            f"federation.topology {self.name!r} falls into {len(parts)} parts that cannot reach one another: "
+            f"{'; '.join(told)}; give it more edges"
+        )
+
+
+def network_of(experiment: Experiment) -> Network:
+    """The network of an experiment, from its [federation] table, number of clients and seed alone."""
+    federation = experiment.federation
+    choice = federation.topology
+    return Network(
+        topology=registry.build("topology", choice.name, choice.params),
+        peers=experiment.data.clients,
+        mixing=mixing_of(federation.mixing, federation.keep),
+        streams=Streams(experiment.experiment.seed),
+        protocol=federation.protocol,
+        name=choice.name,
+    )
+
+
+def _told(part: list[int]) -> str:
+    shown = ", ".join(map(str, part[:6])) + (", ..." if len(part) > 6 else "")
+    return f"{'peer' if len(part) == 1 else f'{len(part)} peers'} {shown}"
