@@ -88,6 +88,14 @@ def train_block(
     return (report, *slabs)
 
 
+def train_root(federation: Federation, exchange: Exchange, start: Tensor, *tensors: Tensor) -> Tensor:
+    """[d]: the server's own row, from its root samples; it keeps no state, and nobody attacks it."""
+    broadcast = Broadcast(start, exchange.expects, dict(zip(exchange.names, tensors, strict=True)), exchange.phase)
+    update = federation.method.client_update(broadcast, federation.block(federation.server, start, {}, exchange.round))
+    check_update(update, exchange.expects, 1)
+    return as_sent(update.rows, exchange.expects.dtype)[0]
+
+
 def _send(federation: Federation, exchange: Exchange, block: Block, update: Update) -> tuple[Tensor, Tensor]:
     """Rows and weights as they leave the clients: a row-wise attack acts here, an omniscient one on the whole round."""
     attack, liars = federation.attack, federation.liars(block.clients, exchange.round)

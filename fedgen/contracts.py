@@ -179,7 +179,8 @@ class Context:
 
     reference[d]: what the rows are differences from (global model, or own model in gossip; zeros for columns that are
     no model).  clients[n]: who sent each row.  f: how many rows may be Byzantine, rejected ones already deducted.
-    memory: what this rule returned last round.  round, streams: for rules that draw.
+    memory: what this rule returned last round.  round, streams: for rules that draw.  root[d]: the holder's own update
+    from data it trusts, for rules that ask for it.
     """
 
     reference: Tensor
@@ -189,6 +190,7 @@ class Context:
     memory: Tensors = field(default_factory=dict)
     round: int = 0
     streams: Streams = field(default_factory=lambda: Streams(0))
+    root: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,8 @@ class View:
     """What an attack knows: everything that the strongest published attacks assume.
 
     byzantine bool[n], clients[n], weights[n], reference[d], the rule that is running and the f it withstands (rejected
-    rows already deducted), memory as this attack returned it last round; layout of the rows, and the rule's memory.
+    rows already deducted), memory as this attack returned it last round; layout of the rows; what the rule remembers
+    and trusts.
     """
 
     byzantine: Tensor
@@ -224,6 +227,7 @@ class View:
     memory: Tensors = field(default_factory=dict)
     layout: Layout = field(default_factory=lambda: Layout({}))
     rule_memory: Tensors = field(default_factory=dict)
+    root: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -300,7 +304,7 @@ class Rule(Protocol):
     """How n rows become one. NNM and variance correction are Rules around a Rule.
 
     A Gram rule (`from_gram`) also has coefficients(gram, weights, context) -> [n]; a linear rule
-    mix(models[N, d], matrix) -> [N, d].
+    mix(models[N, d], matrix) -> [N, d]; one with `root_samples` > 0 needs context.root, trained on so many samples.
     """
 
     @property

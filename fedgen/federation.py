@@ -80,7 +80,8 @@ class Federation:
     """Everything a worker holds.
 
     Attributes: experiment (resolved: no "auto" is left that decides a result), method, rule, attack, streams, shards
-    (sample numbers of each client), byzantine bool[N]: who lies in round 0, and in all others unless liars are redrawn.
+    (sample numbers of each client), byzantine bool[N]: who lies in round 0, and in all others unless liars are redrawn;
+    root: sample numbers that the server itself trains on for a rule that trusts it, as client N.
 
     Raises SettingError where data, model and experiment do not fit together.
     """
@@ -93,9 +94,7 @@ class Federation:
         self.dataset = dataset.standardised() if experiment.data.standardise else dataset
         self.training, self.validation = self._hold_back(experiment.data.validation)
         self.shards = self._divide(experiment)
-        self.counts = torch.tensor([len(shard) for shard in self.shards])
         self._everyone = torch.arange(len(self.shards))
-        self._index = pad_sequence(self.shards, batch_first=True, padding_value=len(self.dataset.y))
         self._x, self._y = _with_padding(self.dataset.x), _with_padding(self.dataset.y)
         self.dataset = replace(self.dataset, x=self._x[:-1], y=self._y[:-1])  # the same memory, not a second copy
         self.facts = self._facts(experiment)
@@ -106,6 +105,10 @@ class Federation:
         aggregation = experiment.aggregation
         self.rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, self)
         self._check_bound(experiment)
+        self.root, self.validation = self._root(experiment)
+        held = self.shards if self.root is None else [*self.shards, self.root]
+        self.counts = torch.tensor([len(samples) for samples in held])
+        self._index = pad_sequence(held, batch_first=True, padding_value=len(self.dataset.y))
         self.attack: Attack = registry.build("attack", **_call(experiment.byzantine.attack), facts=self.facts)
         self.byzantine = self._liars(0)
         self._redrawn = 0, self.byzantine
@@ -137,6 +140,21 @@ class Federation:
         if min(map(len, shards)) == 0:
             raise SettingError(f"data.partition {experiment.data.partition.name!r} leaves a client without samples")
         return shards
+
+    def _root(self, experiment: Experiment) -> tuple[Tensor | None, Tensor]:
+        """Of the samples held back, those that the server trains on, None where the rule asks for none; the others."""
+        wanted, held = getattr(self.rule, "root_samples", 0), self.validation
+        if not wanted:
+            return None, held
+        if wanted > len(held):
+            raise SettingError(
+                f"aggregation.rule = {experiment.aggregation.rule.name!r} learns from root_samples = {wanted} samples "
+                f"at the server, and data.validation = {experiment.data.validation} holds back {len(held)}; raise "
+                "data.validation or lower root_samples"
+            )
+        keys = self.streams.words("root", 0, held, 1)[:, 0]
+        order = torch.from_numpy(keys.argsort(kind="stable"))
+        return held[order[:wanted]].sort().values, held[order[wanted:]].sort().values
 
     def _facts(self, experiment: Experiment) -> Facts:
         training = experiment.training
@@ -193,6 +211,11 @@ class Federation:
             chosen = np.sort(self._drawn("cohort", round, self.experiment.cohort_size).numpy())
         heaviest_first = np.argsort(-self.counts.numpy()[chosen], kind="stable")
         return list(torch.from_numpy(chosen[heaviest_first]).split(block))
+
+    @property
+    def server(self) -> Tensor:
+        """[N]: the number under which the server itself trains, on its root samples."""
+        return torch.tensor([len(self.shards)])
 
     @property
     def slice_width(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedgen.admission import AsSent, admit
-from fedgen.clients.cohort import BlockReport, Exchange, train_block
+from fedgen.clients.cohort import BlockReport, Exchange, train_block, train_root
 from fedgen.contracts import Aggregation, BlockFailure, Broadcast, Context, Inbox, Rows, View
 from fedgen.errors import FedgenError
 from fedgen.parameters import Tensors
@@ -71,7 +70,8 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     plain = broadcast.reduce == "sum"
     summed = not attack.omniscient and (plain or (broadcast.reduce == "aggregate" and federation.rule.linear))
 
-    results = _train(session, broadcast, blocks, summed, plain)
+    common = Exchange(standing.round, broadcast.phase, broadcast.expects, tuple(broadcast.tensors), summed, plain)
+    results = _train(session, broadcast, common, blocks)
     answers = [result for result in results if not isinstance(result, BlockFailure)]
     reports: list[BlockReport] = [answer[0] for answer in answers]
     failed = _note_failures(session, blocks, results)
@@ -87,6 +87,7 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     width = federation.slice_width
     parts = tuple(zip(*(answer[1:] for answer in answers), strict=True))
     rows: Rows = SlicedRows(session.pool, parts, broadcast.expects.size, width)
+    root = _root(session, broadcast, common)
     liars = federation.liars(clients, standing.round)
     if attack.omniscient and bool(liars.any()):
         view = View(
@@ -101,29 +102,33 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
             memory=memory,
             layout=broadcast.expects,
             rule_memory=standing.rule_memory,
+            root=root,
         )
         rows, weights, memory = attack.corrupt(rows, view)
         rows = rows.map(AsSent(broadcast.expects.dtype))
         mask, refused = _admit_again(session, broadcast, rows, clients, weights)
         rejected |= refused
         rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
-    allowed = max(0, f - len(rejected))
-    inbox = Inbox(clients, weights, rows, _reduction(session, broadcast, rows, clients, weights, allowed), allowed)
+    allowed, weighing = max(0, f - len(rejected)), broadcast.reduce != "sum"
+    context = Context(
+        reference=_reference(broadcast),
+        layout=broadcast.expects,
+        clients=clients,
+        f=allowed,
+        memory=standing.rule_memory,
+        round=standing.round,
+        streams=federation.streams,
+        root=root,
+    )
+    combine = partial(federation.rule.aggregate, rows, weights, context) if weighing else partial(_plain_sum, rows)
+    inbox = Inbox(clients, weights, rows, combine, allowed)
     return Outcome(inbox, reports, rejected, failed, memory)
 
 
-def _train(session: Session, broadcast: Broadcast, blocks: list[Tensor], summed: bool, plain: bool) -> list[Any]:
+def _train(session: Session, broadcast: Broadcast, common: Exchange, blocks: list[Tensor]) -> list[Any]:
     """One result a block: (report, slices ...) or a BlockFailure; blocks that were given up before stay given up."""
     federation, standing = session.federation, session.standing
-    common = Exchange(
-        round=standing.round,
-        phase=broadcast.phase,
-        expects=broadcast.expects,
-        names=tuple(broadcast.tensors),
-        summed=summed,
-        plain=plain,
-    )
-    keep = 0 if summed else len(columns_of(broadcast.expects.size, federation.slice_width))
+    keep = 0 if common.summed else len(columns_of(broadcast.expects.size, federation.slice_width))
     reasons = [session.given_up.get((standing.round, number)) for number in range(len(blocks))]
     items = [
         (clients, standing.clients.take(clients))
@@ -133,6 +138,29 @@ def _train(session: Session, broadcast: Broadcast, blocks: list[Tensor], summed:
     shared = (common, broadcast.start, *broadcast.tensors.values())
     computed = iter(session.pool.map(train_block, items, shared, keep))
     return [next(computed) if reason is None else BlockFailure(reason) for reason in reasons]
+
+
+def _root(session: Session, broadcast: Broadcast, common: Exchange) -> Tensor | None:
+    """[d]: the server's own update, where the rule trusts one.
+
+    Raises FedgenError where it cannot be computed.
+    """
+    if session.federation.root is None or broadcast.reduce != "aggregate":
+        return None
+    shared = (common, broadcast.start, *broadcast.tensors.values())
+    try:
+        (root,) = session.pool.map(train_root, [()], shared)
+        reason = root.reason if isinstance(root, BlockFailure) else ""
+    except FedgenError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    if reason:
+        raise FedgenError(
+            f"round {common.round}: the server could not train on its root samples: {reason}{session.suspects}"
+        )
+    row: Tensor = root
+    return row
 
 
 def _note_failures(session: Session, blocks: list[Tensor], results: list[Any]) -> int:
@@ -177,21 +205,13 @@ def _block_sums(totals: list[Tensor], weights: Tensor, plain: bool) -> Aggregati
     return Aggregation(whole if plain else (whole / weights.sum()).float())
 
 
+def _plain_sum(rows: Rows) -> Aggregation:
+    return Aggregation(rows.map(total).collect()[0])
+
+
 def _reference(broadcast: Broadcast) -> Tensor:
     """[d]: what the rows are differences from, zeros for columns that are no model."""
     reference = torch.zeros(broadcast.expects.size)
     if broadcast.phase == "train":
         reference[: len(broadcast.start)] = broadcast.start
     return reference
-
-
-def _reduction(
-    session: Session, broadcast: Broadcast, rows: Rows, clients: Tensor, weights: Tensor, allowed: int
-) -> Callable[[], Aggregation]:
-    if broadcast.reduce == "sum":
-        return lambda: Aggregation(rows.map(total).collect()[0])
-    reference = _reference(broadcast)
-    standing = session.standing
-    streams = session.federation.streams
-    context = Context(reference, broadcast.expects, clients, allowed, standing.rule_memory, standing.round, streams)
-    return lambda: session.federation.rule.aggregate(rows, weights, context)

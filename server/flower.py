@@ -6,7 +6,7 @@ Importing this module imports flwr; nothing else of fedgen does.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import INFO, WARNING
 from math import inf
@@ -87,8 +87,9 @@ class RuleStrategy(FedAvg):
     Clients send models, as for FedAvg; the rule sees differences from the model that was sent out.  A reply with other
     names, shapes or dtypes, numbers that are not finite, a difference longer than norm_limit or a second answer of the
     same node is left out with a reason in the log, and never ends the round; with too few left for the rule, the round
-    is skipped and the model kept.  weights: "equal", or "samples" for what clients report as `weighted_by_key`.  Other
-    keywords are FedAvg's.
+    is skipped and the model kept.  weights: "equal", or "samples" for what clients report as `weighted_by_key`.  root:
+    trains on the server's own data, ArrayRecord -> ArrayRecord, for rules that trust such an update.  Other keywords
+    are FedAvg's.
 
     >>> strategy = RuleStrategy("flag", f=2, wrappers=["nnm"], fraction_evaluate=0.5)
 
@@ -105,12 +106,15 @@ class RuleStrategy(FedAvg):
         weights: str = "equal",
         norm_limit: float = inf,
         seed: int = 0,
+        root: Callable[[ArrayRecord], ArrayRecord] | None = None,
         **fedavg: Any,
     ) -> None:
         super().__init__(**fedavg)
         if weights not in ("equal", "samples"):
             raise ValueError(f"weights must be 'equal' or 'samples', got {weights!r}")
-        self.rule, self.f = rule_of(rule, wrappers, parameters or {}), f
+        self.rule, self.f, self.root = rule_of(rule, wrappers, parameters or {}), f, root
+        if root is None and getattr(self.rule, "root_samples", False):
+            raise ValueError(f"rule {rule!r} trusts an update of the server's own: give root, which trains the arrays")
         self.weights, self.norm_limit, self.streams = weights, norm_limit, Streams(seed)
         self.memory: Tensors = {}
         self.numbers: dict[int, int] = {}
@@ -138,7 +142,10 @@ class RuleStrategy(FedAvg):
             log(WARNING, "\t> Round skipped: %d replies, the rule needs %d for f = %d", len(kept), needed, allowed)
             return None, metrics
         clients = torch.tensor([self._number(reply.metadata.src_node_id) for reply in kept])
-        context = Context(self.model.row, self.model.layout, clients, allowed, self.memory, server_round, self.streams)
+        own = None if self.root is None else self.model.difference(self.root(self.model.arrays))
+        context = Context(
+            self.model.row, self.model.layout, clients, allowed, self.memory, server_round, self.streams, own
+        )
         result = self.rule.aggregate(LocalRows(rows), weights, context)
         self.memory = result.memory
         return self.model.moved(result.aggregate), metrics

@@ -45,6 +45,7 @@ def view_of(n: int, d: int, liars: list[int], rule: Rule | None = None, round: i
         rule=rule or Mean(),
         f=len(liars),
         layout=Layout({"row": (d,)}),
+        root=torch.ones(d),
     )
 
 
@@ -126,7 +127,7 @@ def test_alie_against_the_reference(n: int, d: int, liars: list[int], z: float |
         sent = ALittleIsEnough()(rows, liars)
     else:
         sent = ALittleIsEnough(z=z)(rows, liars)
-    expected = honest.mean(0) - z * (honest - honest.mean(0)).square().mean(0).sqrt()
+    expected = honest.mean(0) + z * (honest - honest.mean(0)).square().mean(0).sqrt()
     torch.testing.assert_close(sent[liars].double(), expected.expand(len(liars), -1), rtol=1e-5, atol=1e-5)
 
 
@@ -141,7 +142,7 @@ def test_the_papers_z(n: int, f: int, z: float) -> None:
 def perturbation_of(name: str, honest: Tensor) -> Tensor:
     mean = honest.mean(0)
     spread = (honest - mean).square().mean(0).sqrt()
-    return {"unit": -mean / mean.norm(), "std": -spread, "sign": -mean.sign()}[name]
+    return {"unit": -mean / mean.norm(), "std": spread, "sign": -mean.sign()}[name]
 
 
 def halving(allowed: Callable[[float], bool]) -> float:

@@ -26,8 +26,10 @@ from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import Layout, Tensors
-from fedgen.rows import LocalRows
+from fedgen.rows import LocalRows, columns_of
+from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.schema import listing
+from fedgen.server.sliced_rows import SlicedRows
 from fedgen.streams import Streams
 
 Fingerprint = Callable[[Any], str]
@@ -101,15 +103,22 @@ def test_a_name_is_registered_once(registered: Callable[..., Any]) -> None:
 RULES = wrapped("rule", "rule_wrapper")
 NOT_TRANSLATION_EQUIVARIANT = {
     **dict.fromkeys(("flag", "normalised_mean", "foolsgold"), "directions are seen from zero"),
-    **dict.fromkeys(("cge", "clip", "arc"), "lengths are seen from zero"),
+    **dict.fromkeys(("cge", "clip", "arc", "monna"), "lengths are seen from zero"),
+    **dict.fromkeys(("fltrust", "sign_majority"), "directions are seen from zero"),
 }
 """Rule or wrapper -> why adding the same to all rows does not add it to the result."""
+
+COUNTS_ITSELF = {
+    "monna": "the receiver's own model, zero, is one more row",
+    "sign_majority": "only signs are left",
+}
+"""Rule -> why equal rows do not give that row."""
 
 NOT_SCALE_EQUIVARIANT: dict[str, str] = {"clip": "the radius is a number"}
 """Rule or wrapper -> why a common factor of the rows is no factor of its result."""
 
 
-TIED = "nnm (meamed|phocas|bulyan)|(arc|clip) cge"
+TIED = "nnm (meamed|phocas|bulyan)|(arc|clip) (cge|monna)"
 """Rules in wrappers that make values equally near a centre, or rows equally long: rounding tells them apart."""
 
 
@@ -128,14 +137,21 @@ def weights_of(n: int) -> Tensor:
 
 def context_of(n: int, f: int, dtype: torch.dtype = torch.float32) -> Context:
     layout = Layout({"weight": (6, 10), "bias": (10,)}, dtype)
-    return Context(torch.zeros(COLUMNS, dtype=dtype), layout, torch.arange(n), f)
+    root = rows_of(1, 99, dtype)[0]
+    return Context(torch.zeros(COLUMNS, dtype=dtype), layout, torch.arange(n), f, root=root)
 
 
 def aggregate(
-    rule: Rule, rows: Tensor, weights: Tensor | None = None, f: int = 0, clients: Tensor | None = None
+    rule: Rule,
+    rows: Tensor,
+    weights: Tensor | None = None,
+    f: int = 0,
+    clients: Tensor | None = None,
+    root: Tensor | None = None,
 ) -> Tensor:
+    """root: the server's own update; the plain mean where not given."""
     weights = weights_of(len(rows)) if weights is None else weights
-    context = context_of(len(rows), f, rows.dtype)
+    context = replace(context_of(len(rows), f, rows.dtype), root=rows.mean(0) if root is None else root)
     if clients is not None:
         context = replace(context, clients=clients)
     return rule.aggregate(LocalRows(rows, 64), weights, context).aggregate
@@ -197,7 +213,7 @@ def test_a_common_factor_of_the_rows_is_one_of_the_result(
 @pytest.mark.parametrize("f", [0, 1, 2])
 @pytest.mark.parametrize("size", [1e-8, 1.0, 1e6])
 def test_equal_rows_give_that_row(rule: Rule, f: int, size: float, request: pytest.FixtureRequest) -> None:
-    if reason := excused(NOT_SCALE_EQUIVARIANT, request.node.callspec.params["rule"]):
+    if reason := excused(NOT_SCALE_EQUIVARIANT | COUNTS_ITSELF, request.node.callspec.params["rule"]):
         pytest.skip(reason)
     row = size * rows_of(1)
     result = aggregate(rule, row.expand(rule.minimum(f) + 2, -1), f=f)
@@ -238,7 +254,7 @@ def test_zeros_give_zeros(rule: Rule, f: int) -> None:
 
 
 def test_one_row_without_liars_is_the_result(rule: Rule, request: pytest.FixtureRequest) -> None:
-    scaled = excused(NOT_SCALE_EQUIVARIANT, request.node.callspec.params["rule"])
+    scaled = excused(NOT_SCALE_EQUIVARIANT | COUNTS_ITSELF, request.node.callspec.params["rule"])
     if rule.minimum(0) == 1 and not scaled:
         torch.testing.assert_close(aggregate(rule, rows_of(1)), rows_of(1)[0])
 
@@ -251,6 +267,20 @@ def test_a_rule_changes_nothing_and_repeats_its_bits(rule: Rule, fingerprint: Fi
     second = rule.aggregate(LocalRows(rows, 64), weights, context)
     assert fingerprint(first) == fingerprint(second)
     assert fingerprint([rows, weights, context]) == before
+
+
+@pytest.mark.parametrize("blocks", [[1, 4], [2, 2, 1]])
+def test_rows_in_slices_at_the_workers_give_the_bits_of_local_rows(
+    rule: Rule, blocks: list[int], federation: Federation, fingerprint: Fingerprint
+) -> None:
+    n = rule.minimum(1) + 5
+    rows, weights, context = rows_of(n), weights_of(n), context_of(n, 1)
+    parts = tuple(
+        tuple(rows[:, columns].contiguous().split([*blocks, n - sum(blocks)])) for columns in columns_of(COLUMNS, 64)
+    )
+    sliced = SlicedRows(SerialPool(federation, Interrupt()), parts, COLUMNS, 64)
+    expected = rule.aggregate(LocalRows(rows, 64), weights, context)
+    assert fingerprint(rule.aggregate(sliced, weights, context)) == fingerprint(expected)
 
 
 def test_a_rule_goes_on_with_its_own_memory(rule: Rule, fingerprint: Fingerprint) -> None:
@@ -302,8 +332,8 @@ def test_f_liars_do_not_move_a_robust_rule_far(
     rows, place = rows_of(n, seed=f), slice(spare, spare + f)
     honest = torch.cat([rows[:spare], rows[spare + f :]])
     rows[place] = LIARS[lie](rows[place])
-    result = aggregate(rule, rows, torch.ones(n, dtype=torch.float64), f)
     centre = honest.mean(0)
+    result = aggregate(rule, rows, torch.ones(n, dtype=torch.float64), f, root=centre)
     bound = (1 + 2 * (n - f) / (n - 2 * f)) * (honest - centre).norm(dim=1).max()
     assert name[-1] in FOLLOWS_LIARS or (result - centre).norm() <= bound
     if name[0] in INSIDE_THE_BOX:

@@ -117,9 +117,20 @@ def test_the_mean_is_fedavg() -> None:
     assert ours.train_metrics_clientapp[1]["loss"] == pytest.approx(np.mean(range(1, NODES + 1)))
 
 
+def halfway(arrays: ArrayRecord) -> ArrayRecord:
+    """What the server makes of the model with data of its own."""
+    weight = arrays.to_torch_state_dict()["w"]
+    return ArrayRecord({"w": weight + 0.5 * (TARGET - weight), "steps": torch.tensor(3)})
+
+
+def test_a_rule_that_trusts_the_server_asks_for_its_training() -> None:
+    with pytest.raises(ValueError, match="give root, which trains the arrays"):
+        RuleStrategy("fltrust")
+
+
 @pytest.mark.parametrize("rule", [name for name in registry.members("rule") if name != "bulyan"])
 def test_every_rule_learns_through_flower(rule: str) -> None:
-    result = played(RuleStrategy(rule, f=1), MemoryGrid(), 12)
+    result = played(RuleStrategy(rule, f=1, root=halfway), MemoryGrid(), 12)
     assert np.abs(model(result) - TARGET.numpy()).max() < 0.5
 
 

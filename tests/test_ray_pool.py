@@ -15,17 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from fedgen import Experiment, Result, resume, run
+from fedgen import Experiment, Result, registry, resume, run
+from fedgen.contracts import Context
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
+from fedgen.rows import LocalRows
 from fedgen.server import ray_pool
 from fedgen.server.checkpoint import Standing, digest
+from fedgen.server.exchange import exchange
 from fedgen.server.journal import Journal, read_lines
 from fedgen.server.pool import Interrupt
 from fedgen.server.ray_cluster import connect, ray_home
 from fedgen.server.ray_pool import RayPool
 from fedgen.server.session import Session
+from fedgen.server.sliced_rows import SlicedRows
 from fedgen.server.star import play_round
 from fedgen.server.view import PlainView
 
@@ -162,6 +167,27 @@ def test_worker_that_does_not_start_is_explained(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ray_pool, "START_TIMEOUT_S", 0.5)
     with pytest.raises(FedgenError, match=r"runtime.workers = 50: the Ray cluster did not start them"):
         RayPool(Federation(experiment(1)), 50, Interrupt())
+
+
+def test_every_rule_has_the_bits_of_local_rows_where_slices_stay_with_the_workers(tmp_path: Path) -> None:
+    """One exchange of four blocks in many slices, then every registered rule over the same handles."""
+    chosen = experiment(1, training={"block": 3}, aggregation={"rule": "median", "slice": 1024})
+    federation = Federation(chosen.replace(federation={"cohort": 12}))
+    pool, journal = RayPool(federation, 2, Interrupt()), Journal(tmp_path)
+    try:
+        session = Session(federation, pool, Standing(0, federation.method.initial_state(0)), journal)
+        broadcast = federation.method.broadcast(session.standing.state, 0)
+        inbox = exchange(session, broadcast, federation.cohort(0, everyone=False)).inbox
+        assert isinstance(inbox.rows, SlicedRows)
+        local, root = LocalRows(inbox.rows.collect(), 1024), inbox.rows.collect().mean(0)
+        context = Context(broadcast.start, broadcast.expects, inbox.clients, 2, root=root)
+        for name in registry.members("rule"):
+            rule = registry.build("rule", name, {}, facts=federation.facts)
+            here, there = (rule.aggregate(rows, inbox.weights, context) for rows in (local, inbox.rows))
+            assert torch.equal(here.aggregate, there.aggregate), name
+    finally:
+        pool.close()
+        journal.close()
 
 
 def test_broadcasts_are_not_written_to(tmp_path: Path) -> None:

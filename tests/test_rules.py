@@ -165,6 +165,32 @@ def cge(rows: Array, f: int) -> Array:
     return np.asarray(rows[np.argsort(np.linalg.norm(rows, axis=1))[: len(rows) - f]].mean(0))
 
 
+def monna(rows: Array, f: int) -> Array:
+    own = np.zeros(rows.shape[1])
+    near = sorted([own, *rows], key=lambda row: float(np.linalg.norm(row - own)))
+    return np.asarray(np.mean(near[: len(rows) + 1 - f], axis=0))
+
+
+def sign_majority(rows: Array, f: int) -> Array:
+    signs = np.array([np.sign(sum(1 if value > 0 else -1 for value in column if value)) for column in rows.T])
+    return np.asarray(signs * np.median(np.linalg.norm(rows, axis=1)) / np.sqrt(rows.shape[1]))
+
+
+def own_update(rows: Array) -> Array:
+    """What the server itself would send."""
+    return np.asarray(np.median(rows, axis=0))
+
+
+def fltrust(rows: Array, f: int) -> Array:
+    root = own_update(rows)
+    total, trust = np.zeros(rows.shape[1]), 0.0
+    for row in rows:
+        score = max(0.0, float(row @ root / np.linalg.norm(row) / np.linalg.norm(root)))
+        total += score * row * np.linalg.norm(root) / np.linalg.norm(row)
+        trust += score
+    return np.asarray(total / trust if trust else total)
+
+
 def diameter(rows: Array) -> float:
     return max(float(np.linalg.norm(a - b)) for a in rows for b in rows)
 
@@ -213,6 +239,9 @@ REFERENCES: dict[str, Reference] = {
     "mda": mda,
     "foolsgold": foolsgold,
     "centred_clipping": centred_clipping,
+    "monna": monna,
+    "sign_majority": sign_majority,
+    "fltrust": fltrust,
 }
 
 
@@ -239,7 +268,8 @@ def test_rules_are_their_references(name: str, f: int, spare: int, d: int, seed:
     n = max(rule.minimum(f), 2) + spare
     rows = rows_of(n, d, seed, liars=f)
     tolerance = 1e-3 if name in SLOW_REFERENCES else 1e-9
-    np.testing.assert_allclose(rule(rows, f=f).aggregate, REFERENCES[name](rows, f), rtol=tolerance, atol=tolerance)
+    result = rule(rows, f=f, root=own_update(rows)).aggregate
+    np.testing.assert_allclose(result, REFERENCES[name](rows, f), rtol=tolerance, atol=tolerance)
 
 
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 999))
@@ -389,9 +419,11 @@ def test_arrays_of_numpy_and_torch_keep_their_type_and_are_not_changed() -> None
 def test_half_precision_is_computed_in_single(name: str, dtype: torch.dtype) -> None:
     rule = registry.build("rule", name, {})
     rows = torch.from_numpy(rows_of(11, 40, 0)).to(dtype)
-    result = rule(rows, f=1).aggregate
+    root = rows.float().mean(0).to(dtype)
+    result = rule(rows, f=1, root=root).aggregate
     assert result.dtype == dtype
-    np.testing.assert_allclose(result.float(), rule(rows.float(), f=1).aggregate.to(dtype).float(), atol=1e-6)
+    expected = rule(rows.float(), f=1, root=root).aggregate.to(dtype)
+    np.testing.assert_allclose(result.float(), expected.float(), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -436,11 +468,24 @@ def test_a_row_that_is_not_finite_is_refused_by_its_number(name: str, value: flo
     rule = registry.build("rule", name, {})
     rows = rows_of(rule.minimum(1) + 2, 20, 0)
     rows[2, 7] = value
-    if name in ("median", "trimmed_mean", "meamed", "phocas") and np.isinf(value):
+    if name in ("median", "trimmed_mean", "meamed", "phocas", "sign_majority") and np.isinf(value):
         assert rule(rows, f=1).aggregate.isfinite().all()
         return
     with pytest.raises(ValueError, match=r"rows \[2\] are not finite"):
-        rule(rows, f=1)
+        rule(rows, f=1, root=np.ones(20))
+
+
+@pytest.mark.parametrize(
+    ("root", "message"), [(None, "root must be the server's own"), (np.ones(3), r"\[20\] numbers")]
+)
+def test_a_rule_that_trusts_its_own_update_says_what_it_lacks(root: Array | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        aggregate(rows_of(5, 20, 0), "fltrust", f=1, root=root)
+
+
+@pytest.mark.parametrize("root", [np.zeros(20), np.full(20, np.nan), -np.ones(20)])
+def test_nobody_is_trusted_where_the_own_update_tells_nothing(root: Array) -> None:
+    assert not aggregate(np.abs(rows_of(5, 20, 0)), "fltrust", f=1, root=root).aggregate.any()
 
 
 # Defects of other suites.

@@ -32,10 +32,13 @@ class BaseRule(ABC):
     @abstractmethod
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation: ...
 
-    def __call__(self, rows: Any, *, f: int = 0, weights: Any = None, memory: Tensors | None = None) -> Aggregation:
+    def __call__(
+        self, rows: Any, *, f: int = 0, weights: Any = None, memory: Tensors | None = None, root: Any = None
+    ) -> Aggregation:
         """The aggregate of rows[n, d], a torch tensor or what numpy makes an array of, of which f may be lies.
 
-        weights[n]: 1 each unless given.  memory: what an earlier call returned.
+        weights[n]: 1 each unless given.  memory: what an earlier call returned.  root[d]: an update of one's own, for
+        rules that trust one.
 
         Raises ValueError for rows that are no matrix of finite floating-point numbers, or fewer than `minimum(f)`.
         """
@@ -43,7 +46,11 @@ class BaseRule(ABC):
         _check(type(self).__name__, data, f, self.minimum(f))
         n, d = data.shape
         shares = torch.ones(n, dtype=torch.float64) if weights is None else torch.as_tensor(weights).double()
-        context = Context(torch.zeros(d), Layout({"row": (d,)}, data.dtype), torch.arange(n), f, memory or {})
+        own = None if root is None else torch.as_tensor(root).to(data)
+        if own is not None and own.shape != (d,):
+            raise ValueError(f"{type(self).__name__}: root must be [{d}] numbers, as a row; got {tuple(own.shape)}")
+        layout = Layout({"row": (d,)}, data.dtype)
+        context = Context(torch.zeros(d), layout, torch.arange(n), f, memory or {}, root=own)
         result = self.aggregate(LocalRows(data), shares, context)
         if not result.aggregate.isfinite().all():
             refuse_broken(data.isfinite().all(1).numpy(force=True))

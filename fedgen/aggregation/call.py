@@ -23,12 +23,14 @@ def aggregate(
     weights: Any = None,
     wrappers: Sequence[str | Mapping[str, Any]] = (),
     memory: Tensors | None = None,
+    root: Any = None,
     **parameters: Any,
 ) -> Aggregation:
     """The aggregate of rows[n, d] by a registered rule, or a "module:Class", inside its wrappers, innermost first.
 
-    rows: numpy or torch, floating point; weights[n]: 1 each unless given; f: rows that may be lies; parameters: the
-    rule's own; a wrapper is a name, or a mapping of its name and parameters.
+    rows: numpy or torch, floating point; weights[n]: 1 each unless given; f: rows that may be lies; root[d]: an update
+    of one's own, for rules that trust one; parameters: the rule's own; a wrapper is a name, or a mapping of its name
+    and parameters.
 
     >>> aggregate([[0.0], [1.0], [2.0], [1e9]], "geometric_median", f=1, wrappers=["nnm"]).aggregate.round().tolist()
     [1.0]
@@ -36,7 +38,7 @@ def aggregate(
     Raises SettingError for unknown names and parameters, ValueError for rows that do not fit (see `BaseRule`).
     """
     part = rule_of(rule, wrappers, parameters)
-    result: Aggregation = BaseRule.__call__(part, rows, f=f, weights=weights, memory=memory)
+    result: Aggregation = BaseRule.__call__(part, rows, f=f, weights=weights, memory=memory, root=root)
     return result
 
 

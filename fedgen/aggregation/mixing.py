@@ -27,6 +27,10 @@ class Mixing(GramRule):
     def from_gram(self) -> bool:
         return bool(getattr(self.inner, "from_gram", False))
 
+    @property
+    def root_samples(self) -> int:
+        return getattr(self.inner, "root_samples", 0)
+
     @abstractmethod
     def mixing(self, gram: Array, context: Context) -> Array:
         """A float64[k, n]."""

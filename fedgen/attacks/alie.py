@@ -21,9 +21,10 @@ from fedgen.registry import register
 @register("attack", "alie")
 @dataclass(frozen=True, kw_only=True)
 class ALittleIsEnough(BaseAttack):
-    """Sends the honest mean minus z standard deviations in every coordinate, too near to stand out.
+    """Sends the honest mean plus z standard deviations in every coordinate, too near to stand out.
 
-    g_i <- mean - z * std over the honest rows, for Byzantine i
+    g_i <- mean + z * std over the honest rows, for Byzantine i.  The paper's mean - z * std is of gradients, whose
+    negatives updates are; a negative z pulls to the other side.
 
     z: `z` where given; else the paper's z_max(n, f), f liars among n rows:
     z_max = Phi^-1((n - f - s) / (n - f)), s = floor(n / 2 + 1) - f, Phi the normal distribution function.
@@ -34,7 +35,7 @@ class ALittleIsEnough(BaseAttack):
     >>> ALittleIsEnough(z=2.0)([[1.0, 5.0], [3.0, 5.0], [0.0, 0.0]], liars=[2])
     tensor([[1., 5.],
             [3., 5.],
-            [0., 5.]])
+            [4., 5.]])
     >>> round(z_max(50, 24), 2)
     1.43
 
@@ -61,12 +62,12 @@ class ALittleIsEnough(BaseAttack):
         if not honest.any():
             return rows, view.weights, view.memory
         deviation = Deviation(honest)
-        lie = Along(honest, 1.0, -self._strength(rows, view, deviation), deviation)
+        lie = Along(honest, 1.0, self._strength(rows, view, deviation), deviation)
         return rows.map(Replace(view.byzantine, lie)), view.weights, view.memory
 
     def _strength(self, rows: Rows, view: View, deviation: Deviation) -> float:
         if self.optimize:
-            return strongest(rows, view, lambda z: (1.0, -z), deviation)
+            return strongest(rows, view, lambda z: (1.0, z), deviation)
         return z_max(len(view.byzantine), int(view.byzantine.sum())) if self.z is None else self.z
 
 

@@ -18,7 +18,7 @@ from fedgen.parameters import Tensors
 from fedgen.registry import register
 
 Direction = Annotated[
-    Literal["unit", "std", "sign"], Field(description="where to: against the mean, its spread, or its sign")
+    Literal["unit", "std", "sign"], Field(description="where to: against the mean, along the spread, against the sign")
 ]
 
 
@@ -52,14 +52,15 @@ class Bounded(BaseAttack):
         length = sqrt(max(geometry.inner(mean, mean), 0.0))
         if unit and not length:
             return 1.0, 0.0
-        direction = -mean / length if unit else -geometry.statistic
+        side = 1.0 if self.perturbation == "std" else -1.0
+        direction = -mean / length if unit else side * geometry.statistic
         square = geometry.inner(direction, direction)
         if not square > 0:
             return 1.0, 0.0
         rows = torch.eye(len(geometry.gram), dtype=torch.float64)[: len(geometry.honest)][geometry.honest]
         slopes = (mean - rows) @ geometry.gram @ direction
         gamma = self.gamma(geometry.squares(mean), slopes, square, geometry.distances())
-        return (1 - gamma / length, 0.0) if unit else (1.0, -gamma)
+        return (1 - gamma / length, 0.0) if unit else (1.0, side * gamma)
 
 
 @register("attack", "min_max")
@@ -69,8 +70,8 @@ class MinMax(Bounded):
 
     g_i <- mean + gamma * p;  gamma largest with max_j |g_i - g_j| <= max_jk |g_j - g_k| over honest j, k
 
-    p ("perturbation"): -mean / |mean| ("unit"), -std ("std") or -sign(mean) ("sign") of the honest rows, std with
-    1 / h.  Where nobody is honest, rows stay as they are.
+    p ("perturbation"): -mean / |mean| ("unit"), std ("std") or -sign(mean) ("sign") of the honest rows, std with 1 / h;
+    the papers' -std is of gradients, whose negatives updates are.  Where nobody is honest, rows stay as they are.
 
     >>> MinMax(perturbation="sign")([[1.0], [3.0], [9.0]], liars=[2])
     tensor([[1.],
@@ -94,8 +95,8 @@ class MinSum(Bounded):
 
     g_i <- mean + gamma * p;  gamma largest with sum_j |g_i - g_j|^2 <= max_j sum_k |g_j - g_k|^2 over honest j, k
 
-    p ("perturbation"): -mean / |mean| ("unit"), -std ("std") or -sign(mean) ("sign") of the honest rows, std with
-    1 / h.  Where nobody is honest, rows stay as they are.
+    p ("perturbation"): -mean / |mean| ("unit"), std ("std") or -sign(mean) ("sign") of the honest rows, std with 1 / h;
+    the papers' -std is of gradients, whose negatives updates are.  Where nobody is honest, rows stay as they are.
 
     >>> MinSum(perturbation="sign")([[1.0], [3.0], [9.0]], liars=[2])
     tensor([[1.],

@@ -89,4 +89,5 @@ def context_of(view: View) -> Context:
         memory=view.rule_memory,
         round=view.round,
         streams=view.streams,
+        root=view.root,
     )
