@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import inf
@@ -61,13 +61,24 @@ def data_folder(setting: str | None) -> Path:
 class Evaluation:
     """Samples that are held back: a name ("" for the test set) that begins the metrics' names.
 
-    only: {metric: the name it has here}, where not all are wanted.
+    only: {metric: the name it has here}, where not all are wanted.  domain: of one domain alone, so that the mean of
+    these is "domain_accuracy".
     """
 
     prefix: str
     x: Tensor
     y: Tensor
     only: Mapping[str, str] | None = None
+    domain: bool = False
+
+    def by_domain(self, domain: Tensor, names: Sequence[str]) -> list[Evaluation]:
+        """The samples of each domain that has any; its accuracy is "webcam_accuracy"."""
+        parts = []
+        for number, name in enumerate(names):
+            own, only = domain == number, {"accuracy": f"{self.prefix}{name}_accuracy"}
+            if bool(own.any()):
+                parts.append(Evaluation(self.prefix, self.x[own], self.y[own], only, domain=True))
+        return parts
 
     def named(self, metrics: Tensors) -> Tensors:
         """A method's metrics of these samples by the names under which they are reported."""
@@ -136,7 +147,12 @@ class Federation:
         generator = np.random.default_rng(self.streams.seed_for("partition"))
         partition = registry.build("partition", **_call(experiment.data.partition))
         labels = self.dataset.y[self.training].numpy()
-        shards = [self.training[torch.from_numpy(shard)] for shard in partition.split(labels, clients, generator)]
+        if self.dataset.domain is not None and hasattr(partition, "split_domains"):
+            domain = self.dataset.domain[self.training].numpy()
+            split = partition.split_domains(labels, domain, clients, generator)
+        else:
+            split = partition.split(labels, clients, generator)
+        shards = [self.training[torch.from_numpy(shard)] for shard in split]
         if min(map(len, shards)) == 0:
             raise SettingError(f"data.partition {experiment.data.partition.name!r} leaves a client without samples")
         return shards
@@ -246,17 +262,31 @@ class Federation:
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """The test set; where there are such, the validation set and the test samples with a backdoor's trigger."""
+        """The test set; where there are such, the validation set, the domains of both, and the test samples with a
+        backdoor's trigger."""
         dataset, held = self.dataset, self.validation
         sets = [Evaluation("", dataset.test_x, dataset.test_y)]
         if len(held):
             sets.append(Evaluation("validation_", dataset.x[held], dataset.y[held]))
+        if "accuracy" in self.facts.model.metrics and dataset.domain is not None and dataset.test_domain is not None:
+            domains = (dataset.test_domain, dataset.domain[held])
+            for whole, domain in zip(tuple(sets), domains, strict=False):
+                sets += whole.by_domain(domain, dataset.domains)
         triggered = getattr(self.attack, "triggered", None)
         if triggered is not None and "accuracy" in self.facts.model.metrics:
             x, y = triggered(dataset.test_x, dataset.test_y)
             if len(y):
                 sets.append(Evaluation("", x, y, only={"accuracy": "backdoor_rate"}))
         return sets
+
+    def with_domain_means(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The metrics and, where the data have domains, the mean accuracy of the domains, which all weigh the same."""
+        by_prefix: dict[str, list[float]] = {}
+        for held in self.evaluations:
+            if held.domain and held.only is not None:
+                by_prefix.setdefault(held.prefix, []).extend(metrics[name] for name in held.only.values())
+        means = {f"{prefix}domain_accuracy": sum(values) / len(values) for prefix, values in by_prefix.items()}
+        return {**metrics, **means}
 
     def class_counts(self) -> Tensor:
         """int64[N, classes]: who holds what."""

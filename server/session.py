@@ -64,7 +64,7 @@ class Session:
             for name, (mean, count) in result.items():
                 sums[name] = sums.get(name, 0.0) + mean * count
                 counts[name] = counts.get(name, 0) + count
-        return {name: sums[name] / counts[name] for name in sums}
+        return self.federation.with_domain_means({name: sums[name] / counts[name] for name in sums})
 
     def _evaluated(self, items: Sequence[tuple[Any, ...]], shared: Sequence[Any]) -> list[Any]:
         try:

@@ -20,14 +20,19 @@ from hypothesis import strategies as st
 
 from fedgen import registry
 from fedgen.config import Experiment
+from fedgen.data.banking77 import Banking77
 from fedgen.data.dataset import Dataset
 from fedgen.data.digits import Digits
 from fedgen.data.mnist import Mnist
+from fedgen.data.office_caltech10 import OfficeCaltech10
 from fedgen.data.partition import ClassesPerClient, Dirichlet
+from fedgen.data.skewed import Domains, LabelSkew
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
+from fedgen.server.run import Result
 
-PARTITIONS = registry.members("partition")
+PARTITIONS = [name for name in registry.members("partition") if name != "domains"]
+"""Of any labels; "domains" divides by something else."""
 
 
 @st.composite
@@ -146,6 +151,95 @@ def test_mnist_does_not_depend_on_the_order_of_its_file(data_dir: Path, tmp_path
     assert Mnist().load(tmp_path).sha256 == Mnist().load(data_dir).sha256
 
 
+@pytest.mark.data("office_caltech10/mobilenetv1_pw12.npz")
+def test_office_is_cut_as_published(data_dir: Path) -> None:
+    """Seventy percent of 958, 1123, 157 and 295; the generator draws the skew's shares before it shuffles."""
+    office = OfficeCaltech10(seed=1, beta=0.1).load(data_dir)
+    assert torch.bincount(office.domain).tolist() == [670, 786, 109, 206]  # type: ignore[arg-type]
+    assert torch.bincount(office.test_domain).tolist() == [288, 337, 48, 89]  # type: ignore[arg-type]
+    assert office.x.norm(dim=1).mean() == pytest.approx(10, rel=1e-5)
+    assert office.input_shape == (512,)
+    assert not torch.equal(OfficeCaltech10(seed=1).load(data_dir).y, office.y)
+    raw = OfficeCaltech10(features=1024).load(data_dir)
+    cosines = torch.nn.functional.cosine_similarity(raw.x[:50, None], raw.x[None, :50], dim=-1)
+    with np.load(data_dir / "office_caltech10" / "mobilenetv1_pw12.npz") as file:
+        generator, first = np.random.default_rng(0), np.flatnonzero(file["domain"] == 0)
+        own = torch.from_numpy(file["x"][generator.permutation(first)[:50]].astype(np.float32))
+    expected = torch.nn.functional.cosine_similarity(own[:, None], own[None], dim=-1)
+    torch.testing.assert_close(cosines, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.data("office_caltech10/mobilenetv1_pw12.npz")
+def test_accuracy_is_reported_domain_by_domain(data_dir: Path, run_in: Callable[..., Result]) -> None:
+    """The clients of seed 1 hold 35, 235, 39 and 65 samples; the mean of the domains is no mean of samples."""
+    experiment = Experiment(
+        data={
+            "dataset": {"name": "office_caltech10", "seed": 1, "beta": 0.1},
+            "partition": {"name": "domains", "beta": 0.1, "seed": 1},
+            "clients": 4,
+            "validation": 0.0,
+        },
+        model={"name": "logistic"},
+        federation={"rounds": 1, "cohort": 4},
+        runtime={"backend": "serial"},
+        tracking={"report": False},
+    )
+    assert Federation(experiment).counts.tolist() == [35, 235, 39, 65]
+    metrics = run_in(experiment).metrics
+    each = [metrics[f"{name}_accuracy"] for name in ("amazon", "caltech10", "dslr", "webcam")]
+    assert metrics["domain_accuracy"] == pytest.approx(np.mean(each))
+    assert metrics["accuracy"] == pytest.approx(np.average(each, weights=[288, 337, 48, 89]))
+    validated = run_in(experiment.replace(data={"validation": 0.2}), "validated").metrics
+    assert 0 <= validated["validation_domain_accuracy"] <= 1
+
+
+@pytest.mark.data("banking77/minilm.npz")
+def test_banking77_holds_what_its_source_says(data_dir: Path) -> None:
+    banking = Banking77().load(data_dir)
+    assert (tuple(banking.x.shape), tuple(banking.test_x.shape)) == ((10_003, 384), (3_080, 384))
+    assert len(set(banking.y.tolist())) == len(banking.classes) == 77
+    torch.testing.assert_close(banking.x.norm(dim=1), torch.full((10_003,), 10.0), rtol=1e-3, atol=0)
+
+
+def test_damaged_embeddings_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "banking77").mkdir()
+    (tmp_path / "banking77" / "minilm.npz").write_bytes(b"PK damaged")
+    with pytest.raises(SettingError, match=r"runtime\.data_dir: .*minilm\.npz cannot be read .*x_train"):
+        Banking77().load(tmp_path)
+
+
+def test_label_skew_spares_nobody_and_follows_its_own_seed() -> None:
+    """Of a class of 100: one each, then round(p_k 90) of the others, the last client what is left."""
+    labels, partition = np.arange(300) % 3, LabelSkew(beta=0.1, seed=5)
+    shards = partition.split(labels, 10, np.random.default_rng(0))
+    assert all(len(set(labels[shard])) == 3 for shard in shards)
+    generator = np.random.default_rng(5)
+    generator.permutation(100)
+    first = np.round(generator.dirichlet([0.1] * 10) * 90)
+    held = [int((labels[shard] == 0).sum()) - 1 for shard in shards]
+    assert held[:9] == first[:9].tolist()
+
+
+def test_domains_take_their_shares_of_every_class() -> None:
+    labels, domain = np.arange(240) % 3, np.arange(240) // 120
+    shares = np.random.default_rng(7).dirichlet([0.5] * 4, 3).T
+    shards = Domains(beta=0.5, seed=7).split_domains(labels, domain, 4, np.random.default_rng(0))
+    for client, shard in enumerate(shards):
+        assert set(domain[shard]) <= {client % 2}
+        assert np.bincount(labels[shard], minlength=3).tolist() == (shares[client] * 40).astype(int).tolist()
+    everything = np.concatenate(shards)
+    assert len(set(everything.tolist())) == len(everything)
+    even = Domains().split_domains(labels, domain, 4, np.random.default_rng(0))
+    assert [len(shard) for shard in even] == [60] * 4
+
+
+def test_domains_need_domains_and_a_client_for_each() -> None:
+    with pytest.raises(SettingError, match="needs a data set with domains"):
+        Domains().split(np.zeros(4, np.int64), 2, np.random.default_rng(0))
+    with pytest.raises(SettingError, match=r"data\.clients = 1 is less than the 2 domains"):
+        Domains().split_domains(np.zeros(4, np.int64), np.arange(4) % 2, 1, np.random.default_rng(0))
+
+
 def small_mnist(count: int = 12) -> dict[str, np.ndarray[Any, Any]]:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, 28, 28), np.uint8)
@@ -261,9 +355,13 @@ def pair(**changes: Any) -> Dataset:
         ({"y": torch.tensor([0, 1, 2, 1])}, "training labels run from 0 to 2, expected 0 to 1 for 2 classes"),
         ({"test_y": torch.tensor([-1, 1])}, "test labels run from -1 to 1, expected 0 to 1"),
         ({"y": torch.tensor([0, 1])}, "training has 4 samples and 2 labels"),
+        (
+            {"domain": torch.tensor([0, 1, 2, 1]), "domains": ("p", "q")},
+            "every training sample needs a domain from 0 to 1",
+        ),
         ({"test_x": torch.zeros(0, 2), "test_y": torch.zeros(0, dtype=torch.int64)}, "test has 0 samples and 0 labels"),
     ],
-    ids=["NaN", "infinite", "label too large", "negative label", "labels missing", "no samples"],
+    ids=["NaN", "infinite", "label too large", "negative label", "labels missing", "domain unknown", "no samples"],
 )
 def test_broken_data_is_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=f"data.dataset 'pair': .*{message}"):
@@ -287,6 +385,7 @@ def test_standardised_by_hand() -> None:
         {"y": torch.tensor([1, 1, 0, 1])},
         {"test_x": torch.ones(2, 2)},
         {"test_y": torch.tensor([1, 1])},
+        {"domain": torch.tensor([0, 0, 0, 1]), "test_domain": torch.tensor([0, 1]), "domains": ("p", "q")},
     ],
     ids=lambda change: next(iter(change)),
 )

@@ -18,7 +18,8 @@ from fedgen.errors import SettingError
 class Dataset:
     """Samples of a supervised task.
 
-    x[s, ...] float32, y[s] int64 class numbers; classes: their names, in the order of the numbers.
+    x[s, ...] float32, y[s] int64 class numbers; classes: their names, in the order of the numbers.  Where the samples
+    come from several domains: domain[s] int64 and test_domain, and the domains' names.
     """
 
     name: str
@@ -27,10 +28,15 @@ class Dataset:
     test_x: Tensor
     test_y: Tensor
     classes: tuple[str, ...]
+    domain: Tensor | None = None
+    test_domain: Tensor | None = None
+    domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part, x, y in (("training", self.x, self.y), ("test", self.test_x, self.test_y)):
             self._check(part, x, y)
+        for part, y, domain in (("training", self.y, self.domain), ("test", self.test_y, self.test_domain)):
+            self._check_domain(part, y, domain)
 
     def _check(self, part: str, x: Tensor, y: Tensor) -> None:
         if len(x) != len(y) or len(x) == 0:
@@ -47,6 +53,15 @@ class Dataset:
                 f"{len(self.classes) - 1} for {len(self.classes)} classes"
             )
 
+    def _check_domain(self, part: str, y: Tensor, domain: Tensor | None) -> None:
+        if domain is None and not self.domains:
+            return
+        if domain is None or len(domain) != len(y) or int(domain.min()) < 0 or int(domain.max()) >= len(self.domains):
+            raise SettingError(
+                f"data.dataset {self.name!r}: every {part} sample needs a domain from 0 to {len(self.domains) - 1}, as "
+                f"its {len(self.domains)} domains are numbered"
+            )
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.x.shape[1:])
@@ -57,6 +72,10 @@ class Dataset:
         digest = hashlib.sha256(repr((self.classes, self.input_shape)).encode())
         for tensor in (self.x, self.y, self.test_x, self.test_y):
             digest.update(tensor.contiguous().numpy().data)
+        if self.domain is not None and self.test_domain is not None:
+            digest.update(repr(self.domains).encode())
+            for tensor in (self.domain, self.test_domain):
+                digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
     def standardised(self) -> Dataset:

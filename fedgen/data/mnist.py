@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from fedgen.data.archive import DAMAGE, Arrays, read_arrays
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
 from fedgen.registry import register
-
-Arrays = dict[str, Any]
 
 
 @register("dataset", "mnist")
@@ -43,15 +40,13 @@ class Mnist:
 
 def _read(path: Path) -> Arrays:
     try:
-        # Through memory: numpy leaves the file of a damaged archive open.
-        with np.load(BytesIO(path.read_bytes())) as file:
-            arrays = {name: file[name] for name in ("x_train", "y_train", "x_test", "y_test")}
+        arrays = read_arrays(path, ("x_train", "y_train", "x_test", "y_test"))
         for part in ("train", "test"):
             images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
             if images.shape != (len(labels), 28, 28) or labels.ndim != 1:
                 raise ValueError(f"x_{part} is {images.shape} and y_{part} {labels.shape}")
         return arrays
-    except (OSError, EOFError, BadZipFile, TypeError, ValueError, KeyError) as error:
+    except DAMAGE as error:
         raise SettingError(
             f"runtime.data_dir: {path} cannot be read as MNIST ({error}); expected an .npz file with x_train "
             "[60000, 28, 28], y_train [60000], x_test and y_test"

@@ -16,7 +16,10 @@ Shards = list[np.ndarray[Any, np.dtype[np.int64]]]
 
 
 class Partition(Protocol):
-    """What is registered as a "partition": disjoint, non-empty, sorted shards that together hold every sample."""
+    """What is registered as a "partition": disjoint, non-empty, sorted shards that together hold every sample.
+
+    One that divides by domain has split_domains(labels, domain, clients, generator) instead, and may leave samples out.
+    """
 
     def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards: ...
 
@@ -65,7 +68,7 @@ class Dirichlet:
             own = generator.permutation(np.flatnonzero(labels == label))
             shares = self._shares(clients, generator)
             owner[own] = np.searchsorted(np.cumsum(shares)[:-1], (np.arange(len(own)) + 0.5) / len(own))
-        _fill(owner, clients, self.minimum, generator)
+        fill(owner, clients, self.minimum, generator)
         return [np.flatnonzero(owner == client) for client in range(clients)]
 
     def _shares(self, clients: int, generator: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -106,7 +109,7 @@ class ClassesPerClient:
             own = generator.permutation(np.flatnonzero(labels == label))
             for client, part in zip(theirs, np.array_split(own, len(theirs)), strict=True):
                 owner[part] = client
-        _fill(owner, clients, 1, generator)
+        fill(owner, clients, 1, generator)
         return [np.flatnonzero(owner == client) for client in range(clients)]
 
     @staticmethod
@@ -120,7 +123,8 @@ class ClassesPerClient:
         return holders
 
 
-def _fill(owner: Labels, clients: int, minimum: int, generator: np.random.Generator) -> None:
+def fill(owner: Labels, clients: int, minimum: int, generator: np.random.Generator) -> None:
+    """Give clients with fewer than `minimum` samples random ones of whoever holds most; writes owner[s]."""
     counts = np.bincount(owner, minlength=clients)
     for client in np.flatnonzero(counts < minimum):
         while counts[client] < minimum:

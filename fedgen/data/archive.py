@@ -1,0 +1,50 @@
+"""Reading the .npz files of the data directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from fedgen.errors import SettingError
+from fedgen.parameters import Array
+
+Arrays = dict[str, Any]
+
+DAMAGE = (OSError, EOFError, BadZipFile, TypeError, ValueError, KeyError)
+"""What reading a file that is no whole .npz may raise."""
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> Arrays:
+    """The named arrays of an .npz file. Raises one of `DAMAGE`."""
+    # Through memory: numpy leaves the file of a damaged archive open.
+    with np.load(BytesIO(path.read_bytes())) as file:
+        return {name: file[name] for name in names}
+
+
+def read_embeddings(path: Path, names: Sequence[str], what: str) -> Arrays:
+    """The named arrays of a file of embeddings that nobody else can make.
+
+    Raises SettingError where it is not there or damaged.
+    """
+    try:
+        return read_arrays(path, names)
+    except FileNotFoundError as error:
+        raise SettingError(
+            f"runtime.data_dir: {what} are not at {path}; set runtime.data_dir, or the variable FEDGEN_DATA_DIR, to "
+            f"the folder that holds {path.parent.name}/{path.name}"
+        ) from error
+    except DAMAGE as error:
+        raise SettingError(
+            f"runtime.data_dir: {path} cannot be read ({error}); expected an .npz file with {', '.join(names)}"
+        ) from error
+
+
+def scaled(x: Array, norm: float, like: Array | None = None) -> Array:
+    """x[s, d] times the factor that gives the rows of `like` (default: x) the mean length `norm`."""
+    lengths = np.linalg.norm(x if like is None else like, axis=1)
+    return x * x.dtype.type(norm / lengths.mean())  # type: ignore[no-any-return]
