@@ -1,0 +1,295 @@
+"""GGEUR: participants add samples drawn from the geometry of everybody's embeddings to their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from math import prod
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from fedgen.contracts import Block, Broadcast, Facts, Inbox, Samples, Update
+from fedgen.errors import SettingError
+from fedgen.geometry.heads import Head, lda, nearest_mean, ridge
+from fedgen.geometry.pooling import robust_pooled
+from fedgen.geometry.sampler import Augmented, Centre, augment
+from fedgen.geometry.shapes import Geometry, Scale, geometry_of
+from fedgen.geometry.statistics import Statistics, pooled, statistics_of
+from fedgen.geometry.uploads import LowRank, Packed, Sums, Upload
+from fedgen.methods.recall import Recall
+from fedgen.methods.wrapper import MethodWrapper
+from fedgen.parameters import Tensors
+from fedgen.registry import register
+
+PHASE = "ggeur.statistics"
+COUNTS, MEANS, ROOTS = "ggeur.counts", "ggeur.means", "ggeur.roots"
+REMAINDERS, PROTOTYPES, TRUSTED = "ggeur.remainders", "ggeur.prototypes", "ggeur.trusted"
+
+Number = Annotated[int, Field(ge=0)]
+
+MODES: dict[str, tuple[Centre, Scale]] = {
+    "centred": ("mean", "standard_deviation"),
+    "code": ("sample", "standard_deviation"),
+    "paper": ("sample", "eigenvalue"),
+}
+"""Where new samples lie, and how far the eigenvalues of a covariance let them stray."""
+
+
+@register("wrapper", "ggeur")
+@dataclass(frozen=True, kw_only=True)
+class Ggeur(MethodWrapper):
+    """Pools the statistics of all embeddings once, then trains on real and generated ones (GGEUR).
+
+    Before round 0 every participant sends count, mean and covariance of each class of which it holds `minimum_count`
+    samples.  With the pooled mean_i and Sigma_i = sum_m lambda_m xi_m xi_m^T every class is brought to `target`:
+
+    centred: mean_i + sum_m eps_m sqrt(lambda_m) xi_m, also of classes that the participant lacks, eps_m ~ N(0, 1)
+    code: X + sum_m eps_m sqrt(lambda_m) xi_m, X its own samples in turn;  paper: X + sum_m eps_m lambda_m xi_m
+
+    With `prototypes` so many samples more lie around the mean of the class at every other participant, each taken for a
+    domain of its own.  The inner method trains on what results, under any rule, server optimiser and attack; an attack
+    acts on the row of statistics too.  Inputs are flattened: give it embeddings.
+
+    Raises SettingError where `start` needs a linear model and it is none, or `target` fits no classes.
+    Source: Y. Ma, W. Dai, W. Huang, J. Chen, arXiv 2503.06457 (2025), equations 1, 4, 5 and algorithms 1 and 2.
+    "code" follows the standard deviations of its implementation; centred samples as in M. Luo et al., CCVR, arXiv
+    2106.05001 (2021), but drawn by the participants.
+    """
+
+    facts: Facts
+    mode: Annotated[
+        Literal["centred", "code", "paper"],
+        Field(description="around pooled means; around own samples; the same by eigenvalues"),
+    ] = "centred"
+    target: Annotated[
+        Number | Annotated[tuple[Number, ...], Field(strict=False)],
+        Field(description="samples that every class is brought to, or a list of one number a class"),
+    ] = 500
+    prototypes: Annotated[int, Field(ge=0, description="samples around each other participant's mean of a class")] = 0
+    minimum_count: Annotated[
+        int,
+        Field(ge=1, description="fewest samples of a class whose statistics a participant sends; 1 reveals embeddings"),
+    ] = 8
+    upload: Annotated[
+        Literal["packed", "low_rank", "second_moment"],
+        Field(description="covariances whole, by their first axes, or one for all classes"),
+    ] = "packed"
+    precision: Annotated[
+        Literal["float64", "float32", "float16"], Field(description="numbers of the uploaded statistics")
+    ] = "float64"
+    rank: Annotated[int, Field(ge=1, description="axes of a class that low_rank keeps")] = 32
+    pooling: Annotated[
+        Literal["plain", "bounded"],
+        Field(description="bounded leaves out statistics that cannot be those of embeddings"),
+    ] = "plain"
+    bound: Annotated[
+        float, Field(gt=1, description="with bounded: longest embeddings, in multiples of the participants' median")
+    ] = 3.0
+    start: Annotated[
+        Literal["none", "ridge", "balanced_ridge", "lda", "nearest_mean"],
+        Field(description="head in closed form that training begins from"),
+    ] = "none"
+    penalty: Annotated[float, Field(gt=0, description="ridge: in units of the mean second moment")] = 0.01
+    shrinkage: Annotated[float, Field(ge=0, description="lda: in units of the mean variance")] = 0.1
+    sharpness: Annotated[float, Field(gt=0, description="factor of the starting head's scores")] = 1.0
+    normalise: Annotated[bool, Field(description="real, generated and test embeddings have length one")] = False
+    recall: Recall = field(default_factory=Recall, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.target, int) and len(self.target) != self.facts.classes:
+            raise SettingError(
+                f"training.wrappers 'ggeur': target has {len(self.target)} numbers for {self.facts.classes} classes; "
+                "give one number, or one for every class"
+            )
+        if self.start != "none":
+            self._head_names()
+
+    # What is exchanged.
+
+    @property
+    def modes(self) -> frozenset[str]:
+        return self.inner.modes & {"star"}
+
+    @property
+    def setup_rounds(self) -> int:
+        return self.inner.setup_rounds + 1
+
+    @property
+    def features(self) -> int:
+        return prod(self.facts.input_shape)
+
+    @cached_property
+    def encoding(self) -> Upload:
+        """How statistics become a row."""
+        classes, features, shared = self.facts.classes, self.features, self.upload == "second_moment"
+        dtype: torch.dtype = getattr(torch, self.precision)
+        if self.upload == "low_rank":
+            return LowRank(classes, features, self.rank, dtype)
+        if dtype == torch.float64:
+            return Sums(classes, features, shared)
+        return Packed(classes, features, shared, dtype)
+
+    @property
+    def summed(self) -> bool:
+        """Whether the pool is all that is needed, so that rows may be added up on their way."""
+        return self.encoding.additive and self.pooling == "plain" and not self.prototypes
+
+    def initial_state(self, replica: int) -> Tensors:
+        classes, features = self.facts.classes, self.features
+        blocks = 1 if self.upload == "second_moment" else classes
+        rows = min(self.rank, features) if self.upload == "low_rank" else features
+        state = {
+            COUNTS: torch.zeros(classes),
+            MEANS: torch.zeros(classes, features),
+            ROOTS: torch.zeros(blocks, rows, features),
+            REMAINDERS: torch.zeros(blocks),
+            TRUSTED: torch.zeros(self.facts.clients),
+        }
+        if self.prototypes:
+            state[PROTOTYPES] = torch.full((self.facts.clients, classes, features), torch.nan)
+        return {**self.inner.initial_state(replica), **state}
+
+    def broadcast(self, state: Tensors, round: int) -> Broadcast:
+        if round == -self.setup_rounds:
+            reduce: Literal["sum", "gather"] = "sum" if self.summed else "gather"
+            return Broadcast(state["model"], self.encoding.layout, phase=PHASE, reduce=reduce, everyone=True)
+        inner = self.inner.broadcast(state, round)
+        if round < 0:
+            return inner
+        names = (COUNTS, MEANS, ROOTS, REMAINDERS, *([PROTOTYPES] if self.prototypes else []))
+        return replace(inner, tensors={**inner.tensors, **{name: state[name] for name in names}})
+
+    # The participant's half.
+
+    def client_update(self, broadcast: Broadcast, block: Block) -> Update:
+        if broadcast.phase == PHASE:
+            held = [block.samples.take(places) for places in _places(block)]
+            rows = torch.stack([self.encoding.encode(self.statistics(self._prepared(x), y)) for x, y in held])
+            return Update(rows, torch.ones(len(rows), dtype=torch.float64))
+        if broadcast.phase != "train":
+            return self.inner.client_update(broadcast, block)
+        return self.inner.client_update(broadcast, self.augmented(broadcast.tensors, block))
+
+    def statistics(self, x: Tensor, y: Tensor) -> Statistics:
+        """What a participant is willing to send: no class of which it holds fewer than `minimum_count` samples."""
+        whole = statistics_of(x, y, self.facts.classes)
+        return whole.only(whole.counts >= self.minimum_count)
+
+    def augmented(self, tensors: Tensors, block: Block) -> Block:
+        """The block with generated samples behind the real ones."""
+        parts = self.augmentations(tensors, block)
+        x = pad_sequence([part.x.view(-1, *self.facts.input_shape) for part in parts], batch_first=True)
+        y = pad_sequence([part.y for part in parts], batch_first=True)
+        return replace(block, samples=Samples.of(x, y), counts=torch.tensor([len(part.y) for part in parts]))
+
+    def augmentations(self, tensors: Tensors, block: Block) -> list[Augmented]:
+        """The real and generated samples of every participant of the block."""
+        samples, given = block.samples, [value for name, value in tensors.items() if name.startswith("ggeur.")]
+        made = []
+        for client, places in zip(block.clients.tolist(), _places(block), strict=True):
+            make = partial(self._augment, client, samples, places, tensors)
+            made.append(self.recall.get(client, (samples.pool_x, samples.pool_y, *given), places, make))
+        return made
+
+    def _augment(self, client: int, samples: Samples, places: Tensor, tensors: Tensors) -> Augmented:
+        x, y = samples.take(places)
+        others = None
+        if self.prototypes:
+            others = tensors[PROTOTYPES][torch.arange(self.facts.clients) != client]
+        made = augment(
+            self._prepared(x),
+            y,
+            Geometry(tensors[COUNTS], tensors[MEANS], tensors[ROOTS], tensors[REMAINDERS]),
+            target=self.target,
+            centre=MODES[self.mode][0],
+            prototypes=others,
+            per_prototype=self.prototypes,
+            seed=self.facts.streams.seed_for("ggeur", client),
+        )
+        self._shorten(made.x[made.real :])
+        return made
+
+    def _prepared(self, x: Tensor) -> Tensor:
+        """[s, d]: flat embeddings of their own memory, of length one where that is asked for."""
+        return self._shorten(x.flatten(1).clone())
+
+    def _shorten(self, x: Tensor) -> Tensor:
+        return x.div_(x.norm(dim=1, keepdim=True).clamp_min(1e-12)) if self.normalise else x
+
+    # The server's half.
+
+    def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
+        if round != -self.setup_rounds:
+            return self.inner.server_update(state, inbox, round)
+        statistics, prototypes, clients = self._pool(inbox)
+        _, scale = MODES[self.mode]
+        rows = state[ROOTS].shape[-2]
+        geometry = geometry_of(statistics, scale, rank=rows if self.upload == "low_rank" else None, size=rows)
+        made = {
+            COUNTS: geometry.counts,
+            MEANS: geometry.means,
+            ROOTS: geometry.roots,
+            REMAINDERS: geometry.remainders,
+            TRUSTED: torch.zeros(self.facts.clients).index_fill(0, clients, 1.0),
+        }
+        if self.prototypes:
+            made[PROTOTYPES] = torch.full_like(state[PROTOTYPES], torch.nan).index_copy(0, clients, prototypes)
+        if self.start != "none":
+            made["model"] = self._started(state["model"], statistics)
+        return {**state, **{name: value.expand_as(state[name]).contiguous() for name, value in made.items()}}
+
+    def _pool(self, inbox: Inbox) -> tuple[Statistics, Tensor, Tensor]:
+        """The pooled statistics; means[k, C, d] of the participants in it, NaN for classes they sent nothing of; their
+        numbers."""
+        if self.summed:
+            return self.encoding.decode(inbox.aggregate), torch.empty(0), inbox.clients
+        assert inbox.rows is not None
+        parts = [self.encoding.decode(row) for row in inbox.rows.collect()]
+        if self.pooling == "plain":
+            statistics, kept = pooled(parts), list(range(len(parts)))
+        else:
+            believed = robust_pooled(parts, self.bound)
+            statistics, kept = believed.statistics, [k for k in range(len(parts)) if k not in believed.refused]
+        means = [torch.where((parts[k].counts > 0)[:, None], parts[k].means, torch.nan) for k in kept]
+        return statistics, torch.stack(means).float(), inbox.clients[kept]
+
+    def head(self, statistics: Statistics) -> Head:
+        """The head in closed form that `start` names."""
+        if self.start == "lda":
+            return lda(statistics, self.shrinkage)
+        if self.start == "nearest_mean":
+            return nearest_mean(statistics)
+        return ridge(statistics, self.penalty, balanced=self.start == "balanced_ridge")
+
+    def _started(self, model: Tensor, statistics: Statistics) -> Tensor:
+        weight, bias = self._head_names()
+        head = self.head(statistics).scaled(self.sharpness)
+        known = head.bias.isfinite()
+        floor = head.bias[known].min() - 10.0 if bool(known.any()) else head.bias.new_zeros(())
+        row = self.layout.flatten({weight: head.weight, bias: torch.where(known, head.bias, floor)})
+        return row.to(model.dtype)
+
+    def _head_names(self) -> tuple[str, str]:
+        """Names of weight and bias of the model, where it is one linear layer on the features."""
+        wanted = {(self.facts.classes, self.features): "weight", (self.facts.classes,): "bias"}
+        names = {wanted[shape]: name for name, shape in self.layout.shapes.items() if shape in wanted}
+        if len(names) != 2 or len(self.layout.shapes) != 2:
+            raise SettingError(
+                f"training.wrappers 'ggeur': start = {self.start!r} is a linear head of {self.features} features, and "
+                'the model is none; set model.name = "logistic" or start = "none"'
+            )
+        return names["weight"], names["bias"]
+
+    def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
+        if self.normalise:
+            x = self._prepared(x).view_as(x)
+        return self.inner.evaluate(state, x, y)
+
+
+def _places(block: Block) -> list[Tensor]:
+    """Where the samples of every client lie."""
+    return [places[:count] for places, count in zip(block.samples.index, block.counts.tolist(), strict=True)]
