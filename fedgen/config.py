@@ -191,7 +191,7 @@ class FederationSection(Section):
     """Who takes part in a round, and what the server does with the result."""
 
     mode: Literal["star"] = Field("star", description="star: a server and its clients")
-    rounds: int = Field(100, ge=1, description="number of rounds")
+    rounds: int = Field(100, ge=0, description="number of rounds; 0: only what a method exchanges before the first")
     cohort: Count | Share = Field(
         0.1, description="clients of a round: a count (whole number) or a share of all clients (0 < share <= 1.0)"
     )
@@ -251,7 +251,7 @@ class ByzantineSection(Section):
     clients: Annotated[int, Field(ge=0)] | list[Annotated[int, Field(ge=0)]] = Field(
         0, description="Byzantine clients: how many (drawn from the seed) or a list of client numbers"
     )
-    start: int = Field(0, ge=0, description="first round in which they attack")
+    start: int = Field(0, ge=0, description="first round in which they attack; 0: exchanges before the first round too")
     redraw: bool = Field(False, description="draw the clients that lie anew every round; `clients` is a count")
 
 

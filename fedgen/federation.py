@@ -128,6 +128,11 @@ class Federation:
                 f"training.method {experiment.training.method.name!r} runs in {sorted(self.method.modes)}, "
                 f"not in federation.mode = {experiment.federation.mode!r}"
             )
+        if experiment.federation.rounds == 0 and self.method.setup_rounds == 0:
+            raise SettingError(
+                "federation.rounds = 0 leaves only what a method exchanges before round 0, and this one exchanges "
+                'nothing; ask for a round, or for training.wrappers = [{ name = "ggeur", start = "ridge" }]'
+            )
 
     def _hold_back(self, share: float) -> tuple[Tensor, Tensor]:
         """Sample numbers for training and for validation."""
@@ -219,10 +224,15 @@ class Federation:
         keys = self.streams.words(purpose, round, self._everyone, 1)[:, 0]
         return torch.from_numpy(keys.argsort(kind="stable")[:count])
 
-    def cohort(self, round: int, everyone: bool) -> list[Tensor]:
-        """The round's clients in blocks, most samples first: alike in length, and heavy blocks start early."""
+    def cohort(self, round: int, everyone: bool, row_bytes: int = 0) -> list[Tensor]:
+        """The round's clients in blocks, most samples first: alike in length, and heavy blocks start early.
+
+        row_bytes: of a client's row where it is no model, to keep blocks of large ones small.
+        """
         chosen, block = self._everyone.numpy(), self.experiment.training.block
         assert isinstance(block, int)
+        if row_bytes:
+            block = max(1, min(block, BLOCK_BYTES_MOST // row_bytes))
         if not everyone:
             chosen = np.sort(self._drawn("cohort", round, self.experiment.cohort_size).numpy())
         heaviest_first = np.argsort(-self.counts.numpy()[chosen], kind="stable")
@@ -247,7 +257,7 @@ class Federation:
     def liars(self, clients: Tensor, round: int) -> Tensor:
         """bool[n]: which of these clients lie in this round."""
         section = self.experiment.byzantine
-        if round < section.start:
+        if section.start > 0 and round < section.start:
             return torch.zeros(len(clients), dtype=torch.bool)
         if section.redraw and round != self._redrawn[0]:
             self._redrawn = round, self._liars(round)

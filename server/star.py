@@ -24,7 +24,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     # 1. What participants receive.
     broadcast = method.broadcast(standing.state, round)
     # 2. Who takes part.
-    blocks = federation.cohort(round, broadcast.everyone)
+    blocks = federation.cohort(round, broadcast.everyone, 0 if broadcast.phase == "train" else _row_bytes(broadcast))
     _note_redrawn(session, blocks)
     # 3. They train; attacks and admission act.
     outcome = exchange(session, broadcast, blocks)
@@ -85,4 +85,8 @@ def _traffic(broadcast: Broadcast, receivers: int, outcome: Outcome) -> dict[str
     """Payload bytes that a real network would carry: one broadcast a client, one row from each that answered."""
     down = sum(tensor.nbytes for tensor in (broadcast.start, *broadcast.tensors.values()))
     answered = outcome.counts["admitted"] + outcome.counts["rejected"]
-    return {"up": broadcast.expects.size * broadcast.expects.dtype.itemsize * answered, "down": down * receivers}
+    return {"up": _row_bytes(broadcast) * answered, "down": down * receivers}
+
+
+def _row_bytes(broadcast: Broadcast) -> int:
+    return broadcast.expects.size * broadcast.expects.dtype.itemsize

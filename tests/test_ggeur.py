@@ -1,0 +1,299 @@
+"""The method wrapper ggeur: its setup exchange, what clients train on, and one hash whoever computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedgen import Experiment, Result, registry, resume, run
+from fedgen.errors import SettingError
+from fedgen.federation import Federation
+from fedgen.geometry.heads import ridge
+from fedgen.geometry.statistics import statistics_of
+from fedgen.methods.ggeur import COUNTS, MEANS, PROTOTYPES, ROOTS, TRUSTED, Ggeur
+from fedgen.methods.recall import Recall
+from fedgen.server.journal import read_lines
+
+ROUNDS = 3
+
+
+def experiment(ggeur: dict[str, Any] | None = None, **tables: dict[str, Any]) -> Experiment:
+    """Eight clients with skewed digits, a linear model, blocks of three."""
+    base: dict[str, dict[str, Any]] = {
+        "data": {"clients": 8, "partition": {"name": "label_skew", "beta": 0.1}},
+        "model": {"name": "logistic"},
+        "training": {"block": 3, "wrappers": [{"name": "ggeur", "target": 30, **(ggeur or {})}]},
+        "federation": {"rounds": ROUNDS, "cohort": 4},
+        "runtime": {"backend": "serial", "checkpoint_every": 1},
+        "tracking": {"report": False},
+    }
+    return Experiment(**{name: base.get(name, {}) | tables.get(name, {}) for name in base | tables})
+
+
+def state_after_setup(federation: Federation) -> dict[str, Tensor]:
+    """The state of a server that has met every client, without a run."""
+    from fedgen.server.checkpoint import Standing
+    from fedgen.server.pool import Interrupt, SerialPool
+    from fedgen.server.session import Session
+    from fedgen.server.star import play_round
+
+    state = federation.method.initial_state(0)
+    session = Session(federation, SerialPool(federation, Interrupt()), Standing(-1, state), Quiet())  # type: ignore[arg-type]
+    play_round(session, evaluate=False)
+    return session.standing.state
+
+
+class Quiet:
+    def event(self, *_: Any, **__: Any) -> None: ...
+
+
+def all_statistics(federation: Federation, minimum: int) -> Any:
+    """Of what clients hold, without the classes that they keep to themselves."""
+    from fedgen.geometry.statistics import pooled
+
+    x, y = federation.dataset.x.flatten(1), federation.dataset.y
+    parts = [statistics_of(x[shard], y[shard], 10) for shard in federation.shards]
+    return pooled(part.only(part.counts >= minimum) for part in parts)
+
+
+UPLOADS: list[dict[str, Any]] = [
+    {},
+    {"upload": "second_moment"},
+    {"precision": "float16"},
+    {"upload": "low_rank", "rank": 64, "precision": "float32"},
+    {"pooling": "bounded"},
+    {"prototypes": 5, "mode": "code"},
+]
+
+
+@pytest.mark.parametrize("ggeur", UPLOADS, ids=str)
+@pytest.mark.parametrize("minimum", [1, 8])
+def test_the_server_knows_the_pool_of_all_clients(ggeur: dict[str, Any], minimum: int) -> None:
+    federation = Federation(experiment({**ggeur, "minimum_count": minimum}))
+    state, expected = state_after_setup(federation), all_statistics(federation, minimum)
+    torch.testing.assert_close(state[COUNTS].double(), expected.counts)
+    torch.testing.assert_close(state[MEANS].double(), expected.means, rtol=1e-3, atol=1e-3)
+    blocks = [expected.with_shared().within().scaled(1 / float(expected.counts.sum())).dense()]
+    if ggeur.get("upload") != "second_moment":
+        blocks = [expected.covariance(label) for label in range(10)]
+    for root, covariance in zip(state[ROOTS].double(), blocks, strict=True):
+        torch.testing.assert_close(root.mT @ root, covariance, rtol=0, atol=2e-3)
+    assert state[TRUSTED].tolist() == [1] * 8
+    if "prototypes" in ggeur:
+        shard = federation.shards[5]
+        own = statistics_of(federation.dataset.x[shard].flatten(1), federation.dataset.y[shard], 10)
+        sent = own.counts >= minimum
+        torch.testing.assert_close(state[PROTOTYPES][5][sent].double(), own.means[sent], rtol=1e-6, atol=1e-6)
+        assert state[PROTOTYPES][5][~sent].isnan().all()
+
+
+def test_a_class_below_the_minimum_leaves_no_trace_in_the_row() -> None:
+    """Changing such samples changes nothing that is sent."""
+    federation = Federation(experiment({"minimum_count": 8}))
+    method = federation.method
+    assert isinstance(method, Ggeur)
+    broadcast = method.broadcast(method.initial_state(0), -1)
+    block = federation.block(torch.arange(8), broadcast.start, {}, -1)
+    rare = (
+        torch.stack([torch.bincount(y[:count], minlength=10) for y, count in zip(block.y, block.counts, strict=True)])
+        < 8
+    )
+    assert rare.any()
+    assert not rare.all()
+    rows = method.client_update(broadcast, block).rows
+    changed = torch.where(rare.gather(1, block.y)[..., None, None, None], 9.0, block.x)
+    from dataclasses import replace
+
+    from fedgen.contracts import Samples
+
+    other = replace(block, samples=Samples.of(changed, block.y))
+    assert torch.equal(method.client_update(broadcast, other).rows, rows)
+
+
+@pytest.mark.parametrize("mode", ["centred", "code", "paper"])
+def test_clients_train_on_real_and_generated_samples(mode: str) -> None:
+    federation = Federation(experiment({"mode": mode, "minimum_count": 1}))
+    method, state = federation.method, state_after_setup(federation)
+    assert isinstance(method, Ggeur)
+    broadcast = method.broadcast(state, 0)
+    block = federation.block(torch.tensor([6, 2]), broadcast.start, {}, 0)
+    augmented = method.augmented(broadcast.tensors, block)
+    for row in range(2):
+        count, total = int(block.counts[row]), int(augmented.counts[row])
+        assert torch.equal(augmented.x[row, :count], block.x[row, :count])
+        held = torch.bincount(block.y[row, :count], minlength=10)
+        filled = torch.bincount(augmented.y[row, :total], minlength=10)
+        assert filled.tolist() == held.clamp_min(30).tolist()
+        assert not augmented.x[row, total:].any()
+    alone = method.augmented(broadcast.tensors, federation.block(torch.tensor([2]), broadcast.start, {}, 7))
+    assert torch.equal(alone.x[0], augmented.x[1, : alone.longest]), "in any block and round the same samples"
+
+
+def test_what_is_recalled_is_what_would_be_drawn() -> None:
+    federation = Federation(experiment())
+    method, state = federation.method, state_after_setup(federation)
+    assert isinstance(method, Ggeur)
+    broadcast = method.broadcast(state, 0)
+    block = federation.block(torch.arange(3), broadcast.start, {}, 0)
+    first, again = (method.augmentations(broadcast.tensors, block) for _ in range(2))
+    assert all(one is other for one, other in zip(first, again, strict=True))
+    fresh = Federation(experiment()).method
+    assert isinstance(fresh, Ggeur)
+    assert all(
+        torch.equal(one.x, other.x)
+        for one, other in zip(first, fresh.augmentations(broadcast.tensors, block), strict=True)
+    )
+    moved = {**broadcast.tensors, MEANS: broadcast.tensors[MEANS] + 1}
+    assert not torch.equal(method.augmentations(moved, block)[0].x, first[0].x)
+
+
+def test_the_oldest_is_forgotten_when_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedgen.methods.recall.MOST_BYTES", 100)
+    from fedgen.geometry.sampler import Augmented
+
+    recall, places = Recall(), torch.arange(2)
+    made = [Augmented(torch.zeros(20, 1), torch.zeros(20), 2) for _ in range(4)]
+    for client in (0, 1):
+        assert recall.get(client, (), places, lambda client=client: made[client]) is made[client]
+    assert recall.get(1, (), places, lambda: made[3]) is made[1]
+    assert recall.get(0, (), places, lambda: made[2]) is made[2]
+
+
+@pytest.mark.parametrize("start", ["ridge", "balanced_ridge", "lda", "nearest_mean"])
+def test_no_round_is_needed_for_a_head_in_closed_form(start: str, tmp_path: Path) -> None:
+    chosen = experiment({"start": start, "minimum_count": 1, "sharpness": 3.0}, federation={"rounds": 0})
+    result = run(chosen, tmp_path / "run")
+    assert (result.state, result.rounds) == ("completed", 0)
+    assert result.metrics["accuracy"] > 0.85
+    federation = Federation(chosen)
+    if start == "ridge":
+        head = ridge(all_statistics(federation, 1))
+        scores = head(federation.dataset.test_x.flatten(1))
+        right = (scores.argmax(1) == federation.dataset.test_y).double().mean()
+        assert result.metrics["accuracy"] == pytest.approx(float(right))
+    resumed = resume(tmp_path / "run", rounds=2)
+    assert resumed.rounds == 2
+    assert resumed.metrics["accuracy"] > 0.8
+
+
+def test_classes_that_nobody_holds_do_not_break_a_start(tmp_path: Path) -> None:
+    chosen = experiment({"start": "lda", "minimum_count": 100}, federation={"rounds": 1})
+    assert run(chosen, tmp_path / "run").state == "completed"
+
+
+def test_bytes_of_the_setup_exchange_are_counted(tmp_path: Path) -> None:
+    result = run(experiment({"upload": "second_moment", "precision": "float16"}), tmp_path / "run")
+    first = read_lines(result.folder / "metrics.jsonl")[0]
+    assert first["round"] == -1
+    assert first["clients"]["admitted"] == 8
+    columns = 2 * 10 + 10 + 10 * 64 + 1 + 64 * 65 // 2
+    assert first["bytes"]["up"] == 8 * 2 * columns
+
+
+def test_normalised_embeddings_have_length_one_everywhere() -> None:
+    federation = Federation(experiment({"normalise": True, "minimum_count": 1}))
+    method, state = federation.method, state_after_setup(federation)
+    assert isinstance(method, Ggeur)
+    broadcast = method.broadcast(state, 0)
+    augmented = method.augmented(broadcast.tensors, federation.block(torch.arange(2), broadcast.start, {}, 0))
+    lengths = augmented.x.flatten(2).norm(dim=2)[augmented.mask]
+    torch.testing.assert_close(lengths, torch.ones_like(lengths))
+    x, y = federation.dataset.test_x[:50], federation.dataset.test_y[:50]
+    unit = x / x.flatten(1).norm(dim=1)[:, None, None, None]
+    torch.testing.assert_close(method.evaluate(state, x, y)["loss"], method.inner.evaluate(state, unit, y)["loss"])
+
+
+# Composition: attacks act on the statistics too.
+
+BOUNDED = {"pooling": "bounded", "minimum_count": 1}
+
+
+def test_liars_lie_in_the_setup_exchange_unless_they_start_later() -> None:
+    clients = torch.arange(8)
+    liars = {"attack": "sign_flip", "clients": [3]}
+    early, late = (Federation(experiment(byzantine={**liars, "start": start})) for start in (0, 1))
+    assert early.liars(clients, -1).tolist() == (clients == 3).tolist()
+    assert not late.liars(clients, -1).any()
+    assert not late.liars(clients, 0).any()
+
+
+@pytest.mark.parametrize(
+    "ggeur", [{}, {"precision": "float16"}, {"upload": "low_rank", "precision": "float32"}], ids=str
+)
+def test_a_lie_a_hundred_times_too_large_stays_out_of_a_bounded_pool(ggeur: dict[str, Any]) -> None:
+    attack = {"attack": {"name": "scaling", "scale": 100.0}, "clients": [3]}
+    honest = all_statistics(Federation(experiment()), 1)
+    plain = state_after_setup(Federation(experiment({**ggeur, "minimum_count": 1}, byzantine=attack)))
+    bounded = state_after_setup(Federation(experiment({**ggeur, **BOUNDED}, byzantine=attack)))
+    damage, left = ((state[MEANS] - honest.means).norm() / honest.means.norm() for state in (plain, bounded))
+    print(float(damage), float(left))
+    assert left < 0.5 * damage
+
+
+@pytest.mark.parametrize("attack", registry.members("attack"))
+def test_every_attack_meets_every_exchange(attack: str, tmp_path: Path) -> None:
+    """Under the mean of admitted statistics as under the bounded pool; a run may end degraded, never fail."""
+    for name, ggeur in {"sum": {}, "gather": BOUNDED}.items():
+        chosen = experiment(
+            ggeur, byzantine={"attack": attack, "clients": [1, 5]}, federation={"rounds": 2, "cohort": 8}
+        )
+        assert run(chosen, tmp_path / name).state == "completed"
+
+
+# One hash.
+
+COMPOSED: dict[str, Callable[..., Experiment]] = {
+    "sum": lambda **runtime: experiment({"start": "lda"}, runtime=runtime),
+    "gather": lambda **runtime: experiment({"prototypes": 4, "precision": "float16", "mode": "paper"}, runtime=runtime),
+    "flag under ipm": lambda **runtime: experiment(
+        BOUNDED,
+        aggregation={"rule": "flag", "f": 1},
+        byzantine={"attack": "ipm", "clients": [2]},
+        runtime=runtime,
+    ),
+    "trimmed mean under ipm": lambda **runtime: experiment(
+        {},
+        aggregation={"rule": "trimmed_mean", "f": 1},
+        byzantine={"attack": "ipm", "clients": [2]},
+        federation={"rounds": ROUNDS, "cohort": 5, "server_optimizer": {"name": "adam"}},
+        runtime=runtime,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_serial_and_resumed_have_one_hash(name: str, tmp_path: Path) -> None:
+    make = COMPOSED[name]
+    whole = run(make(backend="serial"), tmp_path / "whole")
+    run(make(backend="serial").replace(federation={"rounds": 1}), tmp_path / "resumed")
+    assert resume(tmp_path / "resumed", rounds=ROUNDS).sha256 == whole.sha256
+
+
+def test_one_and_two_workers_have_the_hash_of_none(tmp_path: Path) -> None:
+    from fedgen.server.ray_cluster import connect
+
+    ray, _ = connect(None, 2)
+    try:
+        for name, make in COMPOSED.items():
+            expected = run(make(backend="serial"), tmp_path / name / "serial").sha256
+            for workers in (1, 2) if name == "gather" else (2,):
+                spread: Result = run(make(backend="ray", workers=workers), tmp_path / name / f"ray-{workers}")
+                assert spread.sha256 == expected, name
+    finally:
+        ray.shutdown()
+
+
+def test_settings_that_do_not_fit_are_explained() -> None:
+    with pytest.raises(
+        SettingError, match=r"start = 'ridge' is a linear head of 64 features.*model\.name = \"logistic\""
+    ):
+        Federation(experiment({"start": "ridge"}, model={"name": "mlp"}))
+    with pytest.raises(SettingError, match="target has 3 numbers for 10 classes"):
+        Federation(experiment({"target": [1, 2, 3]}))
+    with pytest.raises(SettingError, match=r"federation\.rounds = 0 leaves only what a method exchanges"):
+        Federation(experiment(training={"wrappers": []}, federation={"rounds": 0}))
