@@ -78,11 +78,13 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     rejected = {client: reason for report in reports for client, reason in report.rejected.items()}
     clients = torch.cat([report.clients for report in reports])
     weights = torch.cat([report.weights for report in reports])
-    memory = standing.attack_memory
+    # Memories are of rows of the training; an exchange of anything else neither sees nor changes them.
+    training = broadcast.phase == "train"
+    memory, rule_memory = (standing.attack_memory, standing.rule_memory) if training else ({}, {})
     if summed:
         combine = partial(_block_sums, [report.total for report in reports if report.total is not None], weights, plain)
         inbox = Inbox(clients, weights, None, combine, max(0, f - len(rejected)))
-        return Outcome(inbox, reports, rejected, failed, memory)
+        return Outcome(inbox, reports, rejected, failed, standing.attack_memory)
 
     width = federation.slice_width
     parts = tuple(zip(*(answer[1:] for answer in answers), strict=True))
@@ -101,7 +103,7 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
             f=max(0, f - len(rejected)),
             memory=memory,
             layout=broadcast.expects,
-            rule_memory=standing.rule_memory,
+            rule_memory=rule_memory,
             root=root,
         )
         rows, weights, memory = attack.corrupt(rows, view)
@@ -115,14 +117,14 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
         layout=broadcast.expects,
         clients=clients,
         f=allowed,
-        memory=standing.rule_memory,
+        memory=rule_memory,
         round=standing.round,
         streams=federation.streams,
         root=root,
     )
     combine = partial(federation.rule.aggregate, rows, weights, context) if weighing else partial(_plain_sum, rows)
     inbox = Inbox(clients, weights, rows, combine, allowed)
-    return Outcome(inbox, reports, rejected, failed, memory)
+    return Outcome(inbox, reports, rejected, failed, memory if training else standing.attack_memory)
 
 
 def _train(session: Session, broadcast: Broadcast, common: Exchange, blocks: list[Tensor]) -> list[Any]:
