@@ -60,9 +60,9 @@ def train_block(
     *tensors, clients, client_state = rest
     broadcast = Broadcast(start, exchange.expects, dict(zip(exchange.names, tensors, strict=True)), exchange.phase)
     block = federation.block(clients, start, client_state, exchange.round)
-    update, block, failed = _surviving(federation, broadcast, block)
-    sent, weights = _send(federation, exchange, block, update)
-    sent, weights, malformed = _receive(federation, exchange, block, sent, weights)
+    update, block, failed = surviving(federation, broadcast, block)
+    sent, weights = sent_by(federation, exchange, block, update, start)
+    sent, weights, malformed = arrived(federation, exchange, block, sent, weights)
 
     if exchange.summed:
         sent = sent.double()
@@ -96,7 +96,9 @@ def train_root(federation: Federation, exchange: Exchange, start: Tensor, *tenso
     return as_sent(update.rows, exchange.expects.dtype)[0]
 
 
-def _send(federation: Federation, exchange: Exchange, block: Block, update: Update) -> tuple[Tensor, Tensor]:
+def sent_by(
+    federation: Federation, exchange: Exchange, block: Block, update: Update, reference: Tensor
+) -> tuple[Tensor, Tensor]:
     """Rows and weights as they leave the clients: a row-wise attack acts here, an omniscient one on the whole round."""
     attack, liars = federation.attack, federation.liars(block.clients, exchange.round)
     aggregation = federation.experiment.aggregation
@@ -109,7 +111,7 @@ def _send(federation: Federation, exchange: Exchange, block: Block, update: Upda
         weights=weights,
         round=exchange.round,
         streams=block.streams,
-        reference=block.start[0],
+        reference=reference,
         rule=federation.rule,
         f=aggregation.f,
         layout=exchange.expects,
@@ -118,7 +120,7 @@ def _send(federation: Federation, exchange: Exchange, block: Block, update: Upda
     return as_sent(rows.collect(), exchange.expects.dtype), weights
 
 
-def _receive(
+def arrived(
     federation: Federation, exchange: Exchange, block: Block, rows: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, dict[int, str]]:
     """Rows and weights as they arrive, and why a message does not, by position.
@@ -140,7 +142,7 @@ def _receive(
     return rows, weights, reasons
 
 
-def _surviving(federation: Federation, broadcast: Broadcast, block: Block) -> tuple[Update, Block, dict[int, str]]:
+def surviving(federation: Federation, broadcast: Broadcast, block: Block) -> tuple[Update, Block, dict[int, str]]:
     """The block's update; after an exception, of the clients that train alone without one, and the others' reasons."""
     try:
         return _update(federation, broadcast, block), block, {}

@@ -137,6 +137,9 @@ class ModelSection(Choice):
     metrics: Annotated[tuple[str, ...], Field(strict=False)] = Field(
         ("accuracy",), description="metrics computed beside the loss"
     )
+    init: Literal["module", "xavier"] = Field(
+        "module", description="first parameters: as the module draws them, or Xavier's uniform law and biases of zero"
+    )
 
     @model_validator(mode="after")
     def _registered(self) -> Self:
@@ -161,7 +164,9 @@ class TrainingSection(Section):
     optimizer: Annotated[Choice, Kind("optimizer", "sgd")] = Field(
         Choice(name="sgd"), validate_default=True, description="the clients' optimiser"
     )
-    keep_optimizer: bool = Field(False, description="the optimiser's state survives rounds as client state")
+    keep_optimizer: bool | None = Field(
+        None, description="the optimiser's state survives rounds as client state (star false, gossip true)"
+    )
     schedule: Annotated[Choice, Kind("schedule", "constant")] = Field(
         Choice(name="constant"), validate_default=True, description="factor of the learning rate, round by round"
     )
@@ -190,10 +195,13 @@ class TrainingSection(Section):
 class FederationSection(Section):
     """Who takes part in a round, and what the server does with the result."""
 
-    mode: Literal["star"] = Field("star", description="star: a server and its clients")
+    mode: Literal["star", "gossip"] = Field(
+        "star", description="star: a server and its clients; gossip: peers that merge their neighbours' models"
+    )
     rounds: int = Field(100, ge=0, description="number of rounds; 0: only what a method exchanges before the first")
     cohort: Count | Share = Field(
-        0.1, description="clients of a round: a count (whole number) or a share of all clients (0 < share <= 1.0)"
+        0.1,
+        description="clients of a round in a star: a count (whole number) or a share of all (0 < share <= 1.0)",
     )
     server_optimizer: Annotated[Choice, Kind("server_optimizer", "sgd")] = Field(
         Choice(name="sgd"), validate_default=True, description="how the server applies the aggregated update"
@@ -211,6 +219,7 @@ class FederationSection(Section):
     protocol: Literal["push", "pull", "push_pull"] = Field(
         "push", description="on an edge i -> j: i sends to j, i asks j, or both; all the same without directions"
     )
+    seed_agreement: bool = Field(False, description="all peers begin with the same model, as if agreed on a seed")
 
     @model_validator(mode="after")
     def _kept_share(self) -> Self:
@@ -233,8 +242,8 @@ class AggregationSection(Section):
         (), description="rule wrappers, innermost first"
     )
     f: int = Field(0, ge=0, description="Byzantine updates to withstand in each aggregated set (cohort or inbox)")
-    weights: Literal["samples", "equal"] = Field(
-        "samples", description="weight of an update: the client's number of samples, or the same for all"
+    weights: Literal["samples", "equal"] | None = Field(
+        None, description="weight of an update: the client's number of samples (star), or the same for all (gossip)"
     )
     norm_limit: float = Field(1e6, gt=0, description="longest admitted update, Euclidean length")
     slice: Literal["auto"] | Annotated[int, Field(ge=64, multiple_of=64)] = Field(
@@ -305,13 +314,13 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        cohort, f = self.cohort_size, self.aggregation.f
+        cohort, f, star = self.cohort_size, self.aggregation.f, self.federation.mode == "star"
         if cohort > self.data.clients:
             raise _conflict(
                 f"federation.cohort = {cohort} is more than data.clients = {self.data.clients}; ask for at most "
                 f"{self.data.clients}"
             )
-        if 2 * f >= cohort:
+        if star and 2 * f >= cohort:
             raise _conflict(
                 f"aggregation.f = {f} of a cohort of {cohort}: no rule withstands f >= n / 2 liars; lower "
                 f"aggregation.f to at most {(cohort - 1) // 2} or raise federation.cohort"
@@ -336,8 +345,10 @@ class Experiment(Section):
 
     @property
     def cohort_size(self) -> int:
-        """Clients of a round; a share is rounded half up, to at least one."""
+        """Clients of a round; a share is rounded half up, to at least one; in gossip, all."""
         cohort = self.federation.cohort
+        if self.federation.mode == "gossip":
+            return self.data.clients
         return cohort if isinstance(cohort, int) else max(1, int(cohort * self.data.clients + 0.5))
 
     @property
@@ -347,6 +358,18 @@ class Experiment(Section):
         decisive["federation"].pop("rounds")
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def keeps_optimizer(self) -> bool:
+        """training.keep_optimizer, with its default of the mode."""
+        keep = self.training.keep_optimizer
+        return self.federation.mode == "gossip" if keep is None else keep
+
+    @property
+    def weighs_samples(self) -> bool:
+        """Whether an update weighs as many samples as its client has, with the default of the mode."""
+        weights = self.aggregation.weights
+        return self.federation.mode == "star" if weights is None else weights == "samples"
+
     def replace(self, **tables: Mapping[str, Any]) -> Experiment:
         """The experiment with some keys of some tables changed, checked again; a new model begins at its own defaults.
 
@@ -355,7 +378,7 @@ class Experiment(Section):
         """
         merged = self.model_dump()
         if tables.get("model", {}).get("name", self.model.name) != self.model.name:
-            merged["model"] = {"loss": self.model.loss, "metrics": self.model.metrics}
+            merged["model"] = {key: getattr(self.model, key) for key in ("loss", "metrics", "init")}
         for table, keys in tables.items():
             merged[table] = {**merged.get(table, {}), **keys}
         return Experiment(**merged)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -180,7 +181,8 @@ class Context:
     reference[d]: what the rows are differences from (global model, or own model in gossip; zeros for columns that are
     no model).  clients[n]: who sent each row.  f: how many rows may be Byzantine, rejected ones already deducted.
     memory: what this rule returned last round.  round, streams: for rules that draw.  root[d]: the holder's own update
-    from data it trusts, for rules that ask for it.
+    from data it trusts, for rules that ask for it.  share: the part of the aggregate that is added to the reference: 1
+    in a star, what all others together are to a peer in gossip.
     """
 
     reference: Tensor
@@ -191,6 +193,7 @@ class Context:
     round: int = 0
     streams: Streams = field(default_factory=lambda: Streams(0))
     root: Tensor | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -203,6 +206,32 @@ class Aggregation:
 
     aggregate: Tensor
     coefficients: Tensor | None = None
+    memory: Tensors = field(default_factory=dict)
+    diagnostics: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inboxes:
+    """What k peers merge at once.
+
+    own[k, d]: their own models.  sent[N, d]: every peer's model as it was sent.  weights: csr float64[k, N], whose rows
+    add up to 1, or are empty where nothing arrived.  share float64[k]: what all others together are to a peer.
+    memory {name: [k, ...]}: what the rule returned last round.
+    """
+
+    own: Tensor
+    sent: Tensor
+    weights: Any
+    share: np.ndarray[Any, np.dtype[np.float64]]
+    layout: Layout
+    memory: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What a rule makes of many inboxes: models[k, d]; memory and diagnostics {name: [k, ...]}."""
+
+    models: Tensor
     memory: Tensors = field(default_factory=dict)
     diagnostics: Tensors = field(default_factory=dict)
 
@@ -303,8 +332,10 @@ class Method(Protocol):
 class Rule(Protocol):
     """How n rows become one. NNM and variance correction are Rules around a Rule.
 
-    A Gram rule (`from_gram`) also has coefficients(gram, weights, context) -> [n]; a linear rule
-    mix(models[N, d], matrix) -> [N, d]; one with `root_samples` > 0 needs context.root, trained on so many samples.
+    A Gram rule (`from_gram`) also has coefficients(gram, weights, context) -> [n]; a linear rule, and a wrapper around
+    one that still can (`mixes`), mix(inboxes) -> Mixed, the merged models of many peers at once:
+    own + share * (aggregate of the inbox - own); one with `root_samples` > 0 needs context.root, trained on so many
+    samples.
     """
 
     @property

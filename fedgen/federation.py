@@ -27,6 +27,7 @@ from fedgen.models.model import Model, takes_channels_last
 from fedgen.parameters import Tensors
 from fedgen.rows import SLICE
 from fedgen.streams import Streams
+from fedgen.topology.network import Network, network_of
 from fedgen.training.choose import choose_engine
 from fedgen.training.trainer import Trainer
 
@@ -115,7 +116,8 @@ class Federation:
         )
         aggregation = experiment.aggregation
         self.rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, self)
-        self._check_bound(experiment)
+        if experiment.federation.mode == "star":
+            self._check_bound(experiment)
         self.root, self.validation = self._root(experiment)
         held = self.shards if self.root is None else [*self.shards, self.root]
         self.counts = torch.tensor([len(samples) for samples in held])
@@ -194,7 +196,7 @@ class Federation:
                 batch_size=training.batch_size,
                 epochs=None if training.steps else training.epochs or 1,
                 steps=training.steps,
-                keep_optimizer=training.keep_optimizer,
+                keep_optimizer=experiment.keeps_optimizer,
                 schedule=registry.build("schedule", **_call(training.schedule)),
                 proximal=training.proximal,
                 clip_norm=training.clip_norm,
@@ -223,6 +225,11 @@ class Federation:
         """`count` different clients, in the order of their draw."""
         keys = self.streams.words(purpose, round, self._everyone, 1)[:, 0]
         return torch.from_numpy(keys.argsort(kind="stable")[:count])
+
+    @cached_property
+    def network(self) -> Network:
+        """Who hears whom in gossip; only the coordinator asks."""
+        return network_of(self.experiment)
 
     def cohort(self, round: int, everyone: bool, row_bytes: int = 0) -> list[Tensor]:
         """The round's clients in blocks, most samples first: alike in length, and heavy blocks start early.
@@ -352,7 +359,7 @@ def _model(experiment: Experiment, dataset: Dataset) -> Model:
         return network.module(input_shape, outputs)  # type: ignore[no-any-return]
 
     metrics: Mapping[str, Any] = {name: registry.build("metric", name, {}) for name in choice.metrics}
-    model = Model(make, registry.build("loss", choice.loss, {}), metrics)
+    model = Model(make, registry.build("loss", choice.loss, {}), metrics, xavier=choice.init == "xavier")
     if model.parameters.size == 0:
         raise SettingError(f"model.name {choice.name!r} has no parameters to train")
     _check_measures(experiment, model, dataset)
@@ -384,20 +391,30 @@ def _resolved(experiment: Experiment, size: int, engine: str) -> Experiment:
     """The experiment with every "auto" that decides its result replaced, from model size and cohort alone."""
     block = experiment.training.block
     if block == "auto":
-        block = _block_size(experiment.cohort_size, 4 * size)
+        block = _block_size(experiment, 4 * size)
     width = experiment.aggregation.slice
     return experiment.replace(
         training={
             "block": block,
             "engine": engine,
             "epochs": None if experiment.training.steps else experiment.training.epochs or 1,
+            "keep_optimizer": experiment.keeps_optimizer,
         },
-        aggregation={"slice": SLICE if width == "auto" else width},
+        aggregation={
+            "slice": SLICE if width == "auto" else width,
+            "weights": "samples" if experiment.weighs_samples else "equal",
+        },
         runtime={"data_dir": str(data_folder(experiment.runtime.data_dir))},
     )
 
 
-def _block_size(cohort: int, row_bytes: int) -> int:
+def _block_size(experiment: Experiment, row_bytes: int) -> int:
     """A quarter of the cohort, for up to four workers; more where rows are so small that sending them costs more than
-    training, fewer where they are so large that a block would not fit."""
+    training, fewer where they are so large that a block would not fit.
+
+    In gossip every peer has rows of its own: blocks of equal size that stay in a core's cache.
+    """
+    cohort = experiment.cohort_size
+    if experiment.federation.mode == "gossip":
+        return -(-cohort // -(-cohort * row_bytes // BLOCK_BYTES_LEAST))
     return max(1, min(max(-(-cohort // 4), BLOCK_BYTES_LEAST // row_bytes), BLOCK_BYTES_MOST // row_bytes, cohort))

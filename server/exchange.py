@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
@@ -70,11 +71,12 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     plain = broadcast.reduce == "sum"
     summed = not attack.omniscient and (plain or (broadcast.reduce == "aggregate" and federation.rule.linear))
 
-    common = Exchange(standing.round, broadcast.phase, broadcast.expects, tuple(broadcast.tensors), summed, plain)
-    results = _train(session, broadcast, common, blocks)
+    common = exchange_of(session, broadcast, summed=summed, plain=plain)
+    keep = 0 if summed else len(columns_of(broadcast.expects.size, federation.slice_width))
+    results = train(session, train_block, common, broadcast, blocks, keep)
     answers = [result for result in results if not isinstance(result, BlockFailure)]
     reports: list[BlockReport] = [answer[0] for answer in answers]
-    failed = _note_failures(session, blocks, results)
+    failed = note_failures(session, blocks, results)
     rejected = {client: reason for report in reports for client, reason in report.rejected.items()}
     clients = torch.cat([report.clients for report in reports])
     weights = torch.cat([report.weights for report in reports])
@@ -127,10 +129,28 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     return Outcome(inbox, reports, rejected, failed, memory if training else standing.attack_memory)
 
 
-def _train(session: Session, broadcast: Broadcast, common: Exchange, blocks: list[Tensor]) -> list[Any]:
-    """One result a block: (report, slices ...) or a BlockFailure; blocks that were given up before stay given up."""
-    federation, standing = session.federation, session.standing
-    keep = 0 if common.summed else len(columns_of(broadcast.expects.size, federation.slice_width))
+def exchange_of(session: Session, broadcast: Broadcast, *, summed: bool = False, plain: bool = False) -> Exchange:
+    return Exchange(
+        round=session.standing.round,
+        phase=broadcast.phase,
+        expects=broadcast.expects,
+        names=tuple(broadcast.tensors),
+        summed=summed,
+        plain=plain,
+    )
+
+
+def train(
+    session: Session,
+    task: Callable[..., Any],
+    common: Exchange,
+    broadcast: Broadcast,
+    blocks: list[Tensor],
+    keep: int = 0,
+) -> list[Any]:
+    """One result a block: (report, what stays with the workers ...) or a BlockFailure; blocks that were given up before
+    stay given up."""
+    standing = session.standing
     reasons = [session.given_up.get((standing.round, number)) for number in range(len(blocks))]
     items = [
         (clients, standing.clients.take(clients))
@@ -138,7 +158,7 @@ def _train(session: Session, broadcast: Broadcast, common: Exchange, blocks: lis
         if reason is None
     ]
     shared = (common, broadcast.start, *broadcast.tensors.values())
-    computed = iter(session.pool.map(train_block, items, shared, keep))
+    computed = iter(session.pool.map(task, items, shared, keep))
     return [next(computed) if reason is None else BlockFailure(reason) for reason in reasons]
 
 
@@ -165,7 +185,7 @@ def _root(session: Session, broadcast: Broadcast, common: Exchange) -> Tensor | 
     return row
 
 
-def _note_failures(session: Session, blocks: list[Tensor], results: list[Any]) -> int:
+def note_failures(session: Session, blocks: list[Tensor], results: list[Any]) -> int:
     """Log who sent nothing and who was rejected; returns how many sent nothing.
 
     Raises FedgenError where that is everyone.

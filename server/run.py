@@ -21,16 +21,18 @@ from fedgen.contracts import Pool
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import canonical
-from fedgen.server import checkpoint, experiment_file, parts, run_folder
+from fedgen.server import checkpoint, experiment_file, gossip, parts, run_folder, star
 from fedgen.server.checkpoint import Standing
 from fedgen.server.environment import describe
 from fedgen.server.journal import Journal, finite, read_lines, truncate
 from fedgen.server.pool import Interrupt, SerialPool, StopRequested
 from fedgen.server.report_words import clipped
 from fedgen.server.session import Session
-from fedgen.server.star import play_round
 from fedgen.server.view import SilentView, View
 from fedgen.server.words import counted
+
+LOOPS = {"star": star, "gossip": gossip}
+"""federation.mode -> its initial_state, play_round and final_model."""
 
 State = Literal["completed", "degraded", "failed", "stopped"]
 EXIT_CODES: Mapping[State, int] = {"completed": 0, "degraded": 3, "failed": 1, "stopped": 130}
@@ -106,7 +108,7 @@ def run(
     began = monotonic()
     folder = run_folder.choose(out, experiment.experiment.name)
     registry.search_in(search_path)
-    federation = Federation(experiment)
+    federation = _checked(Federation(experiment))
     run_folder.make(folder)
     with run_folder.held(folder):
         resolved = federation.experiment
@@ -146,7 +148,7 @@ def resume(
             "[runtime], [tracking], the name and a larger --rounds may change: start a new run for anything else"
         )
     with run_folder.held(folder):
-        federation = Federation(experiment)
+        federation = _checked(Federation(experiment))
         if federation.dataset.sha256 != environment["data"]["sha256"]:
             raise SettingError(
                 f"data.dataset {federation.dataset.name!r} is not what this run began with (its hash differs); restore "
@@ -174,12 +176,12 @@ class _Life:
         self.opening: list[tuple[str, dict[str, Any]]] = []
         self.given_up: dict[tuple[int, int], str] = {}
         self.interrupt = Interrupt()
+        self.loop = LOOPS[federation.experiment.federation.mode]
 
     def newborn(self) -> Standing:
         """The standing before the first exchange."""
-        method = self.federation.method
-        state = {name: canonical(value) for name, value in method.initial_state(0).items()}
-        return Standing(-method.setup_rounds, state)
+        state = {name: canonical(value) for name, value in self.loop.initial_state(self.federation).items()}
+        return Standing(-self.federation.method.setup_rounds, state)
 
     def restored(self) -> Standing:
         """The standing of the newest whole checkpoint; the logs are cut to it, blocks given up since are noted."""
@@ -242,7 +244,7 @@ class _Life:
                 while standing.round < rounds:
                     self.interrupt.check()
                     due = (standing.round + 1) % every == 0 or standing.round + 1 == rounds
-                    record = play_round(session, evaluate=due)
+                    record = self.loop.play_round(session, evaluate=due)
                     journal.commit(record)
                     self.view.round(record)
                     if standing.round % experiment.runtime.checkpoint_every == 0 or standing.round == rounds:
@@ -309,7 +311,7 @@ class _Life:
             seconds=self._seconds(),
             message=message,
         )
-        model = self.federation.method.layout.view(standing.state["model"])
+        model = self.federation.method.layout.view(self.loop.final_model(self.federation, standing.state))
         checkpoint.save_tensors(self.folder / parts.MODEL, model, {"sha256": result.sha256})
         run_folder.write_json(self.folder / parts.RESULT, result.to_json())
         report = self._report() if self.federation.experiment.tracking.report else ""
@@ -351,6 +353,16 @@ def _signals(interrupt: Interrupt, view: View) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _checked(federation: Federation) -> Federation:
+    """A federation whose graph, where it has one, allows the run.
+
+    Raises SettingError.
+    """
+    if federation.experiment.federation.mode == "gossip":
+        gossip.check(federation)
+    return federation
 
 
 def _degrades(event: Mapping[str, Any]) -> bool:

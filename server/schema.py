@@ -59,6 +59,7 @@ def _choices(kind: str, default: str | None) -> dict[str, Any]:
         properties = {"name": {"const": name}, **parameters.get("properties", {})}
         if kind == "model":
             properties |= {"loss": {"type": "string"}, "metrics": {"type": "array", "items": {"type": "string"}}}
+            properties["init"] = {"enum": ["module", "xavier"]}
         tables.append(
             {
                 "title": name,

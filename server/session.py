@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -58,17 +58,16 @@ class Session:
         ]
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for result in self._evaluated(items, (tuple(state), *state.values())):
-            if isinstance(result, BlockFailure):
-                raise FedgenError(f"round {self.standing.round} could not be evaluated: {result.reason}")
+        for result in self.evaluated(evaluate_state, items, (tuple(state), *state.values())):
             for name, (mean, count) in result.items():
                 sums[name] = sums.get(name, 0.0) + mean * count
                 counts[name] = counts.get(name, 0) + count
         return self.federation.with_domain_means({name: sums[name] / counts[name] for name in sums})
 
-    def _evaluated(self, items: Sequence[tuple[Any, ...]], shared: Sequence[Any]) -> list[Any]:
+    def evaluated(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any]) -> list[Any]:
+        """The pool's results of an evaluation; an exception names what of the user's own may have raised it."""
         try:
-            return self.pool.map(evaluate_state, items, shared)
+            results = self.pool.map(task, items, shared)
         except FedgenError:
             raise
         except Exception as error:
@@ -76,6 +75,10 @@ class Session:
                 raise
             why = f"{type(error).__name__}: {error}{self.suspects}"
             raise FedgenError(f"round {self.standing.round} could not be evaluated: {why}") from error
+        for result in results:
+            if isinstance(result, BlockFailure):
+                raise FedgenError(f"round {self.standing.round} could not be evaluated: {result.reason}")
+        return results
 
 
 class Stopwatch:

@@ -8,10 +8,21 @@ import torch
 from torch import Tensor
 
 from fedgen.contracts import Broadcast
-from fedgen.parameters import canonical
+from fedgen.federation import Federation
+from fedgen.parameters import Tensors, canonical
 from fedgen.server.exchange import Outcome, exchange
 from fedgen.server.session import Session, Stopwatch
 from fedgen.server.trust import note_trust
+
+
+def initial_state(federation: Federation) -> Tensors:
+    """The server's state before the first exchange."""
+    return federation.method.initial_state(0)
+
+
+def final_model(federation: Federation, state: Tensors) -> Tensor:
+    """The row [d] that a run leaves behind."""
+    return state["model"]
 
 
 def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
@@ -24,8 +35,8 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     # 1. What participants receive.
     broadcast = method.broadcast(standing.state, round)
     # 2. Who takes part.
-    blocks = federation.cohort(round, broadcast.everyone, 0 if broadcast.phase == "train" else _row_bytes(broadcast))
-    _note_redrawn(session, blocks)
+    blocks = federation.cohort(round, broadcast.everyone, 0 if broadcast.phase == "train" else row_bytes(broadcast))
+    note_redrawn(session, blocks)
     # 3. They train; attacks and admission act.
     outcome = exchange(session, broadcast, blocks)
     session.journal.event("admitted", round, clients=outcome.inbox.clients.tolist())
@@ -57,7 +68,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     }
 
 
-def _note_redrawn(session: Session, blocks: list[Tensor]) -> None:
+def note_redrawn(session: Session, blocks: list[Tensor]) -> None:
     """Log who lies in this round, where that is not said once for all in partition.json."""
     federation, round = session.federation, session.standing.round
     if federation.experiment.byzantine.redraw:
@@ -85,8 +96,8 @@ def _traffic(broadcast: Broadcast, receivers: int, outcome: Outcome) -> dict[str
     """Payload bytes that a real network would carry: one broadcast a client, one row from each that answered."""
     down = sum(tensor.nbytes for tensor in (broadcast.start, *broadcast.tensors.values()))
     answered = outcome.counts["admitted"] + outcome.counts["rejected"]
-    return {"up": _row_bytes(broadcast) * answered, "down": down * receivers}
+    return {"up": row_bytes(broadcast) * answered, "down": down * receivers}
 
 
-def _row_bytes(broadcast: Broadcast) -> int:
+def row_bytes(broadcast: Broadcast) -> int:
     return broadcast.expects.size * broadcast.expects.dtype.itemsize

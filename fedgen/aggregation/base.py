@@ -26,6 +26,11 @@ class BaseRule(ABC):
         """Whether inner products decide alone, so that `coefficients` has an answer."""
         return False
 
+    @property
+    def mixes(self) -> bool:
+        """Whether `mix` merges the inboxes of many peers at once."""
+        return False
+
     def minimum(self, f: int) -> int:
         return 2 * f + 1
 

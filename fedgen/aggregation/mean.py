@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import torch
+from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from fedgen.aggregation.base import GramRule, Weighing
-from fedgen.contracts import Aggregation, Context, Rows
+from fedgen.contracts import Aggregation, Context, Inboxes, Mixed, Rows
 from fedgen.parameters import Array
 from fedgen.registry import register
 from fedgen.rows import Combine
@@ -28,6 +31,7 @@ class Mean(GramRule):
     """
 
     linear: ClassVar[bool] = True
+    mixes: ClassVar[bool] = True
 
     def minimum(self, f: int) -> int:
         return 1
@@ -38,3 +42,10 @@ class Mean(GramRule):
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
         coefficients = weights.double() / weights.double().sum()
         return Aggregation(rows.map(Combine(coefficients[None])).collect()[0], coefficients)
+
+    def mix(self, inboxes: Inboxes) -> Mixed:
+        """A sparse product: (1 - share) own + share * weights @ sent."""
+        weights = csr_array(diags_array(inboxes.share) @ inboxes.weights).astype(np.float32)
+        others = weights @ inboxes.sent.numpy()
+        kept = torch.from_numpy(1 - inboxes.share).to(inboxes.own.dtype)
+        return Mixed(torch.from_numpy(others).addcmul_(inboxes.own, kept[:, None]))

@@ -1,0 +1,68 @@
+"""What is told of many peers: the mean, the tenth percentile and the worst of the honest ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedgen.clients import peer
+from fedgen.federation import Federation
+from fedgen.parameters import Tensors
+from fedgen.rows import columns_of
+from fedgen.server.session import EVALUATION_SAMPLES, Session
+from fedgen.server.words import lower_is_better, split_metric
+
+EVALUATION_PEERS = 64
+"""Peers that one task evaluates."""
+
+
+def honest_peers(federation: Federation, round: int) -> Tensor:
+    """int64[k]: who does not lie, once liars lie at all."""
+    everyone = torch.arange(federation.experiment.data.clients)
+    return everyone[~federation.liars(everyone, max(round, federation.experiment.byzantine.start))]
+
+
+def evaluate_peers(session: Session, state: Tensors) -> dict[str, float]:
+    """Of every metric the mean over the honest peers; of those that are no loss also the tenth percentile and the
+    worst peer."""
+    honest = honest_peers(session.federation, session.standing.round)
+    metrics: dict[str, float] = {}
+    for name, values in measured(session, state).items():
+        theirs = values[honest]
+        metrics[name] = float(theirs.mean())
+        _, base = split_metric(name)
+        if base != "loss":
+            prefix, sign = name.removesuffix(base), -1 if lower_is_better(base) else 1
+            metrics[f"{prefix}p10_{base}"] = sign * float((sign * theirs).quantile(0.1))
+            metrics[f"{prefix}worst_{base}"] = sign * float((sign * theirs).min())
+    return session.federation.with_domain_means(metrics)
+
+
+def measured(session: Session, state: Tensors) -> Tensors:
+    """{metric: float64[N]}: every peer on all samples that are held back, parts in order."""
+    federation = session.federation
+    peers = len(state["model"])
+    items = [
+        (number, samples, each)
+        for number, held in enumerate(federation.evaluations)
+        for samples in columns_of(len(held.y), EVALUATION_SAMPLES)
+        for each in columns_of(peers, EVALUATION_PEERS)
+    ]
+    sums: Tensors = {}
+    counts: dict[str, int] = {}
+    results = session.evaluated(peer.evaluate_peers, items, (tuple(state), *state.values()))
+    for (_, _, each), (metrics, count) in zip(items, results, strict=True):
+        for name, values in metrics.items():
+            sums.setdefault(name, torch.zeros(peers, dtype=torch.float64))[each] += values * count
+            counts[name] = counts.get(name, 0) + (count if each.start == 0 else 0)
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def consensus_distance(federation: Federation, models: Tensor, round: int) -> float:
+    """Root of the mean squared distance of the honest peers' models[N, d] from their mean."""
+    theirs = models[honest_peers(federation, round)]
+    centre = theirs.mean(0)
+    squares = sum(
+        float((theirs[part] - centre).double().square().sum()) for part in columns_of(len(theirs), EVALUATION_PEERS)
+    )
+    return float((squares / len(theirs)) ** 0.5)
