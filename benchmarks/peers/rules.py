@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.rules import liars_of, rows_of, seconds
+from benchmarks.rules import ALIE, liars_of, rows_of, seconds
 
 
 def byzfl_rule(rule: str, f: int) -> Callable[[torch.Tensor], Any]:
@@ -22,6 +22,9 @@ def byzfl_rule(rule: str, f: int) -> Callable[[torch.Tensor], Any]:
     if rule == "nnm mean":
         mix, average = byzfl.NNM(f), byzfl.Average()
         return lambda rows: average(mix(rows))
+    if rule == ALIE:
+        attack = byzfl.Optimal_ALittleIsEnough(agg=byzfl.GeometricMedian(), pre_agg_list=[byzfl.NNM(f)], f=f)
+        return lambda rows: attack(rows[f:])
     named = {
         "median": lambda: byzfl.Median(),
         "trimmed_mean": lambda: byzfl.TrMean(f),
