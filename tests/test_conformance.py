@@ -343,6 +343,33 @@ def test_f_liars_do_not_move_a_robust_rule_far(
         assert (result - centre).norm() > bound, "a linear rule follows any liar, so this test can fail"
 
 
+LYING = {
+    "sign_flip": {"scale": 1e3},
+    "scaling": {"scale": 1e6},
+    "ipm": {"optimize": True},
+    "alie": {"optimize": True},
+    "gaussian": {"scale": 100.0},
+}
+"""Attack -> strength, where the default is a mild one."""
+
+
+@pytest.mark.parametrize("attack", [name for name in registry.members("attack") if name not in ("garbage", "forged")])
+def test_kappa_of_a_robust_rule_is_small_under_every_attack(
+    rule: Rule, attack: str, request: pytest.FixtureRequest, federation: Federation
+) -> None:
+    """|A - mean_H|^2 <= 3 mean |g_i - mean_H|^2, twice what Krum has in the worst case; the mean has thousands."""
+    name = request.node.callspec.params["rule"].split()
+    if name[-1] in FOLLOWS_LIARS:
+        pytest.skip("follows liars")
+    rows, liars = rows_of(max(15, rule.minimum(3)), seed=3), [0, 5, 9]
+    honest = rows[[row for row in range(len(rows)) if row not in liars]]
+    centre = honest.mean(0)
+    lies: Any = registry.build("attack", attack, LYING.get(attack, {}), facts=federation.facts)
+    sent = lies(rows, liars, rule=rule, f=3, root=centre)
+    moved = (aggregate(rule, sent, torch.ones(len(rows), dtype=torch.float64), 3, root=centre) - centre).square().sum()
+    assert moved <= 3 * (honest - centre).square().sum(1).mean()
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

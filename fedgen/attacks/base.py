@@ -37,10 +37,12 @@ class BaseAttack:
         f: int | None = None,
         round: int = 0,
         seed: int = 0,
+        root: Any = None,
     ) -> Tensor:
         """rows[n, d] as they are sent where the rows numbered `liars` are Byzantine, to `rule`, else to the mean.
 
-        f: how many liars the rule withstands, as many as there are unless given.
+        f: how many liars the rule withstands, as many as there are unless given.  root[d]: the update that the rule
+        trusts, if it trusts one.
         """
         data = rows if isinstance(rows, Tensor) else torch.from_numpy(np.asarray(rows, np.float32))
         n, d = data.shape
@@ -56,6 +58,7 @@ class BaseAttack:
             rule=rule or Mean(),
             f=len(liars) if f is None else f,
             layout=Layout({"row": (d,)}, data.dtype),
+            root=None if root is None else torch.as_tensor(root).to(data),
         )
         return self.corrupt(LocalRows(data), view)[0].collect()
 
