@@ -44,7 +44,7 @@ class Flag(GramRule):
 
     Diagnostics: value[n] = v_i of the last iteration.
 
-    >>> Flag()([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]).aggregate.tolist()
+    >>> Flag()([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]).aggregate.round(decimals=9).tolist()
     [2.0, 0.0]
 
     Source: H. Almasi et al., arXiv 2302.05865 (ICLR 2024), equation 5 and algorithm 1.  Form "paper" is the paper's
