@@ -311,7 +311,7 @@ HEADS: dict[str, Callable[[Statistics], Head]] = {
     "nearest_mean": nearest_mean,
     "lda": lda,
     "ridge": ridge,
-    "balanced ridge": lambda statistics: ridge(statistics, balanced=True),
+    "ridge of samples": lambda statistics: ridge(statistics, balanced=False),
 }
 
 
@@ -349,7 +349,7 @@ def test_lda_scores_are_log_posteriors(features: int) -> None:
     x, y, _ = samples_of(40, features, 3, 0)
     statistics = statistics_of(x, y, 3)
     within = torch.stack([direct(x, y, c)[2] * (y == c).sum() for c in range(3)]).sum(0) / 40
-    covariance = within + 0.1 * within.trace() / features * torch.eye(features)
+    covariance = within + 0.3 * within.trace() / features * torch.eye(features)
     joint = torch.stack(
         [
             torch.distributions.MultivariateNormal(x[y == c].mean(0), covariance).log_prob(x)

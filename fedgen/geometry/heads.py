@@ -37,7 +37,7 @@ def nearest_mean(statistics: Statistics) -> Head:
     return _known(Head(statistics.means, -statistics.means.square().sum(1) / 2), statistics)
 
 
-def lda(statistics: Statistics, shrinkage: float = 0.1, priors: bool = True) -> Head:
+def lda(statistics: Statistics, shrinkage: float = 0.3, priors: bool = True) -> Head:
     """Linear discriminant analysis: the posterior of Gaussian classes with one covariance.
 
     S = within-class scatter / n + shrinkage tr(.) / d I;  weight_c = S^-1 mean_c;  bias_c = -mean_c^T S^-1 mean_c / 2 +
@@ -60,18 +60,19 @@ def lda(statistics: Statistics, shrinkage: float = 0.1, priors: bool = True) -> 
     return _known(Head(directions.mT.contiguous(), bias), statistics)
 
 
-def ridge(statistics: Statistics, penalty: float = 1e-2, balanced: bool = False) -> Head:
+def ridge(statistics: Statistics, penalty: float = 1e-2, balanced: bool = True) -> Head:
     """Least squares on one-hot targets, with a column of ones for the bias.
 
     S = sum z z^T over all samples, z = [x, 1];  B = sum z onehot(y)^T;  [weight | bias]^T = (S + l I)^-1 B,
-    l = penalty tr(S) / (d + 1).  With `balanced` every class has the same weight, n / (C n_c) a sample.
+    l = penalty tr(S) / (d + 1).  With `balanced` every class has the same weight, n / (C n_c) a sample;
+    without, every sample has.
 
     >>> from fedgen.geometry.statistics import statistics_of
     >>> x, y = [[0.0, 0.0], [1.0, 1.0], [4.0, 0.0], [5.0, 1.0]], [0, 0, 1, 1]
     >>> ridge(statistics_of(x, y, classes=2))([[1.5, 0.5], [3.5, 0.5]]).argmax(1)
     tensor([0, 1])
 
-    Source: E. Fani et al., Fed3R, arXiv 2402.01345 (2024), equations 3 and 4; there without the balance.
+    Source: E. Fani et al., Fed3R, arXiv 2402.01345 (2024), equations 3 and 4; there not balanced.
     """
     counts, held = statistics.counts, statistics.counts > 0
     weights = counts.sum() / (held.sum() * counts.clamp_min(1)) if balanced else torch.ones_like(counts)

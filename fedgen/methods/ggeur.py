@@ -90,12 +90,13 @@ class Ggeur(MethodWrapper):
         float, Field(gt=1, description="with bounded: longest embeddings, in multiples of the participants' median")
     ] = 3.0
     start: Annotated[
-        Literal["none", "ridge", "balanced_ridge", "lda", "nearest_mean"],
-        Field(description="head in closed form that training begins from"),
-    ] = "none"
+        Literal["none", "ridge", "lda", "nearest_mean"],
+        Field(description="head in closed form that training begins from; any but none needs a linear model"),
+    ] = "ridge"
     penalty: Annotated[float, Field(gt=0, description="ridge: in units of the mean second moment")] = 0.01
-    shrinkage: Annotated[float, Field(ge=0, description="lda: in units of the mean variance")] = 0.1
-    sharpness: Annotated[float, Field(gt=0, description="factor of the starting head's scores")] = 1.0
+    balanced: Annotated[bool, Field(description="ridge: classes weigh the same, whatever their numbers")] = True
+    sharpness: Annotated[float, Field(gt=0, description="ridge: factor of its scores where training begins")] = 30.0
+    shrinkage: Annotated[float, Field(ge=0, description="lda: in units of the mean variance")] = 0.3
     normalise: Annotated[bool, Field(description="real, generated and test embeddings have length one")] = False
     recall: Recall = field(default_factory=Recall, init=False, repr=False, compare=False)
 
@@ -109,10 +110,6 @@ class Ggeur(MethodWrapper):
             self._head_names()
 
     # What is exchanged.
-
-    @property
-    def modes(self) -> frozenset[str]:
-        return self.inner.modes & {"star"}
 
     @property
     def setup_rounds(self) -> int:
@@ -161,7 +158,9 @@ class Ggeur(MethodWrapper):
         if round < 0:
             return inner
         names = (COUNTS, MEANS, ROOTS, REMAINDERS, *([PROTOTYPES] if self.prototypes else []))
-        return replace(inner, tensors={**inner.tensors, **{name: state[name] for name in names}})
+        # All peers of a gossip hold the same, as the statistics reached them all.
+        held = {name: state[name] if state["model"].dim() == 1 else state[name][0] for name in names}
+        return replace(inner, tensors={**inner.tensors, **held})
 
     # The participant's half.
 
@@ -263,11 +262,12 @@ class Ggeur(MethodWrapper):
             return lda(statistics, self.shrinkage)
         if self.start == "nearest_mean":
             return nearest_mean(statistics)
-        return ridge(statistics, self.penalty, balanced=self.start == "balanced_ridge")
+        # Scores of ridge lie around 0 .. 1; as logarithms of odds those of one sample would say next to nothing.
+        return ridge(statistics, self.penalty, self.balanced).scaled(self.sharpness)
 
     def _started(self, model: Tensor, statistics: Statistics) -> Tensor:
         weight, bias = self._head_names()
-        head = self.head(statistics).scaled(self.sharpness)
+        head = self.head(statistics)
         known = head.bias.isfinite()
         floor = head.bias[known].min() - 10.0 if bool(known.any()) else head.bias.new_zeros(())
         row = self.layout.flatten({weight: head.weight, bias: torch.where(known, head.bias, floor)})
