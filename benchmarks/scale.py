@@ -35,7 +35,7 @@ def settings(tiny: bool) -> list[str]:
     return [word for key, value in tables.items() for word in ("--set", f"{key}={value}")]
 
 
-def private_kib(pid: int) -> int:
+def private_kib(pid: int | str) -> int:
     """Memory that only this process holds."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private"))

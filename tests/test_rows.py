@@ -13,9 +13,8 @@ from torch import Tensor
 
 from fedgen import registry
 from fedgen.aggregation.mean import Mean
-from fedgen.contracts import Columns, Context, Rows, View
+from fedgen.contracts import Columns, Rows, View
 from fedgen.federation import Federation
-from fedgen.parameters import Layout
 from fedgen.rows import Combine, LocalRows, Select, columns_of, total
 from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.sliced_rows import SlicedRows
@@ -144,23 +143,6 @@ def test_sliced_rows_give_the_bits_of_local_rows(
         assert same_bits(there.norms(), here.norms())
         assert same_bits(there.collect(), here.collect())
     assert same_bits(spread.map(total).collect(), local.map(total).collect())
-
-
-@pytest.mark.parametrize("name", registry.members("rule"))
-@pytest.mark.parametrize("width", [64, 256])
-@pytest.mark.parametrize("blocks", [[7], [3, 4], [1, 0, 2, 3, 1]], ids=str)
-def test_every_rule_gives_the_same_bits_in_slices(
-    federation: Federation, name: str, width: int, blocks: list[int]
-) -> None:
-    rule = registry.build("rule", name, {}, facts=federation.facts)
-    data, weights = matrix(7, 200), torch.arange(1.0, 8.0, dtype=torch.float64)
-    context = Context(torch.zeros(200), Layout({"w": (200,)}), torch.arange(7), f=1)
-    spread, local = sliced(federation, data, width, blocks), LocalRows(data, width)
-    there, here = rule.aggregate(spread, weights, context), rule.aggregate(local, weights, context)
-    assert same_bits(there.aggregate, here.aggregate)
-    assert (there.coefficients is None) == (here.coefficients is None)
-    if here.coefficients is not None:
-        assert same_bits(there.coefficients, here.coefficients)
 
 
 OMNISCIENT = [name for name, attack in registry.members("attack").items() if getattr(attack, "omniscient", False)]
