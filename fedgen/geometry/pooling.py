@@ -19,38 +19,58 @@ class Pooled:
     refused: dict[int, str]
 
 
-def robust_pooled(parts: Sequence[Statistics], bound: float = 3.0, most: float = 10.0) -> Pooled:
-    """All participants whose statistics can be those of embeddings like the others', none with too many samples.
+def robust_pooled(parts: Sequence[Statistics], bound: float = 3.0, most: float = 3.0) -> Pooled:
+    """The pool of all participants, each with no more weight and no longer embeddings than is common.
 
-    Refused is who sends numbers that no samples have (counts below 0, negative variances, infinities), and whose
-    embeddings, or those of a class, are more than `bound` times as long in the root mean square as in the median of the
-    participants.  A participant of more than `most` times the median number of samples counts as one of that many.
+    Refused is who sends numbers that no samples have: counts below 0, negative variances, infinities.  Of the others, a
+    mean more than `bound` times as long as the median of all participants' class means is shortened to that median, a
+    variance more than bound^2 times theirs likewise, and who claims more than `most` times the median number of samples
+    counts as that many.
 
-    Two means of one class may differ, as domains do, but not in length by orders of magnitude: what passes can shift
-    the pool by its own share times `bound` only.  A median of the means themselves would throw away the classes that
-    few participants hold, which are the reason for pooling.
+    Whoever keeps within these bounds could have sent the same as an honest participant could: a lie shifts the pool by
+    its own bounded share.  A median of the means would throw away the classes that few participants hold, which are
+    the reason for pooling.
 
     Raises ValueError where nobody is left.
+
+    >>> from fedgen.geometry.statistics import statistics_of
+    >>> honest = [statistics_of([[1.0, shift], [1.0, -shift]], [0, 0], classes=1) for shift in (0.1, 0.2, 0.3)]
+    >>> liar = statistics_of([[100.0, 100.0]], [0], classes=1)
+    >>> robust_pooled([liar, *honest]).statistics.means.norm() < 1.1
+    tensor(True)
     """
     refused = {place: why for place, each in enumerate(parts) if (why := impossible(each))}
-    left = [place for place in range(len(parts)) if place not in refused]
-    lengths = {place: _length(parts[place]) for place in left}
-    held = torch.tensor([length for length in lengths.values() if length > 0], dtype=torch.float64)
-    typical = float(held.median()) if len(held) else 0.0
-    for place in left:
-        longest = max(lengths[place], float(class_lengths(parts[place]).max()))
-        if longest > bound * typical:
-            refused[place] = f"embeddings of length {longest:.3g}, more than {bound:g} times the median {typical:.3g}"
-    left = [place for place in left if place not in refused]
+    left = [each for place, each in enumerate(parts) if place not in refused]
     if not left:
-        raise ValueError(
-            f"no participant's statistics can be those of embeddings: {next(iter(refused.values()), 'none')}"
-        )
-    totals = torch.stack([parts[place].counts.sum() for place in left])
-    limit = most * float(totals.median())
-    shares = (limit / totals.clamp_min(1)).clamp_max(1).tolist()
-    kept = [_thinned(parts[place], share) for place, share in zip(left, shares, strict=True)]
-    return Pooled(pooled(kept), dict(sorted(refused.items())))
+        raise ValueError(f"no participant's statistics can be those of samples: {next(iter(refused.values()), 'none')}")
+    length = _median(torch.cat([each.means.norm(dim=1) for each in left]))
+    variance = _median(torch.cat([_variances(each) for each in left]))
+    limit = most * _median(torch.stack([each.counts.sum() for each in left]))
+    kept = [_bounded(each, bound, length, variance, limit) for each in left]
+    return Pooled(pooled(kept), refused)
+
+
+def _bounded(statistics: Statistics, bound: float, length: float, variance: float, limit: float) -> Statistics:
+    lengths, variances = statistics.means.norm(dim=1), _variances(statistics)
+    shorter = torch.where(lengths > bound * length, length / lengths, 1.0)
+    smaller = torch.where(variances > bound**2 * variance, variance / variances, 1.0)
+    share = min(1.0, limit / max(float(statistics.counts.sum()), 1.0))
+    pairs = zip(statistics.scatters, smaller.tolist(), strict=True)
+    scatters = tuple(each.scaled(share * factor) for each, factor in pairs)
+    return Statistics(share * statistics.counts, shorter[:, None] * statistics.means, scatters)
+
+
+def _variances(statistics: Statistics) -> Tensor:
+    """float64[C], or [1] where classes share one: the mean squared distance from the mean."""
+    traces = torch.tensor([scatter.trace for scatter in statistics.scatters], dtype=torch.float64)
+    counts = statistics.counts.sum()[None] if statistics.shared else statistics.counts
+    return traces / counts.clamp_min(1)
+
+
+def _median(values: Tensor) -> float:
+    """Of those that are not 0: classes without samples, and those of a single one, say nothing of the others."""
+    held = values[values > 0]
+    return float(held.median()) if len(held) else 0.0
 
 
 def impossible(statistics: Statistics) -> str:
@@ -64,26 +84,3 @@ def impossible(statistics: Statistics) -> str:
     if bool((traces < -1e-6 * scale).any()):
         return "a class has a negative variance"
     return ""
-
-
-def class_lengths(statistics: Statistics) -> Tensor:
-    """float64[C]: the root mean square length of the embeddings of each class, 0 where there are none."""
-    squares = statistics.means.square().sum(1)
-    if not statistics.shared:
-        traces = torch.tensor([scatter.trace for scatter in statistics.scatters], dtype=torch.float64)
-        squares = squares + traces.clamp_min(0) / statistics.counts.clamp_min(1)
-    return (squares * (statistics.counts > 0)).sqrt()
-
-
-def _length(statistics: Statistics) -> float:
-    squares = float((statistics.counts * statistics.means.square().sum(1)).sum())
-    variances = sum(max(scatter.trace, 0.0) for scatter in statistics.scatters)
-    return float(((squares + variances) / max(float(statistics.counts.sum()), 1.0)) ** 0.5)
-
-
-def _thinned(statistics: Statistics, share: float) -> Statistics:
-    """As if a share of the samples had been there."""
-    if share >= 1:
-        return statistics
-    scatters = tuple(scatter.scaled(share) for scatter in statistics.scatters)
-    return Statistics(share * statistics.counts, statistics.means, scatters)

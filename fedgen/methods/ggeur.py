@@ -84,10 +84,11 @@ class Ggeur(MethodWrapper):
     rank: Annotated[int, Field(ge=1, description="axes of a class that low_rank keeps")] = 32
     pooling: Annotated[
         Literal["plain", "bounded"],
-        Field(description="bounded leaves out statistics that cannot be those of embeddings"),
+        Field(description="bounded: nobody has more weight, or longer embeddings, than is common"),
     ] = "plain"
     bound: Annotated[
-        float, Field(gt=1, description="with bounded: longest embeddings, in multiples of the participants' median")
+        float,
+        Field(gt=1, description="bounded: longest means and most samples, in multiples of the participants' median"),
     ] = 3.0
     start: Annotated[
         Literal["none", "ridge", "lda", "nearest_mean"],
@@ -251,7 +252,7 @@ class Ggeur(MethodWrapper):
         if self.pooling == "plain":
             statistics, kept = pooled(parts), list(range(len(parts)))
         else:
-            believed = robust_pooled(parts, self.bound)
+            believed = robust_pooled(parts, self.bound, self.bound)
             statistics, kept = believed.statistics, [k for k in range(len(parts)) if k not in believed.refused]
         means = [torch.where((parts[k].counts > 0)[:, None], parts[k].means, torch.nan) for k in kept]
         return statistics, torch.stack(means).float(), inbox.clients[kept]
