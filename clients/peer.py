@@ -70,13 +70,15 @@ def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest
 class Merge:
     """What the blocks of one merging have in common, besides models.
 
-    lengths[N]: of every model as sent, rounded up; weights[N]: of every sender.
+    lengths[N]: of every model as sent, rounded up; weights[N]: of every sender; seen {name: [N, ...]}: what the rule
+    wants to know of every message.
     """
 
     round: int
     layout: Layout
     lengths: Array
     weights: Array
+    seen: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class MergeReport:
     """Models after merging: merged[k, d].
 
     refused: sender -> (why, by how many receivers); alone: receivers of fewer messages than the rule needs.
-    memory: {name: [k, ...]} where the rule mixes, else {"receiver/name": ...}; diagnostics {name: [k, ...]}.
+    memory: {name: [k, ...]} where the rule mixes, else {"receiver/name": ...}.  diagnostics {name: [k, ...]}: what the
+    rule told of each inbox, NaN where it did not.
     """
 
     receivers: Tensor
@@ -122,7 +125,8 @@ def _mixed(
 ) -> MergeReport:
     weights, received = normalised(admitted)
     share = _share(federation, received)
-    mixed = federation.rule.mix(Inboxes(mine, sent, weights, share, merge.layout, memory))  # type: ignore[attr-defined]
+    inboxes = Inboxes(mine, sent, weights, share, merge.layout, merge.seen, memory)
+    mixed = federation.rule.mix(inboxes)  # type: ignore[attr-defined]
     return MergeReport(receivers, mixed.models, refused, [], mixed.memory, mixed.diagnostics)
 
 
@@ -140,7 +144,7 @@ def _each(
     """One inbox after another, by any rule: rows are differences from the receiver's own model."""
     merged, alone = mine.clone(), []
     kept: Tensors = {}
-    diagnostics: dict[str, list[Tensor]] = {}
+    told: list[Tensors] = []
     f = federation.experiment.aggregation.f
     _, received = normalised(admitted)
     shares = _share(federation, received)
@@ -150,6 +154,7 @@ def _each(
         allowed = max(0, f - int(heard.indptr[place + 1] - heard.indptr[place] - len(senders)))
         if len(senders) < max(1, federation.rule.minimum(allowed)):
             alone.append(receiver)
+            told.append({})
             continue
         context = Context(
             reference=mine[place],
@@ -165,10 +170,8 @@ def _each(
         result = federation.rule.aggregate(rows, torch.from_numpy(admitted.data[inside]), context)
         merged[place].add_(result.aggregate, alpha=context.share)
         kept |= {f"{receiver}/{name}": value for name, value in result.memory.items()}
-        for name, value in result.diagnostics.items():
-            diagnostics.setdefault(name, []).append(value)
-    together = {name: torch.stack(values) for name, values in diagnostics.items() if _alike(values)}
-    return MergeReport(receivers, merged, refused, alone, kept, together)
+        told.append({**result.diagnostics, **_trust(federation, merge.round, senders, result.coefficients)})
+    return MergeReport(receivers, merged, refused, alone, kept, _stacked(told))
 
 
 def _of(receiver: int, memory: Tensors) -> Tensors:
@@ -176,9 +179,24 @@ def _of(receiver: int, memory: Tensors) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in memory.items() if name.startswith(prefix)}
 
 
-def _alike(values: Sequence[Tensor]) -> bool:
-    """Whether what several inboxes told can stand in one array: what is of each sender cannot."""
-    return values[0].dim() == 0 or len({value.shape for value in values}) == 1
+def _trust(federation: Federation, round: int, senders: Tensor, coefficients: Tensor | None) -> Tensors:
+    """Mean coefficients of honest and of Byzantine senders, in equal shares."""
+    if coefficients is None:
+        return {}
+    liars = federation.liars(senders, round)
+    groups = {"honest": coefficients[~liars], "byzantine": coefficients[liars]}
+    return {name: part.mean() * len(coefficients) for name, part in groups.items() if len(part)}
+
+
+def _stacked(told: Sequence[Tensors]) -> Tensors:
+    """{name: [k, ...]} of what k inboxes told, NaN where one told nothing; what is of each sender is left out."""
+    stacked = {}
+    for name in dict.fromkeys(name for each in told for name in each):
+        shapes = {each[name].shape for each in told if name in each}
+        if len(shapes) == 1:
+            blank = torch.full(shapes.pop(), torch.nan, dtype=torch.float64)
+            stacked[name] = torch.stack([each.get(name, blank).double() for each in told])
+    return stacked
 
 
 def _share(federation: Federation, received: Array) -> Array:

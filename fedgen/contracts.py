@@ -216,7 +216,8 @@ class Inboxes:
 
     own[k, d]: their own models.  sent[N, d]: every peer's model as it was sent.  weights: csr float64[k, N], whose rows
     add up to 1, or are empty where nothing arrived.  share float64[k]: what all others together are to a peer.
-    memory {name: [k, ...]}: what the rule returned last round.
+    seen {name: [N, ...]}: what the rule's `observe` said of the models sent.  memory {name: [k, ...]}: what the rule
+    returned last round.
     """
 
     own: Tensor
@@ -224,6 +225,7 @@ class Inboxes:
     weights: Any
     share: np.ndarray[Any, np.dtype[np.float64]]
     layout: Layout
+    seen: Tensors = field(default_factory=dict)
     memory: Tensors = field(default_factory=dict)
 
 
@@ -334,8 +336,8 @@ class Rule(Protocol):
 
     A Gram rule (`from_gram`) also has coefficients(gram, weights, context) -> [n]; a linear rule, and a wrapper around
     one that still can (`mixes`), mix(inboxes) -> Mixed, the merged models of many peers at once:
-    own + share * (aggregate of the inbox - own); one with `root_samples` > 0 needs context.root, trained on so many
-    samples.
+    own + share * (aggregate of the inbox - own), and observe(models[n, d], layout) -> {name: [n, ...]}, what it wants
+    to know of every message once; one with `root_samples` > 0 needs context.root, trained on so many samples.
     """
 
     @property

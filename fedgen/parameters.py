@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from math import prod
@@ -23,7 +23,8 @@ ALIGNMENT_BYTES = 64
 class Layout:
     """Where each named tensor lies in a flat row of one dtype.
 
-    shapes: name -> shape, in row order.  dtype: of the row.
+    shapes: name -> shape, in row order.  dtype: of the row.  scale_free: names of tensors that a normalisation follows,
+    so that their scale changes nothing.  running: name of a running variance -> name of the running mean it belongs to.
 
     >>> layout = Layout({"weight": (2, 3), "bias": (2,)})
     >>> layout.size
@@ -34,6 +35,8 @@ class Layout:
 
     shapes: Mapping[str, tuple[int, ...]]
     dtype: torch.dtype = torch.float32
+    scale_free: frozenset[str] = frozenset()
+    running: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -50,6 +53,11 @@ class Layout:
         last = list(accumulate(self.sizes))
         parts = [slice(end - size, end) for end, size in zip(last, self.sizes, strict=True)]
         return dict(zip(self.shapes, zip(parts, self.shapes.values(), strict=True), strict=True))
+
+    @cached_property
+    def weights(self) -> list[str]:
+        """Names of the weights: tensors of two dimensions and more, no biases, no norms' own."""
+        return [name for name, shape in self.shapes.items() if len(shape) > 1]
 
     def view(self, rows: Tensor) -> Tensors:
         """rows[..., d] -> {name: [..., *shape]}, views of the same memory."""

@@ -19,7 +19,7 @@ from fedgen.parameters import Array, Tensors, canonical
 from fedgen.rows import LocalRows
 from fedgen.server.checkpoint import Standing
 from fedgen.server.exchange import exchange, exchange_of, note_failures, train
-from fedgen.server.peer_metrics import consensus_distance, evaluate_peers, honest_peers
+from fedgen.server.peer_metrics import consensus_distance, evaluate_peers, honest_peers, told_of_honest
 from fedgen.server.session import Session, Stopwatch
 from fedgen.server.star import note_redrawn
 from fedgen.topology.graph import Matrix
@@ -95,6 +95,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     # 4. Held-back samples, at every peer.
     held_back = evaluate_peers(session, state) if evaluate else {}
     distance = {"consensus_distance": consensus_distance(federation, state["model"], round)} if evaluate else {}
+    told = told_of_honest(federation, round, state["model"] if evaluate else None, merging.diagnostics)
     clock.lap("evaluate")
     # 5. Only now, when nothing can interrupt it any more, the round counts.
     sending.commit(standing)
@@ -115,6 +116,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
         "bytes": {"up": size_bytes, "down": size_bytes},
         "messages": messages,
         "alone": len(merging.alone),
+        **told,
         "seconds": clock.laps,
     }
 
@@ -227,7 +229,8 @@ class Merging:
 def _merge(session: Session, broadcast: Broadcast, blocks: list[Tensor], sending: Sending, heard: Matrix) -> Merging:
     federation, standing = session.federation, session.standing
     mixes = getattr(federation.rule, "mixes", False)
-    common = Merge(standing.round, broadcast.expects, lengths(sending.sent), sending.weights)
+    seen = federation.rule.observe(sending.sent, broadcast.expects) if mixes else {}  # type: ignore[attr-defined]
+    common = Merge(standing.round, broadcast.expects, lengths(sending.sent), sending.weights, seen)
     items = [
         (receivers, heard[receivers.numpy()], _memory_of(standing.rule_memory, receivers, mixes))
         for receivers in blocks
@@ -246,7 +249,9 @@ def _merge(session: Session, broadcast: Broadcast, blocks: list[Tensor], sending
     alone = sorted(receiver for result in results for receiver in result.alone)
     if alone:
         session.journal.event("alone", standing.round, clients=alone, reason="too few messages to merge")
-    return Merging(models, refused, alone, _memory(results, standing.rule_memory, mixes), _together(results))
+    names = set.intersection(*(set(result.diagnostics) for result in results))
+    told = _rows(results, {name: [result.diagnostics[name] for result in results] for name in sorted(names)})
+    return Merging(models, refused, alone, _memory(results, standing.rule_memory, mixes), told)
 
 
 def _memory_of(memory: Tensors, receivers: Tensor, mixes: bool) -> Tensors:
@@ -261,11 +266,6 @@ def _memory(results: list[MergeReport], before: Tensors, mixes: bool) -> Tensors
     if not mixes:
         return {**before, **{name: value for result in results for name, value in result.memory.items()}}
     return _rows(results, {name: [result.memory[name] for result in results] for name in results[0].memory})
-
-
-def _together(results: list[MergeReport]) -> Tensors:
-    shared = set.intersection(*(set(result.diagnostics) for result in results))
-    return {name: torch.cat([result.diagnostics[name] for result in results]) for name in sorted(shared)}
 
 
 def _rows(results: list[MergeReport], parts: dict[str, list[Tensor]]) -> Tensors:

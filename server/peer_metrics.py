@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedgen.aggregation.variance_correction import FACTOR
+from fedgen.aggregation.variances import variances
 from fedgen.clients import peer
 from fedgen.federation import Federation
 from fedgen.parameters import Tensors
@@ -66,3 +68,19 @@ def consensus_distance(federation: Federation, models: Tensor, round: int) -> fl
         float((theirs[part] - centre).double().square().sum()) for part in columns_of(len(theirs), EVALUATION_PEERS)
     )
     return float((squares / len(theirs)) ** 0.5)
+
+
+def told_of_honest(
+    federation: Federation, round: int, models: Tensor | None, diagnostics: Tensors
+) -> dict[str, dict[str, float]]:
+    """Means over the honest peers: "aggregation" of the rule's single numbers, "factor" and, where models[N, d] are
+    given, "variance" of every weight by its name."""
+    honest, layout = honest_peers(federation, round), federation.method.layout
+    means = {name: value[honest].nanmean(0) for name, value in diagnostics.items()}
+    told = {"aggregation": {name: float(value) for name, value in means.items() if value.dim() == 0}}
+    if FACTOR in means:
+        told[FACTOR] = dict(zip(layout.weights, means[FACTOR].tolist(), strict=True))
+    if models is not None:
+        measured = variances(models[honest], layout).mean(0).tolist()
+        told["variance"] = dict(zip(layout.weights, measured, strict=True))
+    return {name: values for name, values in told.items() if values}

@@ -41,7 +41,8 @@ def test_an_empty_file_is_the_default_experiment() -> None:
     assert experiment.data.dataset.name == "digits"
     assert experiment.data.clients == 100
     assert (experiment.data.partition.name, experiment.data.partition.params["alpha"]) == ("dirichlet", 0.3)
-    assert (experiment.model.name, experiment.model.params) == ("mlp", {"hidden": (128,), "dropout": 0.0})
+    assert experiment.model.name == "mlp"
+    assert experiment.model.params == {"hidden": (128,), "dropout": 0.0, "norm": "none"}
     assert experiment.training.optimizer.params.items() >= {"lr": 0.1, "momentum": 0.0}.items()
     assert (experiment.aggregation.rule.name, experiment.byzantine.attack.name) == ("mean", "none")
     assert (experiment.federation.mode, experiment.runtime.backend) == ("star", "ray")

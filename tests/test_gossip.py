@@ -346,6 +346,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "aggregation": {"rule": "centred_clipping", "slice": 64},
         "byzantine": {"attack": {"name": "free_rider", "noise": 0.01}, "clients": 2, "redraw": True},
     },
+    "corrected": {"aggregation": {"wrappers": ["variance_correction"]}},
+    "corrected median": {"aggregation": {"rule": "median", "wrappers": ["nnm", "variance_correction"], "slice": 64}},
     "epidemic": {"federation": {**BASE["federation"], "topology": "epidemic", "protocol": "push_pull"}},
     "forged": {"byzantine": {"attack": "forged", "clients": 2}},
 }
@@ -365,7 +367,7 @@ def test_resumed_runs_have_the_hash_of_whole_ones(variant: str, tmp_path: Path) 
     assert hashes(resume(tmp_path / "resumed", rounds=ROUNDS)) == expected
 
 
-@pytest.mark.parametrize("variant", ["median"])
+@pytest.mark.parametrize("variant", ["corrected"])
 def test_two_workers_have_the_hash_of_none(variant: str, cluster: None, tmp_path: Path) -> None:
     experiment = gossip(**VARIANTS[variant])
     expected = hashes(run(experiment, tmp_path / "serial"))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedgen.aggregation.base import GramRule, Weighing
 from fedgen.contracts import Aggregation, Context, Inboxes, Mixed, Rows
-from fedgen.parameters import Array
+from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import register
 from fedgen.rows import Combine
 
@@ -42,6 +42,9 @@ class Mean(GramRule):
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
         coefficients = weights.double() / weights.double().sum()
         return Aggregation(rows.map(Combine(coefficients[None])).collect()[0], coefficients)
+
+    def observe(self, models: Tensor, layout: Layout) -> Tensors:
+        return {}
 
     def mix(self, inboxes: Inboxes) -> Mixed:
         """A sparse product: (1 - share) own + share * weights @ sent."""

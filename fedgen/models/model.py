@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,8 @@ class Model:
     def layout(self) -> Layout:
         """Of a row: trained parameters, then frozen ones and floating-point buffers (running statistics)."""
         rest = {name: tuple(tensor.shape) for name, tensor in held_by(self.module).items()}
-        return Layout({**self.parameters.shapes, **rest})
+        shapes = {**self.parameters.shapes, **rest}
+        return Layout(shapes, scale_free=scale_free(self.module), running=running_statistics(shapes))
 
     def initial(self, streams: Streams, replica: int) -> Tensor:
         """row[d] as torch, or Xavier's law, initialises the module, from a seed of this experiment and replica."""
@@ -113,6 +115,32 @@ def draw_xavier(module: nn.Module) -> None:
             nn.init.xavier_uniform_(parameter)
         elif name.endswith("bias"):
             nn.init.zeros_(parameter)
+
+
+NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+)
+
+
+def scale_free(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters of layers that a normalisation follows at once: in a sequence, or as the module itself
+    says with an attribute `scale_free`."""
+    named = set(getattr(module, "scale_free", ()))
+    for path, sequence in module.named_modules():
+        if isinstance(sequence, nn.Sequential):
+            for (name, layer), (_, after) in pairwise(sequence.named_children()):
+                if isinstance(after, NORMS):
+                    named |= {".".join(filter(None, (path, name, each))) for each, _ in layer.named_parameters()}
+    return frozenset(named)
+
+
+def running_statistics(names: Iterable[str]) -> dict[str, str]:
+    """Name of a running variance -> name of the running mean beside it, among the names of a row's tensors."""
+    variances = [name for name in names if name.rpartition(".")[2] == "running_var"]
+    return {name: name.removesuffix("running_var") + "running_mean" for name in variances}
 
 
 def takes_channels_last(model: Model, x: Tensor) -> bool:

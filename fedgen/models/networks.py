@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 from torch import nn
@@ -32,6 +32,9 @@ class Logistic:
         return nn.Sequential(nn.Flatten(), nn.Linear(prod(input_shape), outputs))
 
 
+Norm = Annotated[Literal["none", "layer", "batch"], Field(description="normalisation before each ReLU")]
+
+
 @register("model", "mlp")
 @dataclass(frozen=True, kw_only=True)
 class Mlp:
@@ -43,12 +46,13 @@ class Mlp:
 
     hidden: Annotated[tuple[Width, ...], Field(strict=False, description="widths of the hidden layers")] = (128,)
     dropout: Share = 0.0
+    norm: Norm = "none"
 
     def module(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
         widths = [prod(input_shape), *self.hidden]
         layers: list[nn.Module] = [nn.Flatten()]
         for inner, outer in pairwise(widths):
-            layers += [nn.Linear(inner, outer), *_hidden(self.dropout)]
+            layers += [nn.Linear(inner, outer), *_norm(self.norm, outer), *_hidden(self.dropout)]
         return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
 
@@ -83,6 +87,12 @@ class Cnn:
             )
         layers += [nn.Flatten(), nn.Linear(inner * height * width, self.hidden), *_hidden(self.dropout)]
         return nn.Sequential(*layers, nn.Linear(self.hidden, outputs))
+
+
+def _norm(norm: str, width: int) -> list[nn.Module]:
+    if norm == "none":
+        return []
+    return [nn.LayerNorm(width) if norm == "layer" else nn.BatchNorm1d(width)]
 
 
 def _hidden(dropout: float) -> list[nn.Module]:
