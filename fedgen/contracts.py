@@ -38,6 +38,7 @@ class Broadcast:
     phase: "train" means that rows are differences from `start`; any other word is the method's own.
     reduce: "aggregate" by the rule, "sum" plainly, "gather" the rows themselves.
     everyone: all clients instead of the round's cohort.
+    lasting: names of tensors that no round changes, so that every client needs them once.
     """
 
     start: Tensor
@@ -46,6 +47,7 @@ class Broadcast:
     phase: str = "train"
     reduce: Reduce = "aggregate"
     everyone: bool = False
+    lasting: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ SERIES_STYLES = {
 }
 OUTCOME_COLOURS = {"admitted": "blue", "late": "grey", "rejected": "orange", "failed": "red"}
 PHASE_COLOURS = {"train": "blue", "aggregate": "green", "evaluate": "orange", "checkpoint": "purple"}
+CURVE_COLOURS = ("green", "class0", "class6", "class5", "class1", "class8", "class3")
 SPARE_COLOURS = ("red", "grey", "class2", "class5", "class6", "class9")
 
 MAX_POINTS, MAX_STEPS = 1000, 200
@@ -31,8 +33,9 @@ def curves(series: Mapping[str, Series], label: str, *, percent: bool = False) -
     with drawing() as figure:
         axes = plot_axes(figure, label)
         drawn = []
+        colours = dict(zip([name for name in series if name not in SERIES_STYLES], cycle(CURVE_COLOURS), strict=False))
         for name, (rounds, values) in series.items():
-            colour, dashes = SERIES_STYLES.get(name, ("green", "-"))
+            colour, dashes = SERIES_STYLES[name] if name in SERIES_STYLES else (colours[name], "-")
             x, y = thinned(rounds, values)
             y = 100 * y if percent else y
             axes.plot(x, y, color=COLOURS[colour], linestyle=dashes, linewidth=1.8, label=name,

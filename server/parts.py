@@ -6,9 +6,10 @@ EXPERIMENT, RESOLVED, ENVIRONMENT, PARTITION = "experiment.toml", "resolved.toml
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 CHECKPOINTS = "checkpoints"
 RESULT, MODEL = "result.json", "model.safetensors"
+AUGMENTATION = "augmentation.json"
 REPORT, FIGURES = "report.html", "figures"
 
 ALL = (
     *(EXPERIMENT, RESOLVED, ENVIRONMENT, PARTITION, METRICS, EVENTS),
-    *(CHECKPOINTS, RESULT, MODEL, REPORT, FIGURES),
+    *(CHECKPOINTS, RESULT, MODEL, AUGMENTATION, REPORT, FIGURES),
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgen.server.parts import FIGURES, REPORT
+from fedgen.server.report_augmentation import augmentation_rows, augmentation_sentence, similarity_sentence
 from fedgen.server.report_header import commands, data_sentence, headline, skipped_sentence, subtitle
 from fedgen.server.report_partition import partition_key, partition_sentence
 from fedgen.server.report_pictures import Picture, draw
@@ -97,11 +98,23 @@ def _tables(run: RunFolder) -> dict[str, Any]:
         "client_rows": client_rows(run),
         "partition_sentence": partition_sentence(run.partition) if run.partition else "",
         "partition_key": partition_key(run.partition) if run.partition else "",
+        "augmentation": _augmentation(run),
         "time_rows": time_rows(run),
         "traffic_rows": traffic_rows(run),
         "refusals": refusal_tables(run),
         "events": event_rows(run),
     }
+
+
+def _augmentation(run: RunFolder) -> dict[str, Any]:
+    """Words and table about generated samples; nothing where there are none."""
+    if run.augmentation is None:
+        return {}
+    known = run.partition.classes if run.partition else []
+    classes = known or [str(label) for label in range(run.augmentation.counts.shape[2])]
+    heads, rows = augmentation_rows(run.augmentation, classes)
+    sentence = augmentation_sentence(run.augmentation)
+    return {"sentence": sentence, "shapes": similarity_sentence(run.augmentation), "heads": heads, "rows": rows}
 
 
 def _origin(run: RunFolder) -> dict[str, Any]:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedgen.server import figures, report_canvas
+from fedgen.server.report_augmentation import (
+    draw_counts,
+    draw_distances,
+    draw_samples,
+    draw_similarity,
+    similarity_sentence,
+)
 from fedgen.server.report_partition import draw_partition, partition_sentence
-from fedgen.server.run_record import RunFolder
+from fedgen.server.run_record import Augmentation, RunFolder
 from fedgen.server.words import OUTCOMES, is_share, printable, split_metric
 
 MOST_METRICS = 6
@@ -38,6 +46,8 @@ def draw(run: RunFolder) -> dict[str, Picture]:
     pictures = _metric_pictures(run)
     if run.records:
         pictures += [_clients_picture(run), *_trust_pictures(run), *_time_pictures(run), *_traffic_pictures(run)]
+    if run.augmentation is not None:
+        pictures += _augmentation_pictures(run.augmentation)
     if run.partition is not None:
         svg = draw_partition(run.partition)
         pictures.append(Picture("partition", svg, "Who holds what", partition_sentence(run.partition)))
@@ -49,8 +59,29 @@ def _metric_pictures(run: RunFolder) -> list[Picture]:
     for name, history in run.histories.items():
         split, base = split_metric(name)
         by_base[base][split] = history
+    domains = {base: by_base.pop(base) for base in _of_domains(run, by_base)}
     order = sorted(by_base, key=lambda base: (base != "accuracy", base != "loss", base))
-    return [_metric_picture(index, base, by_base[base]) for index, base in enumerate(order[:MOST_METRICS])]
+    pictures = [_metric_picture(index, base, by_base[base]) for index, base in enumerate(order[:MOST_METRICS])]
+    return [*pictures, *([_domains_picture(domains)] if domains else [])]
+
+
+def _of_domains(run: RunFolder, names: Iterable[str]) -> list[str]:
+    """The names of accuracies of single domains; their mean is domain_accuracy."""
+    if "domain_accuracy" not in run.histories:
+        return []
+    others = ("accuracy", "domain_accuracy", "p10_accuracy", "worst_accuracy")
+    return [name for name in names if name.endswith("_accuracy") and name not in others]
+
+
+def _domains_picture(domains: dict[str, dict[str, figures.Series]]) -> Picture:
+    series = {
+        printable(base.removesuffix("_accuracy")): splits["test"]
+        for base, splits in domains.items()
+        if "test" in splits
+    }
+    svg = figures.curves(series, "accuracy (%)", percent=True)
+    description = f"accuracy over the rounds: {', '.join(series)}"
+    return Picture("domains", svg, "Accuracy of each domain", description, about_metric=True)
 
 
 def _metric_picture(index: int, base: str, splits: dict[str, figures.Series]) -> Picture:
@@ -88,6 +119,18 @@ def _trust_pictures(run: RunFolder) -> list[Picture]:
         caption = "How far the updates vary along one direction around the aggregate (largest eigenvalue)"
         pictures.append(Picture("residual", svg, caption, "largest residual eigenvalue over the rounds"))
     return pictures
+
+
+def _augmentation_pictures(found: Augmentation) -> list[Picture]:
+    """What clients hold before and after they generate samples."""
+    drawn = [
+        ("augmentation", draw_counts, "Samples of every class at every client, before and after"),
+        ("augmentation-distance", draw_distances, "How far clients are from everybody (dotted: before)"),
+        ("augmentation-samples", draw_samples, "Real and generated samples of the first clients, coloured by class"),
+    ]
+    if similarity_sentence(found):
+        drawn.append(("augmentation-shapes", draw_similarity, "How alike the shapes of a class are at two clients"))
+    return [Picture(name, draw(found), caption, caption.lower()) for name, draw, caption in drawn]
 
 
 def _time_pictures(run: RunFolder) -> list[Picture]:

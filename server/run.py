@@ -22,6 +22,7 @@ from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import canonical
 from fedgen.server import checkpoint, experiment_file, gossip, parts, run_folder, star
+from fedgen.server.augmentation import write_augmentation
 from fedgen.server.checkpoint import Standing
 from fedgen.server.environment import describe
 from fedgen.server.journal import Journal, finite, read_lines, truncate
@@ -314,7 +315,7 @@ class _Life:
         model = self.federation.method.layout.view(self.loop.final_model(self.federation, standing.state))
         checkpoint.save_tensors(self.folder / parts.MODEL, model, {"sha256": result.sha256})
         run_folder.write_json(self.folder / parts.RESULT, result.to_json())
-        report = self._report() if self.federation.experiment.tracking.report else ""
+        report = self._report(standing) if self.federation.experiment.tracking.report else ""
         self.view.end(result.to_json(), report)
         return result
 
@@ -322,11 +323,12 @@ class _Life:
         command = f"`{shlex.join(['fedgen', 'resume', str(self.folder)])}` continues"
         return f"{command} this run" if state == "stopped" else f"{reason}; {command} once this is mended"
 
-    def _report(self) -> str:
+    def _report(self, standing: Standing) -> str:
         """The report's path; a failure to draw it must not lose the run, and is said."""
         from fedgen.server.report import write_report
 
         try:
+            write_augmentation(self.folder, self.federation, standing)
             return str(write_report(self.folder))
         except Exception as error:
             self.view.note(f"the report could not be written ({error}); try `fedgen report {self.folder}`")

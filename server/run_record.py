@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedgen.server.parts import ENVIRONMENT, EVENTS, EXPERIMENT, METRICS, PARTITION, RESOLVED, RESULT
+from fedgen.server.parts import AUGMENTATION, ENVIRONMENT, EVENTS, EXPERIMENT, METRICS, PARTITION, RESOLVED, RESULT
 from fedgen.server.words import finite, lower_is_better, numbers, printable
 
 if TYPE_CHECKING:
@@ -39,6 +39,25 @@ class Partition:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """What generated samples changed: ``counts[2, clients, classes]`` before and after, distances ``[2, clients]`` from
+    everybody's samples, how alike shapes are, some samples on two axes; ``left_out``: whose statistics were refused."""
+
+    counts: NDArray[np.int64]
+    label_distance: NDArray[np.float64]
+    embedding_distance: NDArray[np.float64]
+    similarity: NDArray[np.float64]
+    same: float
+    different: float
+    points: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    generated: NDArray[np.bool_]
+    upload_bytes: int
+    dense_bytes: int
+    left_out: list[int]
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """What a run folder holds, parsed; `notices` names the parts that are missing or unreadable.
 
@@ -54,6 +73,7 @@ class RunFolder:
     records: list[Record]
     events: list[Record]
     result: Record
+    augmentation: Augmentation | None = None
     notices: list[str] = field(default_factory=list)
 
     @classmethod
@@ -76,6 +96,7 @@ class RunFolder:
             records=_metric_records(folder / METRICS, notices),
             events=_json_lines(folder / EVENTS, notices),
             result=_optional_object(folder / RESULT, notices),
+            augmentation=_read_augmentation(folder / AUGMENTATION, notices),
             notices=notices,
         )
 
@@ -245,3 +266,35 @@ def _read_partition(path: Path, notices: list[str]) -> Partition | None:
         notices.append(f"{path.name} cannot be understood: {error}.")
         return None
     return Partition(counts, classes, byzantine)
+
+
+def _read_augmentation(path: Path, notices: list[str]) -> Augmentation | None:
+    value = _optional_object(path, notices)
+    if not value:
+        return None
+    try:
+        counts = np.array(value["counts"], dtype=np.int64)
+        if counts.ndim != 3 or len(counts) != 2:
+            raise ValueError("counts should be those before and those after")
+        return Augmentation(
+            counts=counts,
+            label_distance=_array(value, "label_distance"),
+            embedding_distance=_array(value, "embedding_distance"),
+            similarity=_array(value, "similarity"),
+            same=float(_array(value, "same")),
+            different=float(_array(value, "different")),
+            points=_array(value, "points"),
+            labels=np.array(value["labels"], dtype=np.int64),
+            generated=np.array(value["generated"], dtype=np.bool_),
+            upload_bytes=int(value["upload_bytes"]),
+            dense_bytes=int(value["dense_bytes"]),
+            left_out=[int(client) for client in value["left_out"]],
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        notices.append(f"{path.name} cannot be understood: {type(error).__name__}: {error}.")
+        return None
+
+
+def _array(value: Record, name: str) -> NDArray[np.float64]:
+    """Numbers, NaN where there are none."""
+    return np.array(value[name], dtype=np.float64)

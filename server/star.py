@@ -62,7 +62,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
         "metrics": {**held_back, **outcome.metrics()},
         "clients": outcome.counts,
         "skipped": bool(skipped),
-        "bytes": _traffic(broadcast, sum(map(len, blocks)), outcome),
+        "bytes": _traffic(broadcast, sum(map(len, blocks)), federation.facts.clients if round == 0 else 0, outcome),
         **({"aggregation": trust} if trust else {}),
         "seconds": clock.laps,
     }
@@ -92,11 +92,14 @@ def _too_few(session: Session, broadcast: Broadcast, outcome: Outcome) -> str:
     return f"{short}; honest ones were rejected ({honest}): lower training.optimizer.lr or set training.clip_norm"
 
 
-def _traffic(broadcast: Broadcast, receivers: int, outcome: Outcome) -> dict[str, int]:
-    """Payload bytes that a real network would carry: one broadcast a client, one row from each that answered."""
-    down = sum(tensor.nbytes for tensor in (broadcast.start, *broadcast.tensors.values()))
+def _traffic(broadcast: Broadcast, receivers: int, newcomers: int, outcome: Outcome) -> dict[str, int]:
+    """Payload bytes that a real network would carry: one broadcast a client, what lasts once to every newcomer, one row
+    from each that answered."""
+    sizes = {name: tensor.nbytes for name, tensor in broadcast.tensors.items()}
+    lasting = sum(sizes.pop(name) for name in broadcast.lasting)
+    down = (broadcast.start.nbytes + sum(sizes.values())) * receivers + lasting * newcomers
     answered = outcome.counts["admitted"] + outcome.counts["rejected"]
-    return {"up": row_bytes(broadcast) * answered, "down": down * receivers}
+    return {"up": row_bytes(broadcast) * answered, "down": down}
 
 
 def row_bytes(broadcast: Broadcast) -> int:

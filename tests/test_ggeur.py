@@ -19,6 +19,8 @@ from fedgen.geometry.statistics import statistics_of
 from fedgen.methods.ggeur import COUNTS, MEANS, PROTOTYPES, ROOTS, TRUSTED, Ggeur
 from fedgen.methods.recall import Recall
 from fedgen.server.journal import read_lines
+from fedgen.server.report import write_report
+from fedgen.server.run_folder import read_json
 
 ROUNDS = 3
 
@@ -189,8 +191,11 @@ def test_classes_that_nobody_holds_do_not_break_a_start(tmp_path: Path) -> None:
 
 def test_bytes_of_the_setup_exchange_are_counted(tmp_path: Path) -> None:
     result = run(experiment({"upload": "second_moment", "precision": "float16"}), tmp_path / "run")
-    first = read_lines(result.folder / "metrics.jsonl")[0]
+    first, second, third, _ = read_lines(result.folder / "metrics.jsonl")
     assert first["round"] == -1
+    lasting = 4 * (10 + 10 * 64 + 64 * 64 + 1)
+    model = 4 * 650
+    assert (second["bytes"]["down"], third["bytes"]["down"]) == (8 * lasting + 4 * model, 4 * model)
     assert first["clients"]["admitted"] == 8
     columns = 2 * 10 + 10 + 10 * 64 + 1 + 64 * 65 // 2
     assert first["bytes"]["up"] == 8 * 2 * columns
@@ -311,6 +316,30 @@ def test_statistics_are_flooded_in_gossip(tmp_path: Path) -> None:
     assert last["metrics"]["worst_accuracy"] > 0.8
     star = run(experiment({"minimum_count": 1, "start": "lda"}, federation={"rounds": 0}), tmp_path / "star")
     assert star.metrics["accuracy"] > 0.8
+
+
+def test_a_report_tells_what_was_generated(tmp_path: Path) -> None:
+    """Counts, distances, bytes and pictures; inside another wrapper too, and again from the folder alone."""
+    wrappers = [{"name": "ggeur", "target": 30, "minimum_count": 1}, "worker_momentum"]
+    chosen = experiment(training={"block": 3, "wrappers": wrappers}, tracking={"report": True})
+    folder = run(chosen, tmp_path / "run").folder
+    found = read_json(folder / "augmentation.json")
+    before, after = torch.tensor(found["counts"])
+    assert torch.equal(before, Federation(chosen).class_counts())
+    assert torch.equal(after, before.clamp_min(30))
+    assert sum(found["label_distance"][1]) < sum(found["label_distance"][0])
+    assert sum(found["embedding_distance"][1]) < sum(found["embedding_distance"][0])
+    assert found["upload_bytes"] == 8 * 10 * (1 + 64 + 64 * 65 // 2)
+    assert found["same"] > found["different"]
+    page = (folder / "report.html").read_text()
+    for words in ("Generated samples", f"{int(before[2, 3])} → 30", "Shapes of one class", "172 kB of statistics"):
+        assert words in page
+    assert {"augmentation", "augmentation-distance", "augmentation-samples", "augmentation-shapes"} <= {
+        path.stem for path in (folder / "figures").iterdir()
+    }
+    (folder / "augmentation.json").write_text('{"counts": [1]}')
+    write_report(folder)
+    assert "augmentation.json cannot be understood" in (folder / "report.html").read_text()
 
 
 def test_settings_that_do_not_fit_are_explained() -> None:

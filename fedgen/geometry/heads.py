@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from fedgen.geometry.statistics import Scatter, Statistics
+from fedgen.parameters import Layout
+
+UNKNOWN = 10.0
+"""How far below the least bias that of a class lies which nobody holds, where a model begins from a head."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,28 @@ class Head:
 
     def scaled(self, factor: float) -> Head:
         return Head(factor * self.weight, factor * self.bias)
+
+
+def linear_names(layout: Layout, classes: int, features: int) -> tuple[str, str] | None:
+    """Names of weight[C, d] and bias[C] of a model that is one linear layer; None for any other.
+
+    >>> linear_names(Layout({"1.weight": (10, 64), "1.bias": (10,)}), 10, 64)
+    ('1.weight', '1.bias')
+    """
+    places = {shape: name for name, shape in layout.shapes.items()}
+    if set(places) != {(classes, features), (classes,)} or len(layout.shapes) != 2:
+        return None
+    return places[classes, features], places[classes,]
+
+
+def row_of(head: Head, layout: Layout) -> Tensor:
+    """The head as the row of a model that is one linear layer; classes nobody holds score less than any other."""
+    names = linear_names(layout, *head.weight.shape)
+    assert names is not None
+    held = head.bias.isfinite()
+    floor = head.bias[held].min() - UNKNOWN if bool(held.any()) else head.bias.new_zeros(())
+    row = layout.flatten(dict(zip(names, (head.weight, torch.where(held, head.bias, floor)), strict=True)))
+    return row.to(layout.dtype)
 
 
 def _known(head: Head, statistics: Statistics) -> Head:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,12 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fedgen.contracts import Block, Broadcast, Facts, Inbox, Samples, Update
 from fedgen.errors import SettingError
-from fedgen.geometry.heads import Head, lda, nearest_mean, ridge
+from fedgen.geometry.changes import changes_of
+from fedgen.geometry.heads import Head, lda, linear_names, nearest_mean, ridge, row_of
 from fedgen.geometry.pooling import robust_pooled
 from fedgen.geometry.sampler import Augmented, Centre, augment
 from fedgen.geometry.shapes import Geometry, Scale, geometry_of
 from fedgen.geometry.statistics import Statistics, pooled, statistics_of
-from fedgen.geometry.uploads import LowRank, Packed, Sums, Upload
+from fedgen.geometry.uploads import LowRank, Packed, Sums, Upload, dense_bytes, size_bytes
 from fedgen.methods.recall import Recall
 from fedgen.methods.wrapper import MethodWrapper
 from fedgen.parameters import Tensors
@@ -107,8 +109,11 @@ class Ggeur(MethodWrapper):
                 f"training.wrappers 'ggeur': target has {len(self.target)} numbers for {self.facts.classes} classes; "
                 "give one number, or one for every class"
             )
-        if self.start != "none":
-            self._head_names()
+        if self.start != "none" and linear_names(self.layout, self.facts.classes, self.features) is None:
+            raise SettingError(
+                f"training.wrappers 'ggeur': start = {self.start!r} is a linear head of {self.features} features, and "
+                'the model is none; set model.name = "logistic" or start = "none"'
+            )
 
     # What is exchanged.
 
@@ -161,7 +166,7 @@ class Ggeur(MethodWrapper):
         names = (COUNTS, MEANS, ROOTS, REMAINDERS, *([PROTOTYPES] if self.prototypes else []))
         # All peers of a gossip hold the same, as the statistics reached them all.
         held = {name: state[name] if state["model"].dim() == 1 else state[name][0] for name in names}
-        return replace(inner, tensors={**inner.tensors, **held})
+        return replace(inner, tensors={**inner.tensors, **held}, lasting=inner.lasting | held.keys())
 
     # The participant's half.
 
@@ -239,7 +244,7 @@ class Ggeur(MethodWrapper):
         if self.prototypes:
             made[PROTOTYPES] = torch.full_like(state[PROTOTYPES], torch.nan).index_copy(0, clients, prototypes)
         if self.start != "none":
-            made["model"] = self._started(state["model"], statistics)
+            made["model"] = row_of(self.head(statistics), self.layout)
         return {**state, **{name: value.expand_as(state[name]).contiguous() for name, value in made.items()}}
 
     def _pool(self, inbox: Inbox) -> tuple[Statistics, Tensor, Tensor]:
@@ -266,24 +271,17 @@ class Ggeur(MethodWrapper):
         # Scores of ridge lie around 0 .. 1; as logarithms of odds those of one sample would say next to nothing.
         return ridge(statistics, self.penalty, self.balanced).scaled(self.sharpness)
 
-    def _started(self, model: Tensor, statistics: Statistics) -> Tensor:
-        weight, bias = self._head_names()
-        head = self.head(statistics)
-        known = head.bias.isfinite()
-        floor = head.bias[known].min() - 10.0 if bool(known.any()) else head.bias.new_zeros(())
-        row = self.layout.flatten({weight: head.weight, bias: torch.where(known, head.bias, floor)})
-        return row.to(model.dtype)
-
-    def _head_names(self) -> tuple[str, str]:
-        """Names of weight and bias of the model, where it is one linear layer on the features."""
-        wanted = {(self.facts.classes, self.features): "weight", (self.facts.classes,): "bias"}
-        names = {wanted[shape]: name for name, shape in self.layout.shapes.items() if shape in wanted}
-        if len(names) != 2 or len(self.layout.shapes) != 2:
-            raise SettingError(
-                f"training.wrappers 'ggeur': start = {self.start!r} is a linear head of {self.features} features, and "
-                'the model is none; set model.name = "logistic" or start = "none"'
-            )
-        return names["weight"], names["bias"]
+    def findings(self, state: Tensors, blocks: Iterable[Block]) -> dict[str, Any]:
+        """What a report tells of the augmentation: of every client, from blocks of one, and of the uploads."""
+        tensors = self.broadcast(state, 0).tensors
+        made = (each for block in blocks for each in self.augmentations(tensors, block))
+        trusted = state[TRUSTED].reshape(-1, self.facts.clients)[0]
+        return {
+            **changes_of(made, self.facts.classes).to_json(),
+            "upload_bytes": size_bytes(self.encoding),
+            "dense_bytes": dense_bytes(self.facts.classes, self.features),
+            "left_out": (trusted == 0).nonzero().flatten().tolist(),
+        }
 
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
         if self.normalise:

@@ -1,0 +1,32 @@
+"""What a method finds out about the samples that its clients generate, for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from fedgen.contracts import Block
+from fedgen.federation import Federation
+from fedgen.server import parts, run_folder
+from fedgen.server.checkpoint import Standing
+from fedgen.server.journal import finite
+
+
+def write_augmentation(folder: Path, federation: Federation, standing: Standing) -> None:
+    """Write augmentation.json, where the method or one inside its wrappers has findings, after the setup exchange."""
+    method = federation.method
+    while not hasattr(method, "findings") and hasattr(method, "inner"):
+        method = method.inner
+    if hasattr(method, "findings") and standing.round >= 0:
+        found = method.findings(standing.state, _clients(federation, standing))
+        run_folder.write_json(folder / parts.AUGMENTATION, finite(found))
+
+
+def _clients(federation: Federation, standing: Standing) -> Iterator[Block]:
+    """Every client's block of one, as it would begin to train."""
+    model = standing.state["model"]
+    for client in range(federation.experiment.data.clients):
+        start = model if model.dim() == 1 else model[client]
+        yield federation.block(torch.tensor([client]), start, {}, 0)
