@@ -69,7 +69,7 @@ UPLOADS: list[dict[str, Any]] = [
     {"upload": "second_moment"},
     {"precision": "float16"},
     {"upload": "low_rank", "rank": 64, "precision": "float32"},
-    {"pooling": "bounded"},
+    {"pooling": "bounded", "bound": 100.0},
     {"prototypes": 5, "mode": "code"},
 ]
 
