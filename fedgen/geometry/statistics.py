@@ -133,10 +133,17 @@ class Statistics:
         """The same with one scatter for all classes."""
         return Statistics(self.counts, self.means, (self.within(),))
 
+    def with_ridge(self, variance: float) -> Statistics:
+        """With so much more scatter in every direction."""
+        empty = torch.zeros(0, self.features, dtype=torch.float64)
+        scatters = tuple(each + Scatter(empty, None, variance) for each in self.scatters)
+        return Statistics(self.counts, self.means, scatters)
+
     def only(self, kept: Tensor) -> Statistics:
-        """Without the classes that are not in kept bool[C]."""
-        empty = Scatter(torch.zeros(0, self.features, dtype=torch.float64))
-        scatters = tuple(each if bool(keep) else empty for each, keep in zip(self.scatters, kept, strict=True))
+        """Without the classes that are not in kept bool[C]; a scatter that all share stays as it is."""
+        empty, scatters = Scatter(torch.zeros(0, self.features, dtype=torch.float64)), self.scatters
+        if not self.shared:
+            scatters = tuple(each if bool(keep) else empty for each, keep in zip(scatters, kept, strict=True))
         return Statistics(self.counts * kept, self.means * kept[:, None], scatters)
 
 

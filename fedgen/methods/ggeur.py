@@ -17,17 +17,17 @@ from fedgen.contracts import Block, Broadcast, Facts, Inbox, Samples, Update
 from fedgen.errors import SettingError
 from fedgen.geometry.changes import changes_of
 from fedgen.geometry.heads import Head, lda, linear_names, nearest_mean, ridge, row_of
-from fedgen.geometry.pooling import robust_pooled
 from fedgen.geometry.sampler import Augmented, Centre, augment
 from fedgen.geometry.shapes import Geometry, Scale, geometry_of
-from fedgen.geometry.statistics import Statistics, pooled, statistics_of
+from fedgen.geometry.statistics import Statistics
 from fedgen.geometry.uploads import LowRank, Packed, Sums, Upload, dense_bytes, size_bytes
+from fedgen.methods.ggeur_statistics import PHASE, StatisticsExchange
 from fedgen.methods.recall import Recall
 from fedgen.methods.wrapper import MethodWrapper
 from fedgen.parameters import Tensors
+from fedgen.privacy.noisy_sums import NoisySums
 from fedgen.registry import register
 
-PHASE = "ggeur.statistics"
 COUNTS, MEANS, ROOTS = "ggeur.counts", "ggeur.means", "ggeur.roots"
 REMAINDERS, PROTOTYPES, TRUSTED = "ggeur.remainders", "ggeur.prototypes", "ggeur.trusted"
 
@@ -55,6 +55,9 @@ class Ggeur(MethodWrapper):
     With `prototypes` so many samples more lie around the mean of the class at every other participant, each taken for a
     domain of its own.  The inner method trains on what results, under any rule, server optimiser and attack; an attack
     acts on the row of statistics too.  Inputs are flattened: give it embeddings.
+
+    With `epsilon` participants add Gaussian noise to their sums, so that the pool is (epsilon, delta)-differentially
+    private for every sample; classes that few hold are then sent too.
 
     Raises SettingError where `start` needs a linear model and it is none, or `target` fits no classes.
     Source: Y. Ma, W. Dai, W. Huang, J. Chen, arXiv 2503.06457 (2025), equations 1, 4, 5 and algorithms 1 and 2.
@@ -101,6 +104,14 @@ class Ggeur(MethodWrapper):
     sharpness: Annotated[float, Field(gt=0, description="ridge: factor of its scores where training begins")] = 30.0
     shrinkage: Annotated[float, Field(ge=0, description="lda: in units of the mean variance")] = 0.3
     normalise: Annotated[bool, Field(description="real, generated and test embeddings have length one")] = False
+    epsilon: Annotated[
+        float | None, Field(gt=0, description="privacy of every sample in the pooled statistics, by Gaussian noise")
+    ] = None
+    delta: Annotated[float, Field(gt=0, lt=1, description="chance that epsilon does not hold")] = 1e-5
+    clip: Annotated[
+        float | None,
+        Field(gt=0, description="with epsilon: longest embedding in the statistics, others are shortened"),
+    ] = None
     recall: Recall = field(default_factory=Recall, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,10 +120,21 @@ class Ggeur(MethodWrapper):
                 f"training.wrappers 'ggeur': target has {len(self.target)} numbers for {self.facts.classes} classes; "
                 "give one number, or one for every class"
             )
+        self._check_privacy()
         if self.start != "none" and linear_names(self.layout, self.facts.classes, self.features) is None:
             raise SettingError(
                 f"training.wrappers 'ggeur': start = {self.start!r} is a linear head of {self.features} features, and "
                 'the model is none; set model.name = "logistic" or start = "none"'
+            )
+
+    def _check_privacy(self) -> None:
+        if self.epsilon is None:
+            return
+        whole = self.precision == "float64" and self.upload != "low_rank"
+        if self.clip is None or not whole or self.pooling != "plain" or self.prototypes:
+            raise SettingError(
+                f"training.wrappers 'ggeur': epsilon = {self.epsilon} is of sums of samples no longer than clip; set "
+                'clip, and leave upload "packed" or "second_moment", precision "float64", pooling "plain", prototypes 0'
             )
 
     # What is exchanged.
@@ -136,10 +158,20 @@ class Ggeur(MethodWrapper):
             return Sums(classes, features, shared)
         return Packed(classes, features, shared, dtype)
 
-    @property
-    def summed(self) -> bool:
-        """Whether the pool is all that is needed, so that rows may be added up on their way."""
-        return self.encoding.additive and self.pooling == "plain" and not self.prototypes
+    @cached_property
+    def exchange(self) -> StatisticsExchange:
+        """The exchange before round 0."""
+        noise = None
+        if self.epsilon is not None and self.clip is not None and isinstance(self.encoding, Sums):
+            noise = NoisySums(self.encoding, self.epsilon, self.delta, self.clip, self.facts.clients)
+        return StatisticsExchange(
+            encoding=self.encoding,
+            classes=self.facts.classes,
+            minimum_count=self.minimum_count,
+            bound=self.bound if self.pooling == "bounded" else None,
+            apart=self.prototypes > 0,
+            noise=noise,
+        )
 
     def initial_state(self, replica: int) -> Tensors:
         classes, features = self.facts.classes, self.features
@@ -158,8 +190,7 @@ class Ggeur(MethodWrapper):
 
     def broadcast(self, state: Tensors, round: int) -> Broadcast:
         if round == -self.setup_rounds:
-            reduce: Literal["sum", "gather"] = "sum" if self.summed else "gather"
-            return Broadcast(state["model"], self.encoding.layout, phase=PHASE, reduce=reduce, everyone=True)
+            return self.exchange.broadcast(state["model"])
         inner = self.inner.broadcast(state, round)
         if round < 0:
             return inner
@@ -173,16 +204,11 @@ class Ggeur(MethodWrapper):
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
         if broadcast.phase == PHASE:
             held = [block.samples.take(places) for places in _places(block)]
-            rows = torch.stack([self.encoding.encode(self.statistics(self._prepared(x), y)) for x, y in held])
+            rows = self.exchange.rows([(self._prepared(x), y) for x, y in held], block)
             return Update(rows, torch.ones(len(rows), dtype=torch.float64))
         if broadcast.phase != "train":
             return self.inner.client_update(broadcast, block)
         return self.inner.client_update(broadcast, self.augmented(broadcast.tensors, block))
-
-    def statistics(self, x: Tensor, y: Tensor) -> Statistics:
-        """What a participant is willing to send: no class of which it holds fewer than `minimum_count` samples."""
-        whole = statistics_of(x, y, self.facts.classes)
-        return whole.only(whole.counts >= self.minimum_count)
 
     def augmented(self, tensors: Tensors, block: Block) -> Block:
         """The block with generated samples behind the real ones."""
@@ -230,40 +256,27 @@ class Ggeur(MethodWrapper):
     def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
         if round != -self.setup_rounds:
             return self.inner.server_update(state, inbox, round)
-        statistics, prototypes, clients = self._pool(inbox)
+        pool = self.exchange.pool(inbox)
         _, scale = MODES[self.mode]
         rows = state[ROOTS].shape[-2]
-        geometry = geometry_of(statistics, scale, rank=rows if self.upload == "low_rank" else None, size=rows)
+        geometry = geometry_of(pool.statistics, scale, rank=rows if self.upload == "low_rank" else None, size=rows)
         made = {
             COUNTS: geometry.counts,
             MEANS: geometry.means,
             ROOTS: geometry.roots,
             REMAINDERS: geometry.remainders,
-            TRUSTED: torch.zeros(self.facts.clients).index_fill(0, clients, 1.0),
+            TRUSTED: torch.zeros(self.facts.clients).index_fill(0, pool.clients, 1.0),
         }
         if self.prototypes:
-            made[PROTOTYPES] = torch.full_like(state[PROTOTYPES], torch.nan).index_copy(0, clients, prototypes)
+            made[PROTOTYPES] = torch.full_like(state[PROTOTYPES], torch.nan).index_copy(0, pool.clients, pool.means)
         if self.start != "none":
-            made["model"] = row_of(self.head(statistics), self.layout)
+            made["model"] = row_of(self.head(pool.statistics), self.layout)
         return {**state, **{name: value.expand_as(state[name]).contiguous() for name, value in made.items()}}
 
-    def _pool(self, inbox: Inbox) -> tuple[Statistics, Tensor, Tensor]:
-        """The pooled statistics; means[k, C, d] of the participants in it, NaN for classes they sent nothing of; their
-        numbers."""
-        if self.summed:
-            return self.encoding.decode(inbox.aggregate), torch.empty(0), inbox.clients
-        assert inbox.rows is not None
-        parts = [self.encoding.decode(row) for row in inbox.rows.collect()]
-        if self.pooling == "plain":
-            statistics, kept = pooled(parts), list(range(len(parts)))
-        else:
-            believed = robust_pooled(parts, self.bound, self.bound)
-            statistics, kept = believed.statistics, [k for k in range(len(parts)) if k not in believed.refused]
-        means = [torch.where((parts[k].counts > 0)[:, None], parts[k].means, torch.nan) for k in kept]
-        return statistics, torch.stack(means).float(), inbox.clients[kept]
-
     def head(self, statistics: Statistics) -> Head:
-        """The head in closed form that `start` names."""
+        """The head in closed form that `start` names; noise is outweighed by as much scatter in every direction."""
+        if self.exchange.noise is not None:
+            statistics = statistics.with_ridge(self.exchange.noise.spectral_norm)
         if self.start == "lda":
             return lda(statistics, self.shrinkage)
         if self.start == "nearest_mean":
@@ -280,6 +293,7 @@ class Ggeur(MethodWrapper):
             **changes_of(made, self.facts.classes).to_json(),
             "upload_bytes": size_bytes(self.encoding),
             "dense_bytes": dense_bytes(self.facts.classes, self.features),
+            "epsilon": self.epsilon,
             "left_out": (trusted == 0).nonzero().flatten().tolist(),
         }
 

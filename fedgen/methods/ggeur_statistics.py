@@ -1,0 +1,93 @@
+"""The exchange of statistics before GGEUR's training: what a participant sends, and what the server makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedgen.contracts import Block, Broadcast, Inbox
+from fedgen.errors import FedgenError
+from fedgen.geometry.pooling import Pooled, robust_pooled
+from fedgen.geometry.statistics import Statistics, pooled, statistics_of
+from fedgen.geometry.uploads import Upload
+from fedgen.privacy.noisy_sums import NoisySums
+
+PHASE = "ggeur.statistics"
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pooled statistics, who is in them, and the means[k, C, d] of each, NaN for classes it sent nothing of."""
+
+    statistics: Statistics
+    clients: Tensor
+    means: Tensor
+
+
+@dataclass(frozen=True)
+class StatisticsExchange:
+    """What is sent, and how it is pooled.
+
+    encoding: how statistics become a row.  minimum_count: fewest samples of a class that is sent.  bound: of a robust
+    pool, None for the plain one.  apart: rows are needed one by one.  noise: what makes the sum private.
+    """
+
+    encoding: Upload
+    classes: int
+    minimum_count: int
+    bound: float | None
+    apart: bool
+    noise: NoisySums | None
+
+    @property
+    def summed(self) -> bool:
+        """Whether the pool is all that is needed, so that rows may be added up on their way."""
+        return self.encoding.additive and self.bound is None and not self.apart
+
+    def broadcast(self, model: Tensor) -> Broadcast:
+        reduce: Literal["sum", "gather"] = "sum" if self.summed else "gather"
+        return Broadcast(model, self.encoding.layout, phase=PHASE, reduce=reduce, everyone=True)
+
+    def rows(self, held: Sequence[tuple[Tensor, Tensor]], block: Block) -> Tensor:
+        """[n, size] of the samples x[s, d], y[s] of each of the block's participants."""
+        rows = torch.stack([self.encoding.encode(self.statistics(x, y)) for x, y in held])
+        if self.noise is None:
+            return rows
+        return self.noise.with_noise(rows, block.normal("ggeur.privacy", rows.shape[1]).double())
+
+    def statistics(self, x: Tensor, y: Tensor) -> Statistics:
+        """What a participant is willing to send: no class of which it holds fewer than `minimum_count` samples.
+
+        With noise nothing is withheld, as that would tell how many there are.
+        """
+        if self.noise is not None:
+            return statistics_of(self.noise.clipped(x), y, self.classes)
+        whole = statistics_of(x, y, self.classes)
+        return whole.only(whole.counts >= self.minimum_count)
+
+    def pool(self, inbox: Inbox) -> Pool:
+        """Raises FedgenError where a robust pool believes nobody."""
+        if self.summed:
+            return Pool(self._mended(self.encoding.decode(inbox.aggregate)), inbox.clients, torch.empty(0))
+        assert inbox.rows is not None
+        parts = [self.encoding.decode(row) for row in inbox.rows.collect()]
+        believed = self._believed(parts)
+        kept = [place for place in range(len(parts)) if place not in believed.refused]
+        means = [torch.where((parts[place].counts > 0)[:, None], parts[place].means, torch.nan) for place in kept]
+        return Pool(believed.statistics, inbox.clients[kept], torch.stack(means).float())
+
+    def _believed(self, parts: Sequence[Statistics]) -> Pooled:
+        if self.bound is None:
+            return Pooled(pooled(parts), {})
+        try:
+            return robust_pooled(parts, self.bound, self.bound)
+        except ValueError as error:
+            raise FedgenError(f"training.wrappers 'ggeur': {error}") from error
+
+    def _mended(self, statistics: Statistics) -> Statistics:
+        """With noise: without classes that it leaves less than one sample of."""
+        return statistics if self.noise is None else statistics.only(statistics.counts >= 1)
