@@ -2,10 +2,11 @@
 
 python -m benchmarks.byzantine [--tiny] [--validation] [--seeds N ...] [iid | dirichlet ...]
 
-iid: server momentum .9, lr .05.  dirichlet: alpha .3, worker momentum .9, lr .5.  Batch 32; ALIE and IPM are searched
-against the running rule in every round; uniform noise has the size that lr gives a gradient's.  Every cell is the mean
-test accuracy of rounds 180, 190 and 200 over the seeds, in per cent; "worst" leaves the column "none" out.
---validation reads held-back training samples instead, for choosing; the settings are those of the specification.
+iid: server momentum .9, lr .2.  dirichlet: alpha .3, standardised pictures, worker momentum .9, lr .5.  Batch 32; ALIE
+and IPM are searched against the running rule in every round; uniform noise has the size that lr gives a gradient's.
+Every cell is the mean test accuracy of rounds 180, 190 and 200 over the seeds, in per cent; "worst" leaves the column
+"none" out. --validation reads held-back training samples instead, for choosing: lr and standardising were chosen so, on
+seeds 11 to 13.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def experiment(case: str, rule: str, attack: dict[str, Any], seed: int, tiny: bo
             "dataset": "digits" if tiny else "mnist",
             "clients": CLIENTS,
             "partition": "iid" if iid else {"name": "dirichlet", "alpha": 0.3},
+            "standardise": not iid,
         },
         model={"name": "mlp", "hidden": [32]},
         training={
@@ -76,7 +78,7 @@ def experiment(case: str, rule: str, attack: dict[str, Any], seed: int, tiny: bo
 
 
 def rate(case: str) -> float:
-    return 0.05 if case == "iid" else 0.5
+    return 0.2 if case == "iid" else 0.5
 
 
 def accuracy(chosen: Experiment, metric: str) -> float:

@@ -17,6 +17,7 @@ from fedgen.contracts import Block, Samples
 from fedgen.errors import SettingError
 from fedgen.evaluation.losses import cross_entropy
 from fedgen.models.model import Model, takes_channels_last
+from fedgen.models.networks import Cnn
 from fedgen.streams import Streams
 from fedgen.training.batches import draw_batches
 from fedgen.training.choose import choose_engine
@@ -419,3 +420,16 @@ def test_running_statistics_travel_in_the_row() -> None:
     for engine in ("vmap", "stacked"):
         with pytest.raises(SettingError):
             registry.build("engine", engine, {}).train(task)
+
+
+def test_pooling_before_relu_changes_no_number_of_the_cnn() -> None:
+    """Outputs and gradients are those of the usual order, convolution, ReLU, pooling."""
+    ours = Cnn(channels=(3, 4), hidden=5).module((1, 14, 14), 3)
+    layers = list(ours)
+    usual = nn.Sequential(*(layers[place] for place in (0, 2, 1, 3, 5, 4, *range(6, len(layers)))))
+    assert [type(layer) for layer in usual[:3]] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
+    x, y = torch.randn(9, 1, 14, 14, generator=torch.Generator().manual_seed(0)), torch.arange(9) % 3
+    losses = [nn.functional.cross_entropy(module(x), y) for module in (ours, usual)]
+    here, there = (torch.autograd.grad(loss, list(ours.parameters())) for loss in losses)
+    assert torch.equal(*losses)
+    assert all(torch.equal(first, second) for first, second in zip(here, there, strict=True))

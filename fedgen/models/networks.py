@@ -59,7 +59,10 @@ class Mlp:
 @register("model", "cnn")
 @dataclass(frozen=True, kw_only=True)
 class Cnn:
-    """3 x 3 convolutions, each with ReLU and 2 x 2 max pooling, then one hidden layer (225,034 parameters on MNIST).
+    """3 x 3 convolutions, each with 2 x 2 max pooling and ReLU, then one hidden layer (225,034 parameters on MNIST).
+
+    The order of pooling and ReLU changes no number: the largest of four is the largest before and after it. Pooling
+    first leaves a quarter of the work to ReLU.
 
     >>> sum(p.numel() for p in Cnn().module((1, 28, 28), 10).parameters())
     225034
@@ -78,7 +81,7 @@ class Cnn:
         inner, height, width = input_shape
         layers: list[nn.Module] = []
         for outer in self.channels:
-            layers += [nn.Conv2d(inner, outer, 3, padding=self.padding), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Conv2d(inner, outer, 3, padding=self.padding), nn.MaxPool2d(2), nn.ReLU()]
             inner, height, width = outer, *((side - 2 + 2 * self.padding) // 2 for side in (height, width))
         if min(height, width) < 1:
             raise SettingError(
