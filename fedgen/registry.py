@@ -22,6 +22,7 @@ HOMES = {
     "dataset": "data",
     "partition": "data",
     "model": "models",
+    "encoder": "models",
     "loss": "evaluation",
     "metric": "evaluation",
     "method": "methods",

@@ -145,7 +145,7 @@ def _words(node: dict[str, Any], schema: dict[str, Any]) -> str:
 def _default(value: Any) -> str:
     if value is None:
         return "none"
-    return f"`{_toml(value['name'] if isinstance(value, dict) else value)}`"
+    return f"`{_toml(value['name'] if isinstance(value, dict) and 'name' in value else value)}`"
 
 
 def _toml(value: Any) -> str:

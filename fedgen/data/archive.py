@@ -19,20 +19,20 @@ DAMAGE = (OSError, EOFError, BadZipFile, TypeError, ValueError, KeyError)
 """What reading a file that is no whole .npz may raise."""
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> Arrays:
-    """The named arrays of an .npz file. Raises one of `DAMAGE`."""
+def read_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> Arrays:
+    """The named arrays of an .npz file, and the optional ones that it has. Raises one of `DAMAGE`."""
     # Through memory: numpy leaves the file of a damaged archive open.
     with np.load(BytesIO(path.read_bytes())) as file:
-        return {name: file[name] for name in names}
+        return {name: file[name] for name in (*names, *(name for name in optional if name in file))}
 
 
-def read_embeddings(path: Path, names: Sequence[str], what: str) -> Arrays:
+def read_embeddings(path: Path, names: Sequence[str], what: str, optional: Sequence[str] = ()) -> Arrays:
     """The named arrays of a file of embeddings that nobody else can make.
 
     Raises SettingError where it is not there or damaged.
     """
     try:
-        return read_arrays(path, names)
+        return read_arrays(path, names, optional)
     except FileNotFoundError as error:
         raise SettingError(
             f"runtime.data_dir: {what} are not at {path}; set runtime.data_dir, or the variable FEDGEN_DATA_DIR, to "

@@ -276,7 +276,7 @@ class Ggeur(MethodWrapper):
     def head(self, statistics: Statistics) -> Head:
         """The head in closed form that `start` names; noise is outweighed by as much scatter in every direction."""
         if self.exchange.noise is not None:
-            statistics = statistics.with_ridge(self.exchange.noise.spectral_norm)
+            statistics = statistics.with_ridge(2 * self.exchange.noise.spectral_norm)
         if self.start == "lda":
             return lda(statistics, self.shrinkage)
         if self.start == "nearest_mean":
