@@ -6,7 +6,7 @@ Pure: result = f(federation, models, inboxes, memory), for rounds and for events
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,30 @@ from torch import Tensor
 
 from fedgen.admission import WEIGHT_LIMIT, admit
 from fedgen.clients.cohort import Exchange, arrived, sent_by, surviving
-from fedgen.contracts import Broadcast, Context, Inboxes
+from fedgen.contracts import Aggregation, Broadcast, Context, Inbox, Inboxes
 from fedgen.federation import Federation
 from fedgen.parameters import Array, Layout, Tensors, canonical
 from fedgen.rows import LocalRows
 from fedgen.topology.graph import Matrix
 from fedgen.topology.mixing import mixing_of, normalised
 
+LENGTH = "length"
+
 
 @dataclass(frozen=True)
 class PeerReport:
     """What a block of peers holds and sends after training.
 
-    clients[n]: who trained.  own[n, d]: their models.  sent[n, d]: what leaves them, None where that is the same.
-    weights[n].  rejected: client -> why its message cannot be read.  failed: client -> why it did not train.
+    clients[n]: who trained.  own[n, d]: their models, and what is seen of them.  sent[n, d]: what leaves them, None
+    where that is the same.  weights[n].  rejected: client -> why its message cannot be read.  failed: client -> why it
+    did not train.
     """
 
     clients: Tensor
     own: Tensor
+    seen: Tensors
     sent: Tensor | None
+    sent_seen: Tensors | None
     weights: Tensor
     rejected: dict[int, str]
     failed: dict[int, str]
@@ -56,7 +61,9 @@ def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest
         PeerReport(
             clients=block.clients,
             own=own,
+            seen=observe(federation, own),
             sent=None if sent is own else sent,
+            sent_seen=None if sent is own else observe(federation, sent),
             weights=weights,
             rejected={int(block.clients[position]): reason for position, reason in malformed.items()},
             failed=failed,
@@ -68,22 +75,22 @@ def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest
 
 @dataclass(frozen=True)
 class Merge:
-    """What the blocks of one merging have in common, besides models.
+    """What the blocks of one merging have in common, besides models and the rest of their states, by names.
 
-    lengths[N]: of every model as sent, rounded up; weights[N]: of every sender; seen {name: [N, ...]}: what the rule
-    wants to know of every message.
+    weights[N]: of every sender; own_seen, seen {name: [N, ...]}: of every model, and as it was sent (see `observe`).
     """
 
     round: int
     layout: Layout
-    lengths: Array
+    names: tuple[str, ...]
     weights: Array
-    seen: Tensors = field(default_factory=dict)
+    own_seen: Tensors
+    seen: Tensors
 
 
 @dataclass(frozen=True)
 class MergeReport:
-    """Models after merging: merged[k, d].
+    """Peers after merging: state {name: [k, ...]}.
 
     refused: sender -> (why, by how many receivers); alone: receivers of fewer messages than the rule needs.
     memory: {name: [k, ...]} where the rule mixes, else {"receiver/name": ...}.  diagnostics {name: [k, ...]}: what the
@@ -91,26 +98,41 @@ class MergeReport:
     """
 
     receivers: Tensor
-    merged: Tensor
+    state: Tensors
     refused: dict[int, tuple[str, int]]
-    alone: list[int] = field(default_factory=list)
-    memory: Tensors = field(default_factory=dict)
-    diagnostics: Tensors = field(default_factory=dict)
+    alone: list[int]
+    memory: Tensors
+    diagnostics: Tensors
 
 
-def merge_peers(
-    federation: Federation, merge: Merge, own: Tensor, sent: Tensor, receivers: Tensor, heard: Matrix, memory: Tensors
-) -> MergeReport:
-    """Every receiver's own model and its inbox become its next model.
+def merge_peers(federation: Federation, merge: Merge, own: Tensor, sent: Tensor, *rest: Any) -> MergeReport:
+    """Every receiver merges its inbox into its own model, and runs the server half of the method on its own state.
 
-    own[N, d], sent[N, d]: all peers' models, and as they were sent.  heard: csr[k, N], the mixing weights of the
-    messages that arrived.
+    own[N, d], sent[N, d]: all peers' models, and as they were sent.  rest: the other tensors of all peers' states, then
+    receivers[k], heard csr[k, N] (mixing weights of the messages that arrived) and the rule's memory.
     """
+    *tensors, receivers, heard, memory = rest
     mine = canonical(own.index_select(0, receivers))
-    admitted, refused = _admitted(federation, merge, mine, sent, heard)
+    admitted, refused = _admitted(federation, merge, mine, sent, receivers, heard)
     if getattr(federation.rule, "mixes", False):
-        return _mixed(federation, merge, mine, sent, receivers, admitted, refused, memory)
-    return _each(federation, merge, mine, sent, receivers, heard, admitted, refused, memory)
+        merged = _mixed(federation, merge, mine, sent, receivers, admitted, memory)
+    else:
+        merged = _each(federation, merge, mine, sent, receivers, heard, admitted, memory)
+    state = {name: tensor.index_select(0, receivers) for name, tensor in zip(merge.names, tensors, strict=True)}
+    weights = torch.from_numpy(merge.weights)[receivers]
+    inbox = Inbox(receivers, weights, None, lambda: Aggregation(merged.models.sub_(mine)))
+    state = federation.method.server_update({**state, "model": mine}, inbox, merge.round)
+    return MergeReport(receivers, state, refused, merged.alone, merged.memory, merged.diagnostics)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """models[k, d] after merging; the rest is as in MergeReport."""
+
+    models: Tensor
+    alone: list[int]
+    memory: Tensors
+    diagnostics: Tensors
 
 
 def _mixed(
@@ -120,14 +142,14 @@ def _mixed(
     sent: Tensor,
     receivers: Tensor,
     admitted: Matrix,
-    refused: dict[int, tuple[str, int]],
     memory: Tensors,
-) -> MergeReport:
+) -> Merged:
     weights, received = normalised(admitted)
     share = _share(federation, received)
-    inboxes = Inboxes(mine, sent, weights, share, merge.layout, merge.seen, memory)
+    own_seen = {name: value[receivers] for name, value in merge.own_seen.items()}
+    inboxes = Inboxes(mine, sent, weights, share, merge.layout, merge.seen, own_seen, memory)
     mixed = federation.rule.mix(inboxes)  # type: ignore[attr-defined]
-    return MergeReport(receivers, mixed.models, refused, [], mixed.memory, mixed.diagnostics)
+    return Merged(mixed.models, [], mixed.memory, mixed.diagnostics)
 
 
 def _each(
@@ -138,9 +160,8 @@ def _each(
     receivers: Tensor,
     heard: Matrix,
     admitted: Matrix,
-    refused: dict[int, tuple[str, int]],
     memory: Tensors,
-) -> MergeReport:
+) -> Merged:
     """One inbox after another, by any rule: rows are differences from the receiver's own model."""
     merged, alone = mine.clone(), []
     kept: Tensors = {}
@@ -171,7 +192,7 @@ def _each(
         merged[place].add_(result.aggregate, alpha=context.share)
         kept |= {f"{receiver}/{name}": value for name, value in result.memory.items()}
         told.append({**result.diagnostics, **_trust(federation, merge.round, senders, result.coefficients)})
-    return MergeReport(receivers, merged, refused, alone, kept, _stacked(told))
+    return Merged(merged, alone, kept, _stacked(told))
 
 
 def _of(receiver: int, memory: Tensors) -> Tensors:
@@ -205,17 +226,18 @@ def _share(federation: Federation, received: Array) -> Array:
 
 
 def _admitted(
-    federation: Federation, merge: Merge, mine: Tensor, sent: Tensor, heard: Matrix
+    federation: Federation, merge: Merge, mine: Tensor, sent: Tensor, receivers: Tensor, heard: Matrix
 ) -> tuple[Matrix, dict[int, tuple[str, int]]]:
     """The messages that pass admission, with their weights, and why others do not.
 
     |sent - own| <= |sent| + |own| spares almost every message the way to its own difference.
     """
     limit = federation.norm_limit("train")
+    longest = merge.own_seen[LENGTH][receivers].numpy(), merge.seen[LENGTH].numpy()
     receiver = np.repeat(np.arange(len(mine)), np.diff(heard.indptr))
     sender = heard.indices
     weighty = (merge.weights[sender] > 0) & (merge.weights[sender] <= WEIGHT_LIMIT)
-    sure = (merge.lengths[sender] + lengths(mine)[receiver] <= limit) & weighty
+    sure = (longest[0][receiver] + longest[1][sender] <= limit) & weighty
     refused: dict[int, tuple[str, int]] = {}
     passed = sure.copy()
     for edge in np.flatnonzero(~sure).tolist():
@@ -232,10 +254,16 @@ def _admitted(
     return csr_array((weights[passed], (receiver[passed], sender[passed])), shape=heard.shape), refused
 
 
-def lengths(rows: Tensor) -> Array:
-    """float64[n]: Euclidean lengths, rounded up; infinite or NaN where float32 does not hold their squares."""
-    found: Array = torch.linalg.vector_norm(rows, dim=1).double().mul_(1 + 1e-4).numpy()
-    return found
+def observe(federation: Federation, models: Tensor) -> Tensors:
+    """{name: [n, ...]}: what is wanted of models[n, d] once, not once for everybody who hears them.
+
+    LENGTH: their Euclidean lengths, rounded up; infinite or NaN where float32 does not hold their squares.  The rest is
+    the rule's.
+    """
+    length = torch.linalg.vector_norm(models, dim=1).double().mul_(1 + 1e-4)
+    if not getattr(federation.rule, "mixes", False):
+        return {LENGTH: length}
+    return {LENGTH: length, **federation.rule.observe(models, federation.method.layout)}  # type: ignore[attr-defined]
 
 
 def evaluate_peers(federation: Federation, names: tuple[str, ...], *rest: Any) -> tuple[dict[str, Tensor], int]:

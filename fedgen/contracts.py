@@ -126,7 +126,8 @@ class Block:
 
     def stored(self, name: str, like: Tensor) -> Tensor:
         """The client state of that name, zeros like `like` for clients that hold none."""
-        return self.client_state.get(name, torch.zeros_like(like))
+        held = self.client_state.get(name)
+        return torch.zeros_like(like) if held is None else held
 
     def uniform(self, purpose: str, size: int, round: int | None = None) -> Tensor:
         """float32[n, size] in (0, 1), of this round unless another is named."""
@@ -218,8 +219,8 @@ class Inboxes:
 
     own[k, d]: their own models.  sent[N, d]: every peer's model as it was sent.  weights: csr float64[k, N], whose rows
     add up to 1, or are empty where nothing arrived.  share float64[k]: what all others together are to a peer.
-    seen {name: [N, ...]}: what the rule's `observe` said of the models sent.  memory {name: [k, ...]}: what the rule
-    returned last round.
+    seen {name: [N, ...]}, own_seen {name: [k, ...]}: what the rule's `observe` said of the models sent, and of the own
+    ones.  memory {name: [k, ...]}: what the rule returned last round.
     """
 
     own: Tensor
@@ -228,6 +229,7 @@ class Inboxes:
     share: np.ndarray[Any, np.dtype[np.float64]]
     layout: Layout
     seen: Tensors = field(default_factory=dict)
+    own_seen: Tensors = field(default_factory=dict)
     memory: Tensors = field(default_factory=dict)
 
 

@@ -416,5 +416,5 @@ def _block_size(experiment: Experiment, row_bytes: int) -> int:
     """
     cohort = experiment.cohort_size
     if experiment.federation.mode == "gossip":
-        return -(-cohort // -(-cohort * row_bytes // BLOCK_BYTES_LEAST))
+        return -(-cohort // -(-cohort * row_bytes // (2 * BLOCK_BYTES_LEAST)))
     return max(1, min(max(-(-cohort // 4), BLOCK_BYTES_LEAST // row_bytes), BLOCK_BYTES_MOST // row_bytes, cohort))

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
-from fedgen.parameters import Tensors
+from fedgen.parameters import Tensors, place_rows
 
 
 class ClientStore:
     """{name: {client: tensor}}; changed only by `commit`, after the last admission of a round."""
 
     def __init__(self) -> None:
-        self._held: dict[str, dict[int, Tensor]] = {}
+        self._held: dict[str, _Pages] = {}
 
     def take(self, clients: Tensor) -> Tensors:
         """{name: [n, ...]} of these clients, zeros for those that hold none."""
-        taken = {}
-        for name, held in self._held.items():
-            blank = torch.zeros_like(next(iter(held.values())))
-            taken[name] = torch.stack([held.get(client, blank) for client in clients.tolist()])
-        return taken
+        return {name: held.take(clients.tolist()) for name, held in self._held.items()}
 
     def commit(self, clients: Tensor, state: Tensors) -> None:
         """The new state[n, ...] of admitted clients."""
         for name, values in state.items():
-            held = self._held.setdefault(name, {})
-            for client, value in zip(clients.tolist(), values, strict=True):
-                held[client] = value.clone()
+            self._held.setdefault(name, _Pages()).commit(clients.tolist(), values)
 
     def tensors(self) -> Tensors:
         """For a checkpoint: "<name>" [k, ...] and "<name>#clients" [k], clients in order."""
         packed = {}
         for name, held in self._held.items():
-            clients = sorted(held)
-            packed[name] = torch.stack([held[client] for client in clients])
+            clients = sorted(held.place)
+            packed[name] = held.take(clients)
             packed[f"{name}#clients"] = torch.tensor(clients)
         return packed
 
@@ -46,3 +43,44 @@ class ClientStore:
             if not name.endswith("#clients"):
                 store.commit(packed[f"{name}#clients"], {name: values})
         return store
+
+
+@dataclass
+class _Pages:
+    """Rows of clients that were first committed together lie together: a block that stays one is copied as one.
+
+    place: client -> (page, row of it).
+    """
+
+    pages: list[Tensor] = field(default_factory=list)
+    place: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def take(self, clients: list[int]) -> Tensor:
+        by_page = self._by_page(clients)
+        if len(by_page) == 1:
+            ((page, (positions, rows)),) = by_page.items()
+            if len(positions) == len(clients):
+                return self.pages[page].index_select(0, torch.tensor(rows))
+        taken = self.pages[0].new_zeros(len(clients), *self.pages[0].shape[1:])
+        for page, (positions, rows) in by_page.items():
+            taken[positions] = self.pages[page][rows]
+        return taken
+
+    def commit(self, clients: list[int], values: Tensor) -> None:
+        for page, (positions, rows) in self._by_page(clients).items():
+            theirs = values if len(positions) == len(clients) else values[positions]
+            place_rows(self.pages[page], torch.tensor(rows), theirs)
+        new = [position for position, client in enumerate(clients) if client not in self.place]
+        if new or not self.pages:
+            self.place |= {clients[position]: (len(self.pages), row) for row, position in enumerate(new)}
+            self.pages.append(values[new])
+
+    def _by_page(self, clients: list[int]) -> dict[int, tuple[list[int], list[int]]]:
+        """page -> (positions in clients, rows of the page) of those that hold something."""
+        found: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+        for position, client in enumerate(clients):
+            if client in self.place:
+                page, row = self.place[client]
+                found[page][0].append(position)
+                found[page][1].append(row)
+        return found

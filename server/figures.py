@@ -19,6 +19,8 @@ SERIES_STYLES = {
     "train": ("grey", (0, (1.2, 1.2))),
     "honest": ("blue", "-"),
     "byzantine": ("red", (0, (5, 1.6))),
+    "10th percentile": ("blue", (0, (1.2, 1.2))),
+    "worst peer": ("red", (0, (1.2, 1.2))),
 }
 OUTCOME_COLOURS = {"admitted": "blue", "late": "grey", "rejected": "orange", "failed": "red"}
 PHASE_COLOURS = {"train": "blue", "aggregate": "green", "evaluate": "orange", "checkpoint": "purple"}
@@ -28,7 +30,7 @@ SPARE_COLOURS = ("red", "grey", "class2", "class5", "class6", "class9")
 MAX_POINTS, MAX_STEPS = 1000, 200
 
 
-def curves(series: Mapping[str, Series], label: str, *, percent: bool = False) -> str:
+def curves(series: Mapping[str, Series], label: str, *, percent: bool = False, log: bool = False) -> str:
     """Numbers over the rounds, one line for each of `series`."""
     with drawing() as figure:
         axes = plot_axes(figure, label)
@@ -42,7 +44,7 @@ def curves(series: Mapping[str, Series], label: str, *, percent: bool = False) -
                       marker="o" if len(x) <= 25 else "", markersize=3.4)  # fmt: skip
             drawn.append(y)
         every = np.concatenate(drawn) if drawn else np.zeros(0)
-        if every.size and every.min() > 1e-12 and every.max() > 1000 * every.min():
+        if every.size and every.min() > 1e-12 and (log or every.max() > 1000 * every.min()):
             axes.set_yscale("log")
         legend(axes)
         return written(figure, f"curves {label}")

@@ -11,15 +11,15 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from fedgen.admission import as_sent
-from fedgen.clients.peer import Merge, MergeReport, PeerReport, lengths, merge_peers, train_peers
-from fedgen.contracts import Aggregation, BlockFailure, Broadcast, Inbox, View
+from fedgen.clients.peer import Merge, MergeReport, PeerReport, merge_peers, observe, train_peers
+from fedgen.contracts import BlockFailure, Broadcast, View
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
-from fedgen.parameters import Array, Tensors, canonical
+from fedgen.parameters import Array, Tensors, canonical, place_rows
 from fedgen.rows import LocalRows
 from fedgen.server.checkpoint import Standing
 from fedgen.server.exchange import exchange, exchange_of, note_failures, train
-from fedgen.server.peer_metrics import consensus_distance, evaluate_peers, honest_peers, told_of_honest
+from fedgen.server.peer_metrics import consensus_distance, honest_peers, measured, summary, told_of_honest
 from fedgen.server.session import Session, Stopwatch
 from fedgen.server.star import note_redrawn
 from fedgen.topology.graph import Matrix
@@ -83,17 +83,11 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     # 3. Each merges what reaches it, and runs the server half.
     heard = _arriving(federation, round, sending)
     merging = _merge(session, broadcast, blocks, sending, heard)
-    inbox = Inbox(
-        torch.arange(len(sending.own)),
-        torch.from_numpy(sending.weights),
-        None,
-        lambda: Aggregation(merging.models.sub_(sending.own)),
-    )
-    updated = method.server_update({**standing.state, "model": sending.own}, inbox, round)
-    state = {name: canonical(value) for name, value in updated.items()}
+    state = merging.state
     clock.lap("aggregate")
     # 4. Held-back samples, at every peer.
-    held_back = evaluate_peers(session, state) if evaluate else {}
+    values = measured(session, state) if evaluate else {}
+    last = round + 1 == federation.experiment.federation.rounds
     distance = {"consensus_distance": consensus_distance(federation, state["model"], round)} if evaluate else {}
     told = told_of_honest(federation, round, state["model"] if evaluate else None, merging.diagnostics)
     clock.lap("evaluate")
@@ -105,7 +99,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     size_bytes = broadcast.expects.size * broadcast.expects.dtype.itemsize * messages
     return {
         "round": round,
-        "metrics": {**held_back, **sending.metrics(federation), **distance},
+        "metrics": {**summary(session, values), **sending.metrics(federation), **distance},
         "clients": {
             "admitted": len(sending.own) - len(sending.silent) - len(merging.refused),
             "rejected": len(sending.silent) - sending.failed + len(merging.refused),
@@ -117,17 +111,20 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
         "messages": messages,
         "alone": len(merging.alone),
         **told,
+        **({"peers": {name: value.tolist() for name, value in values.items()}} if last else {}),
         "seconds": clock.laps,
     }
 
 
 @dataclass(frozen=True)
 class Sending:
-    """All peers after training: own[N, d], sent[N, d] (the same tensor where nobody lies), weights[N], and from whom
-    nothing comes that can be read; failed: how many of those did not train."""
+    """All peers after training: own[N, d], sent[N, d] (the same tensor where nobody lies), what is seen of both,
+    weights[N], and from whom nothing comes that can be read; failed: how many of those did not train."""
 
     own: Tensor
+    own_seen: Tensors
     sent: Tensor
+    seen: Tensors
     weights: Array
     silent: list[int]
     failed: int
@@ -159,24 +156,40 @@ def _send(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Sendi
     failed = note_failures(session, blocks, results)
     reports: list[PeerReport] = [result[0] for result in results if not isinstance(result, BlockFailure)]
     own = broadcast.start.clone() if failed else torch.empty_like(broadcast.start)
-    weights = np.ones(len(own))
+    weights, lied = np.ones(len(own)), any(report.sent is not None for report in reports)
     for report in reports:
-        own.index_copy_(0, report.clients, report.own)
+        place_rows(own, report.clients, report.own)
         weights[report.clients.numpy()] = report.weights.numpy()
+    own_seen = seen = _seen(federation, own, [(report.clients, report.seen) for report in reports])
     sent = own
-    if any(report.sent is not None for report in reports):
+    if lied:
         sent = own.clone()
         for report in reports:
             if report.sent is not None:
-                sent.index_copy_(0, report.clients, report.sent)
+                place_rows(sent, report.clients, report.sent)
+        seen = _seen(federation, sent, [(report.clients, report.sent_seen or report.seen) for report in reports])
     trained = torch.cat([report.clients for report in reports]).sort().values
     memory, lies = standing.attack_memory, federation.liars(trained, standing.round)
     if federation.attack.omniscient and bool(lies.any()):
         sent, weights, memory = _corrupt(session, broadcast, sent, weights, trained)
+        seen = _seen(federation, sent, [])
     unread = {client for report in reports for client in report.rejected}
     silent = sorted(unread | (set(range(len(own))) - set(trained.tolist())))
-    kept = [replace(report, own=own, sent=None) for report in reports]  # the rows are in one place now
-    return Sending(own, sent, weights, silent, failed, kept, memory)
+    kept = [replace(report, own=own, sent=None, sent_seen=None) for report in reports]  # all rows are in one place now
+    return Sending(own, own_seen, sent, seen, weights, silent, failed, kept, memory)
+
+
+def _seen(federation: Federation, models: Tensor, parts: list[tuple[Tensor, Tensors]]) -> Tensors:
+    """{name: [N, ...]} of models[N, d], from what the blocks saw of theirs; of a model that no block has seen, now."""
+    clients = torch.cat([each for each, _ in parts]) if parts else torch.empty(0, dtype=torch.int64)
+    if len(clients) < len(models):
+        missing = torch.ones(len(models), dtype=torch.bool)
+        missing[clients] = False
+        rest = missing.nonzero()[:, 0]
+        parts = [*parts, (rest, observe(federation, models[rest]))]
+        clients = torch.cat([clients, rest])
+    order = clients.argsort()
+    return {name: torch.cat([seen[name] for _, seen in parts])[order] for name in parts[0][1]}
 
 
 def _corrupt(
@@ -217,9 +230,9 @@ def _arriving(federation: Federation, round: int, sending: Sending) -> Matrix:
 
 @dataclass(frozen=True)
 class Merging:
-    """All peers after merging: models[N, d]; see MergeReport."""
+    """All peers after merging: state {name: [N, ...]}; see MergeReport."""
 
-    models: Tensor
+    state: Tensors
     refused: dict[int, tuple[str, int]]
     alone: list[int]
     memory: Tensors
@@ -229,19 +242,28 @@ class Merging:
 def _merge(session: Session, broadcast: Broadcast, blocks: list[Tensor], sending: Sending, heard: Matrix) -> Merging:
     federation, standing = session.federation, session.standing
     mixes = getattr(federation.rule, "mixes", False)
-    seen = federation.rule.observe(sending.sent, broadcast.expects) if mixes else {}  # type: ignore[attr-defined]
-    common = Merge(standing.round, broadcast.expects, lengths(sending.sent), sending.weights, seen)
+    others = {name: value for name, value in standing.state.items() if name != "model"}
+    common = Merge(
+        round=standing.round,
+        layout=broadcast.expects,
+        names=tuple(others),
+        weights=sending.weights,
+        own_seen=sending.own_seen,
+        seen=sending.seen,
+    )
     items = [
         (receivers, heard[receivers.numpy()], _memory_of(standing.rule_memory, receivers, mixes))
         for receivers in blocks
     ]
-    results = session.pool.map(merge_peers, items, (common, sending.own, sending.sent))
-    models = torch.empty_like(sending.own)
+    results = session.pool.map(merge_peers, items, (common, sending.own, sending.sent, *others.values()))
+    state: Tensors = {}
     refused: dict[int, tuple[str, int]] = {}
     for result in results:
         if isinstance(result, BlockFailure):
             raise FedgenError(f"round {standing.round}: models could not be merged: {result.reason}")
-        models.index_copy_(0, result.receivers, result.merged)
+        for name, value in result.state.items():
+            whole = state.setdefault(name, value.new_empty(len(sending.own), *value.shape[1:]))
+            place_rows(whole, result.receivers, value)
         for sender, (why, times) in result.refused.items():
             refused[sender] = refused.get(sender, (why, 0))[0], refused.get(sender, (why, 0))[1] + times
     for sender, (why, times) in sorted(refused.items()):
@@ -251,7 +273,7 @@ def _merge(session: Session, broadcast: Broadcast, blocks: list[Tensor], sending
         session.journal.event("alone", standing.round, clients=alone, reason="too few messages to merge")
     names = set.intersection(*(set(result.diagnostics) for result in results))
     told = _rows(results, {name: [result.diagnostics[name] for result in results] for name in sorted(names)})
-    return Merging(models, refused, alone, _memory(results, standing.rule_memory, mixes), told)
+    return Merging(state, refused, alone, _memory(results, standing.rule_memory, mixes), told)
 
 
 def _memory_of(memory: Tensors, receivers: Tensor, mixes: bool) -> Tensors:

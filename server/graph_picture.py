@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgen.server.report_canvas import COLOURS, drawing, standalone, written
-from fedgen.topology.graph import Graph
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,9 +21,11 @@ SPRINGS = 500
 MOST_EDGES = 20_000
 
 Positions = NDArray[np.float64]
+Edges = NDArray[np.int64]
+"""[e, 2]: who hears whom."""
 
 
-def positions(edges: NDArray[np.int64], peers: int) -> Positions:
+def positions(edges: Edges, peers: int) -> Positions:
     """[N, 2]: a circle for rings, lines and dense graphs, else where springs along the edges come to rest."""
     degrees = np.bincount(edges.ravel(), minlength=peers)
     if peers > SPRINGS or degrees.max(initial=0) <= 2 or degrees.mean() > peers / 2:
@@ -37,16 +38,9 @@ def positions(edges: NDArray[np.int64], peers: int) -> Positions:
     return np.array([placed[peer] for peer in range(peers)])
 
 
-def edges_of(graph: Graph) -> NDArray[np.int64]:
-    """int64[e, 2]: (listener, speaker), every pair once where both hear each other."""
-    pairs = graph.hears.tocoo()
-    both = np.stack([pairs.row, pairs.col], axis=1).astype(np.int64)
-    return np.unique(np.sort(both, axis=1), axis=0)
-
-
 def plot(
     figure: Figure,
-    edges: NDArray[np.int64],
+    edges: Edges,
     peers: int,
     values: Sequence[float] | None = None,
     label: str = "",
@@ -72,17 +66,17 @@ def plot(
         bar.outline.set_visible(False)
 
 
-def _save_svg(target: Path, graph: Graph, title: str) -> None:
+def _save_svg(target: Path, edges: Edges, peers: int, title: str) -> None:
     with drawing(SIDE, SIDE) as figure:
-        plot(figure, edges_of(graph), graph.peers)
+        plot(figure, edges, peers)
         target.write_text(standalone(written(figure, title), title), "utf-8")
 
 
-def _save_png(target: Path, graph: Graph, title: str) -> None:
+def _save_png(target: Path, edges: Edges, peers: int, title: str) -> None:
     with drawing(SIDE, SIDE) as figure:
-        plot(figure, edges_of(graph), graph.peers)
+        plot(figure, edges, peers)
         figure.savefig(target, format="png", dpi=150)
 
 
-SAVERS: Mapping[str, Callable[[Path, Graph, str], None]] = {".svg": _save_svg, ".png": _save_png}
+SAVERS: Mapping[str, Callable[[Path, Edges, int, str], None]] = {".svg": _save_svg, ".png": _save_png}
 """Ending of a file -> what writes a picture of that form."""

@@ -7,9 +7,10 @@ METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 CHECKPOINTS = "checkpoints"
 RESULT, MODEL = "result.json", "model.safetensors"
 AUGMENTATION = "augmentation.json"
+NETWORK = "network.json"
 REPORT, FIGURES = "report.html", "figures"
 
 ALL = (
     *(EXPERIMENT, RESOLVED, ENVIRONMENT, PARTITION, METRICS, EVENTS),
-    *(CHECKPOINTS, RESULT, MODEL, AUGMENTATION, REPORT, FIGURES),
+    *(CHECKPOINTS, RESULT, MODEL, AUGMENTATION, NETWORK, REPORT, FIGURES),
 )

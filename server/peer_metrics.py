@@ -24,12 +24,12 @@ def honest_peers(federation: Federation, round: int) -> Tensor:
     return everyone[~federation.liars(everyone, max(round, federation.experiment.byzantine.start))]
 
 
-def evaluate_peers(session: Session, state: Tensors) -> dict[str, float]:
-    """Of every metric the mean over the honest peers; of those that are no loss also the tenth percentile and the
+def summary(session: Session, values_of: Tensors) -> dict[str, float]:
+    """Of every metric [N] the mean over the honest peers; of those that are no loss also the tenth percentile and the
     worst peer."""
     honest = honest_peers(session.federation, session.standing.round)
     metrics: dict[str, float] = {}
-    for name, values in measured(session, state).items():
+    for name, values in values_of.items():
         theirs = values[honest]
         metrics[name] = float(theirs.mean())
         _, base = split_metric(name)

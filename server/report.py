@@ -99,6 +99,7 @@ def _tables(run: RunFolder) -> dict[str, Any]:
         "partition_sentence": partition_sentence(run.partition) if run.partition else "",
         "partition_key": partition_key(run.partition) if run.partition else "",
         "augmentation": _augmentation(run),
+        "network": list(run.network.facts.items()) if run.network else [],
         "time_rows": time_rows(run),
         "traffic_rows": traffic_rows(run),
         "refusals": refusal_tables(run),

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedgen.server import figures, report_canvas
+from fedgen.server.graph_picture import plot as plot_graph
 from fedgen.server.report_augmentation import (
     draw_counts,
     draw_distances,
@@ -16,8 +17,8 @@ from fedgen.server.report_augmentation import (
     similarity_sentence,
 )
 from fedgen.server.report_partition import draw_partition, partition_sentence
-from fedgen.server.run_record import Augmentation, RunFolder
-from fedgen.server.words import OUTCOMES, is_share, printable, split_metric
+from fedgen.server.run_record import Augmentation, NetworkFacts, RunFolder
+from fedgen.server.words import OUTCOMES, finite, is_share, printable, split_metric
 
 MOST_METRICS = 6
 
@@ -46,6 +47,9 @@ def draw(run: RunFolder) -> dict[str, Picture]:
     pictures = _metric_pictures(run)
     if run.records:
         pictures += [_clients_picture(run), *_trust_pictures(run), *_time_pictures(run), *_traffic_pictures(run)]
+    pictures += _variance_pictures(run)
+    if run.network is not None:
+        pictures += _network_pictures(run, run.network)
     if run.augmentation is not None:
         pictures += _augmentation_pictures(run.augmentation)
     if run.partition is not None:
@@ -58,7 +62,11 @@ def _metric_pictures(run: RunFolder) -> list[Picture]:
     by_base: dict[str, dict[str, figures.Series]] = defaultdict(dict)
     for name, history in run.histories.items():
         split, base = split_metric(name)
-        by_base[base][split] = history
+        quantile = next((prefix for prefix in QUANTILES if base.startswith(prefix)), "")
+        if not quantile:
+            by_base[base][split] = history
+        elif split == "test":
+            by_base[base.removeprefix(quantile)][QUANTILES[quantile]] = history
     domains = {base: by_base.pop(base) for base in _of_domains(run, by_base)}
     order = sorted(by_base, key=lambda base: (base != "accuracy", base != "loss", base))
     pictures = [_metric_picture(index, base, by_base[base]) for index, base in enumerate(order[:MOST_METRICS])]
@@ -84,9 +92,43 @@ def _domains_picture(domains: dict[str, dict[str, figures.Series]]) -> Picture:
     return Picture("domains", svg, "Accuracy of each domain", description, about_metric=True)
 
 
+QUANTILES = {"p10_": "10th percentile", "worst_": "worst peer"}
+
+
+def _variance_pictures(run: RunFolder) -> list[Picture]:
+    """What averaging does to the weights, and what variance correction does about it."""
+    captions = {
+        "variance": "Variance of the weights, mean of the peers",
+        "factor": "Factor of the variance correction, mean of the peers",
+    }
+    pictures = []
+    for part, caption in captions.items():
+        series = run.measured(part, run.names(part))
+        if series:
+            svg = figures.curves(series, part, log=part == "variance")
+            pictures.append(Picture(f"weights-{part}", svg, caption, f"{part} over the rounds: {', '.join(series)}"))
+    return pictures
+
+
+def _network_pictures(run: RunFolder, network: NetworkFacts) -> list[Picture]:
+    """The graph, its peers coloured by their last accuracy where they have one."""
+    if not len(network.edges):
+        return []
+    told = [record["peers"] for record in run.records if isinstance(record.get("peers"), dict)]
+    values = [finite(value) for value in (told[-1].get("accuracy") or [] if told else [])]
+    known = len(values) == network.peers and None not in values
+    lying = sorted(peer for peer in run.byzantine if peer < network.peers)
+    with report_canvas.drawing(560, 460) as figure:
+        shares = [100 * value for value in values if value is not None] if known else None
+        plot_graph(figure, network.edges, network.peers, shares, "accuracy (%)", lying)
+        svg = report_canvas.written(figure, "network")
+    caption = "Who hears whom" + (", coloured by accuracy" if known else "") + ("; a cross lies" if lying else "")
+    return [Picture("network", svg, caption, f"graph of {network.peers} peers")]
+
+
 def _metric_picture(index: int, base: str, splits: dict[str, figures.Series]) -> Picture:
     series: dict[str, figures.Series] = {
-        split: splits[split] for split in ("test", "validation", "train") if split in splits
+        split: splits[split] for split in ("test", "validation", "train", *QUANTILES.values()) if split in splits
     }
     words = printable(base).replace("_", " ")
     svg = figures.curves(series, f"{words} (%)" if is_share(base) else words, percent=is_share(base))

@@ -29,6 +29,7 @@ from fedgen.server.journal import Journal, finite, read_lines, truncate
 from fedgen.server.pool import Interrupt, SerialPool, StopRequested
 from fedgen.server.report_words import clipped
 from fedgen.server.session import Session
+from fedgen.server.topology import network_record
 from fedgen.server.view import SilentView, View
 from fedgen.server.words import counted
 
@@ -118,6 +119,8 @@ def run(
         (folder / parts.RESOLVED).write_text(experiment_file.dump(resolved))
         (folder / parts.EXPERIMENT).write_text(text if text is not None else experiment_file.dump(experiment))
         run_folder.write_json(folder / parts.PARTITION, _partition(federation))
+        if federation.experiment.federation.mode == "gossip":
+            run_folder.write_json(folder / parts.NETWORK, network_record(federation.network))
         life = _Life(folder, federation, environment, view or SilentView(), began)
         return life.live(life.newborn())
 
@@ -155,6 +158,8 @@ def resume(
                 f"data.dataset {federation.dataset.name!r} is not what this run began with (its hash differs); restore "
                 "the data or start a new run"
             )
+        if (folder / parts.NETWORK).exists():
+            _same_network(federation, run_folder.read_json(folder / parts.NETWORK))
         life = _Life(folder, federation, environment, view or SilentView(), began)
         standing = life.restored()
         if standing.round > experiment.federation.rounds:
@@ -365,6 +370,15 @@ def _checked(federation: Federation) -> Federation:
     if federation.experiment.federation.mode == "gossip":
         gossip.check(federation)
     return federation
+
+
+def _same_network(federation: Federation, before: Mapping[str, Any]) -> None:
+    """Raises SettingError where the graph is not what the run began with: the file that holds it has changed."""
+    if federation.network.graph(0).sha256 != before["sha256"]:
+        raise SettingError(
+            f"federation.topology {federation.network.name!r} is not what this run began with (its hash differs); "
+            "restore the file or start a new run"
+        )
 
 
 def _degrades(event: Mapping[str, Any]) -> bool:

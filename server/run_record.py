@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedgen.server.parts import AUGMENTATION, ENVIRONMENT, EVENTS, EXPERIMENT, METRICS, PARTITION, RESOLVED, RESULT
+from fedgen.server.parts import (
+    AUGMENTATION,
+    ENVIRONMENT,
+    EVENTS,
+    EXPERIMENT,
+    METRICS,
+    NETWORK,
+    PARTITION,
+    RESOLVED,
+    RESULT,
+)
 from fedgen.server.words import finite, lower_is_better, numbers, printable
 
 if TYPE_CHECKING:
@@ -58,6 +68,15 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class NetworkFacts:
+    """Who hears whom in gossip: ``edges[e, 2]``, none where they are too many to draw; and numbers by their names."""
+
+    peers: int
+    edges: NDArray[np.int64]
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """What a run folder holds, parsed; `notices` names the parts that are missing or unreadable.
 
@@ -74,6 +93,7 @@ class RunFolder:
     events: list[Record]
     result: Record
     augmentation: Augmentation | None = None
+    network: NetworkFacts | None = None
     notices: list[str] = field(default_factory=list)
 
     @classmethod
@@ -97,6 +117,7 @@ class RunFolder:
             events=_json_lines(folder / EVENTS, notices),
             result=_optional_object(folder / RESULT, notices),
             augmentation=_read_augmentation(folder / AUGMENTATION, notices),
+            network=_read_network(folder / NETWORK, notices),
             notices=notices,
         )
 
@@ -266,6 +287,21 @@ def _read_partition(path: Path, notices: list[str]) -> Partition | None:
         notices.append(f"{path.name} cannot be understood: {error}.")
         return None
     return Partition(counts, classes, byzantine)
+
+
+def _read_network(path: Path, notices: list[str]) -> NetworkFacts | None:
+    value = _optional_object(path, notices)
+    if not value:
+        return None
+    try:
+        peers, edges = int(value["peers"]), np.array(value["edges"], dtype=np.int64).reshape(-1, 2)
+        if edges.size and not 0 <= edges.min() <= edges.max() < peers:
+            raise ValueError("edges should join peers")
+        facts = {printable(name): printable(fact) for name, fact in value["facts"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        notices.append(f"{path.name} cannot be understood: {type(error).__name__}: {error}.")
+        return None
+    return NetworkFacts(peers, edges, facts)
 
 
 def _read_augmentation(path: Path, notices: list[str]) -> Augmentation | None:

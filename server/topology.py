@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedgen.errors import SettingError
 from fedgen.server import graph_picture
 from fedgen.topology.graph import Graph
@@ -23,11 +25,22 @@ def draw_topology(network: Network, target: Path) -> str:
     graph = network.graph(0)
     facts = describe(network)
     try:
-        save(target, graph, f"{network.name}, {network.peers} peers")
+        save(target, edges_of(graph), network.peers, f"{network.name}, {network.peers} peers")
     except OSError as error:
         raise SettingError(f"--out {str(target)!r} cannot be written: {error.strerror}") from error
     lines = [f"{name:<24}{_told(value)}" for name, value in facts.items()]
     return "\n".join([*lines, f"{'picture':<24}{target}"])
+
+
+def network_record(network: Network) -> dict[str, Any]:
+    """The contents of network.json: edges of round 0, as far as they can be drawn, and what there is to say."""
+    edges = edges_of(network.graph(0))
+    return {
+        "peers": network.peers,
+        "edges": edges.tolist() if len(edges) <= graph_picture.MOST_EDGES else [],
+        "facts": {name: _told(value) for name, value in describe(network).items()},
+        "sha256": network.graph(0).sha256,
+    }
 
 
 def describe(network: Network) -> dict[str, Any]:
@@ -45,6 +58,13 @@ def describe(network: Network) -> dict[str, Any]:
     except ArithmeticError as error:
         facts |= {"spectral gap": f"not known ({error})"}
     return {**facts, "effective neighbours": effective_neighbours(mixing)}
+
+
+def edges_of(graph: Graph) -> graph_picture.Edges:
+    """int64[e, 2]: (listener, speaker), every pair once where both hear each other."""
+    pairs = graph.hears.tocoo()
+    both = np.stack([pairs.row, pairs.col], axis=1).astype(np.int64)
+    return np.unique(np.sort(both, axis=1), axis=0)
 
 
 def degree_words(graph: Graph) -> str:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedgen import Experiment, Result, registry, resume, run
-from fedgen.clients.peer import Merge, lengths, merge_peers
+from fedgen.clients.peer import Merge, merge_peers, observe
 from fedgen.contracts import Broadcast, Context, Inbox, Update
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
@@ -100,11 +100,12 @@ def reference(federation: Federation, own: Tensor, sent: Tensor, heard: Any, cou
 
 def merged(federation: Federation, own: Tensor, sent: Tensor, counts: Tensor, blocks: int = 5) -> Tensor:
     heard = federation.network.mixing.weights(federation.network.graph(0))
-    merge = Merge(0, federation.method.layout, lengths(sent), counts.numpy())
+    seen = observe(federation, own), observe(federation, sent)
+    merge = Merge(0, federation.method.layout, (), counts.numpy(), *seen)
     result = torch.empty_like(own)
     for receivers in torch.arange(PEERS).split(blocks):
         report = merge_peers(federation, merge, own, sent, receivers, heard[receivers.numpy()], {})
-        result[report.receivers] = report.merged
+        result[report.receivers] = report.state["model"]
     return result
 
 
@@ -164,11 +165,12 @@ def test_a_message_is_refused_by_its_distance_from_the_receiver() -> None:
     own = torch.zeros(PEERS, size)
     own[:, 0] = torch.arange(float(PEERS)) * 2.0  # neighbours are 2 apart, and long themselves; the ring closes with 22
     ones, heard = torch.ones(PEERS).double(), federation.network.graph(0).hears
-    merge = Merge(0, federation.method.layout, lengths(own), ones.numpy())
+    seen = observe(federation, own)
+    merge = Merge(0, federation.method.layout, (), ones.numpy(), seen, seen)
     report = merge_peers(federation, merge, own, own, torch.arange(PEERS), heard, {})
     assert {sender: times for sender, (_, times) in report.refused.items()} == {0: 1, PEERS - 1: 1}
     assert "above aggregation.norm_limit 3" in report.refused[0][0]
-    assert report.merged[0, 0] == pytest.approx(1.0), "half own, half the one neighbour that is left"
+    assert report.state["model"][0, 0] == pytest.approx(1.0), "half own, half the one neighbour that is left"
 
 
 # Rounds.

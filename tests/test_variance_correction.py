@@ -44,7 +44,7 @@ def strangers(peers: int = PEERS, seed: int = 0) -> Tensor:
 def inboxes(graph: Any, models: Tensor, rule: Any, keep: float = 0.5, layout: Layout = LAYOUT, **more: Any) -> Inboxes:
     weights, received = normalised(graph.hears)
     seen = rule.observe(models, layout)
-    return Inboxes(models, models, weights, Uniform(keep).share(received), layout, seen, **more)
+    return Inboxes(models, models, weights, Uniform(keep).share(received), layout, seen, seen, **more)
 
 
 def spread(models: Tensor) -> float:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from fedgen.aggregation.base import GramRule, Weighing
@@ -15,6 +14,7 @@ from fedgen.contracts import Aggregation, Context, Inboxes, Mixed, Rows
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import register
 from fedgen.rows import Combine
+from fedgen.topology.graph import by_row, with_data
 
 
 @register("rule", "mean")
@@ -48,7 +48,7 @@ class Mean(GramRule):
 
     def mix(self, inboxes: Inboxes) -> Mixed:
         """A sparse product: (1 - share) own + share * weights @ sent."""
-        weights = csr_array(diags_array(inboxes.share) @ inboxes.weights).astype(np.float32)
-        others = weights @ inboxes.sent.numpy()
+        shares = inboxes.weights.data * by_row(inboxes.weights, inboxes.share)
+        others = with_data(inboxes.weights, shares.astype(np.float32)) @ inboxes.sent.numpy()
         kept = torch.from_numpy(1 - inboxes.share).to(inboxes.own.dtype)
         return Mixed(torch.from_numpy(others).addcmul_(inboxes.own, kept[:, None]))

@@ -66,8 +66,8 @@ class VarianceCorrection(BaseRule):
         inner: Any = self.inner
         mixed: Mixed = inner.mix(inboxes)
         layout, weights = inboxes.layout, inboxes.weights
-        own = variances(inboxes.own, layout)
-        sent, drift = inboxes.seen[VARIANCE].numpy(), _drift(inboxes.memory, own)
+        own, sent = inboxes.own_seen[VARIANCE].numpy(), inboxes.seen[VARIANCE].numpy()
+        drift = _drift(inboxes.memory, own)
         targets = np.empty_like(own)
         for places, senders in _inboxes_by_size(weights):
             targets[places] = self._target(sent[senders], own[places])

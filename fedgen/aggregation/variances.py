@@ -20,7 +20,7 @@ def variances(models: Tensor, layout: Layout) -> Array:
     with np.errstate(all="ignore"):
         for place, name in enumerate(layout.weights):
             part = rows[:, layout.columns[name][0]]
-            mean = part.mean(1, dtype=part.dtype).astype(np.float64)
+            mean = (part @ np.ones(part.shape[1], part.dtype)).astype(np.float64) / part.shape[1]
             measured[:, place] = np.vecdot(part, part).astype(np.float64) / part.shape[1] - mean**2
     return np.maximum(measured, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -17,6 +18,16 @@ Matrix = Any
 """scipy's csr_array, which has no type of its own."""
 
 Protocol = Literal["push", "pull", "push_pull"]
+
+
+def with_data(matrix: Matrix, data: Array) -> Matrix:
+    """The csr matrix of the same pattern with other numbers in it."""
+    return csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def by_row(matrix: Matrix, values: Array) -> Array:
+    """values[k] of each row, once for every number that the row of csr[k, N] holds."""
+    return np.repeat(values, np.diff(matrix.indptr))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +77,12 @@ class Graph:
         """int64[N]: how many hear each peer."""
         audience: Array = np.bincount(self.hears.indices, minlength=self.peers)
         return audience
+
+    @property
+    def sha256(self) -> str:
+        """Of who hears whom."""
+        pairs = (self.hears.indptr, self.hears.indices)
+        return hashlib.sha256(b"".join(each.astype("<i8").tobytes() for each in pairs)).hexdigest()
 
     def inbox(self, peer: int) -> Array:
         """int64[k]: whom this peer hears, in order."""

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array, diags_array
 
 from fedgen.errors import SettingError
 from fedgen.parameters import Array
-from fedgen.topology.graph import Graph, Matrix
+from fedgen.topology.graph import Graph, Matrix, by_row, with_data
 
 Name = Literal["uniform", "metropolis_hastings"]
 
@@ -71,9 +71,10 @@ def mixing_of(name: Name, keep: float | None) -> Mixing:
 
 def normalised(weights: Matrix) -> tuple[Matrix, Array]:
     """(weights[k, N] with rows that add up to 1, or are empty; float64[k]: what they added up to)."""
-    received = np.asarray(weights.sum(axis=1)).ravel()
+    peers = weights.shape[0]
+    received = np.bincount(by_row(weights, np.arange(peers)), weights.data, peers)
     scale = np.divide(1, received, out=np.zeros_like(received), where=received > 0)
-    return csr_array(diags_array(scale) @ weights), received
+    return with_data(weights, weights.data * by_row(weights, scale)), received
 
 
 def matrix(mixing: Mixing, graph: Graph) -> Matrix:

@@ -54,7 +54,7 @@ class ServerSgd:
         if self.momentum:
             update = self.momentum * state[f"{PREFIX}momentum"] + update
             return model + self.lr * update, {f"{PREFIX}momentum": update}
-        return model + self.lr * update, {}
+        return model + (update if self.lr == 1 else self.lr * update), {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,9 +92,7 @@ class Trainer:
         control[n, d] is added to every gradient.  With `keep_optimizer`, the optimizer_state that is returned, and
         found again in the block, is client state; without, none is returned.
         """
-        state = self.optimizer.state(block.start[:, : self.model.parameters.size])
-        if self.keep_optimizer:
-            state = {name: block.stored(KEPT + name, fresh) for name, fresh in state.items()}
+        state = self._kept(block) or self.optimizer.state(block.start[:, : self.model.parameters.size])
         trained = self.engine.train(
             Task(
                 model=self.model,
@@ -109,6 +107,13 @@ class Trainer:
         )
         kept = {KEPT + name: value for name, value in trained.optimizer_state.items()} if self.keep_optimizer else {}
         return replace(trained, optimizer_state=kept)
+
+    def _kept(self, block: Block) -> Tensors:
+        """The optimiser's state from the rounds before; nothing where the block's clients hold none."""
+        if not self.keep_optimizer:
+            return {}
+        names = (name.removeprefix(KEPT) for name in block.client_state if name.startswith(KEPT))
+        return {name: block.client_state[KEPT + name] for name in names}
 
     @staticmethod
     def _seeds(block: Block) -> Tensor:
