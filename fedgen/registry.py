@@ -21,6 +21,7 @@ T = TypeVar("T", bound=Callable[..., Any])
 HOMES = {
     "dataset": "data",
     "partition": "data",
+    "text_encoder": "data",
     "model": "models",
     "encoder": "models",
     "loss": "evaluation",

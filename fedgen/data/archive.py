@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fedgen.errors import SettingError
 from fedgen.parameters import Array
@@ -48,3 +52,23 @@ def scaled(x: Array, norm: float, like: Array | None = None) -> Array:
     """x[s, d] times the factor that gives the rows of `like` (default: x) the mean length `norm`."""
     lengths = np.linalg.norm(x if like is None else like, axis=1)
     return x * x.dtype.type(norm / lengths.mean())  # type: ignore[no-any-return]
+
+
+def kept(path: Path) -> tuple[Tensor, Tensor] | None:
+    """The embeddings of the training and of the test samples in a file that `keep` wrote; None where there is none."""
+    try:
+        arrays = read_arrays(path, ("x_train", "x_test"))
+    except DAMAGE:
+        return None
+    return torch.from_numpy(arrays["x_train"]), torch.from_numpy(arrays["x_test"])
+
+
+def keep(path: Path, parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The embeddings, written to a file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as file:
+            np.savez(file, x_train=parts[0].numpy(), x_test=parts[1].numpy())
+        scratch.replace(path)
+    return parts

@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from fedgen import registry
-from fedgen.data.archive import DAMAGE, read_arrays
+from fedgen.data.archive import keep, kept
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
 from fedgen.mistakes import explain
@@ -51,16 +48,16 @@ class Encoded:
     def load(self, folder: Path) -> Dataset:
         inner: Dataset = self._inner().load(folder)
         path = folder / "encoded" / f"{self._hash(inner)}.npz"
-        x, test_x = _kept(path) or _keep(path, self._encoded(inner))
+        x, test_x = kept(path) or keep(path, self._encoded(inner))
         factor = 1.0 if self.norm is None else self.norm / float(x.norm(dim=1).mean())
         return replace(inner, name=f"{inner.name} by {self.encoder}", x=factor * x, test_x=factor * test_x)
 
     def _inner(self) -> Any:
         table = {"name": self.dataset} if isinstance(self.dataset, str) else dict(self.dataset)
-        return _build("dataset", "data.dataset.dataset", str(table.pop("name", "")), table)
+        return built("dataset", "data.dataset.dataset", str(table.pop("name", "")), table)
 
     def _maker(self) -> Any:
-        return _build("encoder", "data.dataset.encoder", self.encoder, self.parameters)
+        return built("encoder", "data.dataset.encoder", self.encoder, self.parameters)
 
     def _hash(self, inner: Dataset) -> str:
         """Of everything that the embeddings depend on; of a module of the user's own its weights too."""
@@ -95,29 +92,11 @@ class Encoded:
             return make()
 
 
-def _build(kind: str, key: str, name: str, params: Mapping[str, Any]) -> Any:
+def built(kind: str, key: str, name: str, params: Mapping[str, Any]) -> Any:
+    """The part of that name with its parameters checked; key: of the experiment file, for what is wrong with them."""
     model = registry.parameters(registry.find(kind, name))
     try:
         complete = model.model_validate(dict(params)).model_dump()
     except ValidationError as error:
         raise SettingError("\n".join(f"{key}: {line}" for line in explain(error, model, of=name))) from error
     return registry.build(kind, name, complete)
-
-
-def _kept(path: Path) -> tuple[Tensor, Tensor] | None:
-    try:
-        arrays = read_arrays(path, ("x_train", "x_test"))
-    except DAMAGE:
-        return None
-    return torch.from_numpy(arrays["x_train"]), torch.from_numpy(arrays["x_test"])
-
-
-def _keep(path: Path, parts: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Write the file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            np.savez(file, x_train=parts[0].numpy(), x_test=parts[1].numpy())
-        scratch.replace(path)
-    return parts

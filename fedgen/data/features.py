@@ -41,11 +41,11 @@ class Features:
             )
         if self.norm is not None:
             x, test_x = scaled(x, self.norm), scaled(test_x, self.norm, like=x)
-        classes, (y, test_y) = _numbered(arrays["y_train"], arrays["y_test"])
+        classes, (y, test_y) = numbered(arrays["y_train"], arrays["y_test"])
         domains: tuple[str, ...] = ()
         domain = test_domain = None
         if "domain_train" in arrays and "domain_test" in arrays:
-            domains, (domain, test_domain) = _numbered(arrays["domain_train"], arrays["domain_test"])
+            domains, (domain, test_domain) = numbered(arrays["domain_train"], arrays["domain_test"])
         return Dataset(
             name=path.stem,
             x=torch.from_numpy(x),
@@ -59,7 +59,7 @@ class Features:
         )
 
 
-def _numbered(training: Any, test: Any) -> tuple[tuple[str, ...], list[torch.Tensor]]:
+def numbered(training: Any, test: Any) -> tuple[tuple[str, ...], list[torch.Tensor]]:
     """(names, numbers of both) of labels: numbers are taken as they are, names in alphabetical order."""
     if np.issubdtype(training.dtype, np.number):
         known = 1 + int(max(training.max(initial=0), test.max(initial=0)))
