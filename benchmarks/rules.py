@@ -71,9 +71,17 @@ class Counted(LocalRows):
     def map(self, function: SlabFunction) -> Counted:
         return Counted(self.data, self.slice, (*self.functions, function), self.reads)
 
-    def slabs(self) -> list[torch.Tensor]:
-        self.reads.append("slabs")
-        return super().slabs()
+    def gram(self) -> torch.Tensor:
+        self.reads.append("gram")
+        return super().gram()
+
+    def collect(self) -> torch.Tensor:
+        self.reads.append("collect")
+        return super().collect()
+
+    def norms(self) -> torch.Tensor:
+        self.reads.append("norms")
+        return super().norms()
 
 
 def passes(rule: Any, rows: torch.Tensor) -> int:
@@ -89,11 +97,11 @@ def passes(rule: Any, rows: torch.Tensor) -> int:
 
 
 def by_singular_values(rows: torch.Tensor, iterations: int, regularisation: float = 0.0) -> torch.Tensor:
-    """Flag as the paper's code computes it: singular vectors of the [d, columns] matrix; from Y = 0."""
+    """Flag as the paper's code computes it: singular vectors of the [d, columns] matrix, from a drawn basis."""
     n = len(rows)
-    rank, epsilon = (n + 2) // 2, 1e-7
+    rank, epsilon, least = (n + 2) // 2, 1e-7, float("inf")
     unit = torch.nn.functional.normalize(rows).T
-    basis = torch.zeros(rows.shape[1], 1)
+    basis, _ = torch.linalg.qr(torch.rand(rows.shape[1], rank) - 0.5)
     for _ in range(iterations):
         lacking = 1 - (basis.T @ unit).square().sum(0)
         columns = [unit * (lacking.abs() + epsilon) ** -0.25]
@@ -104,7 +112,10 @@ def by_singular_values(rows: torch.Tensor, iterations: int, regularisation: floa
             weight = regularisation / (n - 1) / squares * (missing.abs() + epsilon) ** -0.5
             columns.append(apart * weight.sqrt())
         left, _, _ = torch.linalg.svd(torch.cat(columns, dim=1), full_matrices=False)
-        basis = left[:, :rank]
+        objective = float((1 - (left[:, :rank].T @ unit).square().sum(0)).clamp_min(0).sqrt().sum())
+        if objective > least:
+            break
+        basis, least = left[:, :rank], objective
     return basis @ (basis.T @ unit.sum(1)) * rows.norm(dim=1).median() / n
 
 
