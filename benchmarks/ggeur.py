@@ -1,6 +1,6 @@
 """GGEUR and heads in closed form: accuracy, convergence, uploads, lies and speed.
 
-python -m benchmarks.ggeur [--tiny] [--validation] [--seeds N ...] [accuracy | rounds | uploads | lies | speed ...]
+python -m benchmarks.ggeur [--tiny] [--validation] [SEED ...] [accuracy | rounds | uploads | lies | privacy | speed ...]
 
 Office LDS: one client a domain, 512 features, 20 rounds of one epoch, batch 16; accuracy is the mean over the domains.
 Banking77: ten clients, 384 features, 15 rounds of three epochs, batch 64.  Adam with lr .001, all clients in every
@@ -193,6 +193,19 @@ def lies_table(seeds: tuple[int, ...], tiny: bool, validation: bool) -> str:
     return table(("Office LDS, beta .1, ridge", "plain", "plain, one lies", "bounded", "bounded, one lies"), rows)
 
 
+def privacy_table(seeds: tuple[int, ...], tiny: bool, validation: bool) -> str:
+    """Heads from sums with noise; every embedding has length 10, so that clip = 10 shortens none."""
+    rows = []
+    for epsilon in (None,) if tiny else (None, 8.0, 4.0, 2.0, 1.0):
+        cells = []
+        for start in ("ridge", "lda"):
+            private = {} if epsilon is None else {"epsilon": epsilon, "clip": 10.0}
+            chosen = {"upload": "second_moment", "start": start, **private, **CLOSED}
+            cells.append(mean(accuracies("banking", 0.1, seed, chosen, validation)[-1] for seed in seeds))
+        rows.append(["none" if epsilon is None else f"{epsilon:g}", *(f"{cell:.1f}" for cell in cells)])
+    return table(("Banking77, epsilon at delta 1e-5", "ridge", "LDA"), rows)
+
+
 def speed_table(seeds: tuple[int, ...], tiny: bool, validation: bool) -> str:
     """CPU seconds from embeddings to what is trained on, statistics and their pool included."""
     prepare_process(1)
@@ -246,6 +259,7 @@ TABLES = {
     "rounds": rounds_table,
     "uploads": uploads_table,
     "lies": lies_table,
+    "privacy": privacy_table,
     "speed": speed_table,
 }
 
