@@ -219,6 +219,12 @@ class FederationSection(Section):
     protocol: Literal["push", "pull", "push_pull"] = Field(
         "push", description="on an edge i -> j: i sends to j, i asks j, or both; all the same without directions"
     )
+    loss: float = Field(0.0, ge=0, lt=1, description="probability that a message of gossip is lost")
+    churn: float = Field(0.0, ge=0, lt=1, description="probability that a peer of gossip leaves, each round")
+    churn_rounds: tuple[int, int] | None = Field(
+        None, strict=False, description="first and last round in which peers leave; none: all rounds"
+    )
+    away: int = Field(20, ge=1, description="rounds after which a peer that has left comes back")
     seed_agreement: bool = Field(False, description="all peers begin with the same model, as if agreed on a seed")
 
     @model_validator(mode="after")

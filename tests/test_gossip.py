@@ -26,6 +26,8 @@ from fedgen.rows import LocalRows
 from fedgen.server.checkpoint import load_newest
 from fedgen.server.journal import read_lines
 from fedgen.server.peer_metrics import consensus_distance
+from fedgen.streams import Streams
+from fedgen.topology.network import Churn
 
 PEERS = 12
 ROUNDS = 4
@@ -295,6 +297,51 @@ def test_all_peers_failing_fails_the_run(
         run_in(own_model("broken_peer:Fragile", training={"engine": "reference", "steps": 1}))
 
 
+# Losses and churn.
+
+
+def test_lost_messages_do_not_arrive(run_in: Callable[..., Result]) -> None:
+    result = run_in(gossip(federation={**BASE["federation"], "loss": 0.5, "rounds": 12}))
+    messages = [record["messages"] for record in read_lines(result.folder / "metrics.jsonl")]
+    assert sum(messages) == pytest.approx(12 * 4 * PEERS / 2, rel=0.1)
+    assert len(set(messages)) > 1
+
+
+@given(seed=st.integers(0, 100), away=st.integers(1, 5), first=st.integers(0, 5))
+def test_who_leaves_is_away_for_so_long(seed: int, away: int, first: int) -> None:
+    churn, streams = Churn(0.2, away, first, first + 8), Streams(seed)
+    gone = np.array([churn.gone(streams, 40, round) for round in range(first + 8 + away)])
+    assert not gone[:first].any()
+    assert not churn.gone(streams, 40, first + 8 + away).any()
+    left = gone & ~np.vstack([np.zeros(40, bool), gone[:-1]])
+    for round, peer in np.argwhere(left):
+        assert gone[round : round + away, peer].all()
+
+
+def test_who_is_gone_keeps_its_model_and_who_returns_pulls_one(tmp_path: Path) -> None:
+    still = {"optimizer": {"name": "sgd", "lr": 1e-30}, "steps": 1}
+    churning = {**BASE["federation"], "rounds": 30, "churn": 0.1, "away": 3, "loss": 0.999999}
+    experiment = gossip(training=still, federation=churning)
+    federation = Federation(experiment)
+    network, states = federation.network, []
+    for rounds in range(1, 12):
+        result = (
+            run(experiment.replace(federation={"rounds": rounds}), tmp_path / "run")
+            if rounds == 1
+            else resume(tmp_path / "run", rounds=rounds)
+        )
+        states.append(peers_of(result)["model"])
+    returned = 0
+    for round in range(1, 11):
+        back = network.gone(round - 1) & ~network.gone(round)
+        for peer in range(PEERS):
+            near = [states[round - 1][each] for each in network.graph(round).inbox(peer)]
+            same = torch.equal(states[round][peer], states[round - 1][peer])
+            assert same or (back[peer] and any(torch.equal(states[round][peer], each) for each in near))
+        returned += int(back.sum())
+    assert returned > 0
+
+
 # Defaults and errors.
 
 
@@ -350,6 +397,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "corrected": {"aggregation": {"wrappers": ["variance_correction"]}},
     "corrected median": {"aggregation": {"rule": "median", "wrappers": ["nnm", "variance_correction"], "slice": 64}},
+    "lossy": {
+        "federation": {**BASE["federation"], "loss": 0.3, "churn": 0.1, "away": 2},
+        "aggregation": {"wrappers": ["variance_correction"]},
+    },
     "epidemic": {"federation": {**BASE["federation"], "topology": "epidemic", "protocol": "push_pull"}},
     "forged": {"byzantine": {"attack": "forged", "clients": 2}},
 }

@@ -72,7 +72,7 @@ def mixing_of(name: Name, keep: float | None) -> Mixing:
 def normalised(weights: Matrix) -> tuple[Matrix, Array]:
     """(weights[k, N] with rows that add up to 1, or are empty; float64[k]: what they added up to)."""
     peers = weights.shape[0]
-    received = np.bincount(by_row(weights, np.arange(peers)), weights.data, peers)
+    received = np.bincount(by_row(weights, np.arange(peers)), weights.data, peers).astype(np.float64)  # int if empty
     scale = np.divide(1, received, out=np.zeros_like(received), where=received > 0)
     return with_data(weights, weights.data * by_row(weights, scale)), received
 

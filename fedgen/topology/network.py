@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from fedgen import registry
 from fedgen.config import Experiment
 from fedgen.errors import SettingError
+from fedgen.parameters import Array
 from fedgen.streams import Streams
 from fedgen.topology.base import RandomTopology, Topology
 from fedgen.topology.graph import Graph, Matrix, Protocol
@@ -16,6 +18,27 @@ from fedgen.topology.mixing import Mixing, matrix, mixing_of
 
 DRAWINGS = 100
 """Times that a random graph is drawn until it connects everybody."""
+
+
+@dataclass(frozen=True)
+class Churn:
+    """Every peer leaves with the same probability in each round from `first` to `last`, for `away` rounds.
+
+    Who leaves in a round is a function of seed, round and peer, so that nothing has to be remembered.
+    """
+
+    probability: float = 0.0
+    away: int = 20
+    first: int = 0
+    last: int = 2**62
+
+    def gone(self, streams: Streams, peers: int, round: int) -> Array:
+        """bool[N]: who left in one of the last `away` rounds."""
+        gone = np.zeros(peers, dtype=bool)
+        if self.probability:
+            for left in range(max(self.first, round - self.away + 1), min(self.last, round) + 1):
+                gone |= streams.uniform("churn", left, torch.arange(peers), 1)[:, 0].numpy() < self.probability
+        return gone
 
 
 @dataclass(frozen=True)
@@ -28,6 +51,8 @@ class Network:
     streams: Streams
     protocol: Protocol = "push"
     name: str = "topology"
+    loss: float = 0.0
+    churn: Churn = field(default_factory=lambda: Churn())
     _last: dict[int, Graph] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -46,6 +71,18 @@ class Network:
             self._last.clear()
             self._last[drawing] = graph
         return self._last[drawing]
+
+    def lost(self, round: int, receivers: Array, senders: Array) -> Array:
+        """bool[e]: which messages of a round are lost."""
+        if not self.loss:
+            return np.zeros(len(receivers), dtype=bool)
+        edges = torch.from_numpy(receivers.astype(np.int64) * self.peers + senders)
+        lost: Array = self.streams.uniform("loss", round, edges, 1)[:, 0].numpy() < self.loss
+        return lost
+
+    def gone(self, round: int) -> Array:
+        """bool[N]: who is away in a round."""
+        return self.churn.gone(self.streams, self.peers, round)
 
     def matrix(self, round: int) -> Matrix:
         """W of a round, csr float64[N, N]."""
@@ -77,6 +114,8 @@ def network_of(experiment: Experiment) -> Network:
         streams=Streams(experiment.experiment.seed),
         protocol=federation.protocol,
         name=choice.name,
+        loss=federation.loss,
+        churn=Churn(federation.churn, federation.away, *(federation.churn_rounds or (0, 2**62))),
     )
 
 
