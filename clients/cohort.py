@@ -61,7 +61,7 @@ def train_block(
     broadcast = Broadcast(start, exchange.expects, dict(zip(exchange.names, tensors, strict=True)), exchange.phase)
     block = federation.block(clients, start, client_state, exchange.round)
     update, block, failed = surviving(federation, broadcast, block)
-    sent, weights = sent_by(federation, exchange, block, update, start)
+    sent, weights = sent_by(federation, exchange, block, update, broadcast.reference)
     sent, weights, malformed = arrived(federation, exchange, block, sent, weights)
 
     if exchange.summed:

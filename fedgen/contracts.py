@@ -49,6 +49,14 @@ class Broadcast:
     everyone: bool = False
     lasting: frozenset[str] = frozenset()
 
+    @property
+    def reference(self) -> Tensor:
+        """[expects.size] in a star: what the rows are differences from, zeros for columns that are no model."""
+        reference = torch.zeros(self.expects.size)
+        if self.phase == "train":
+            reference[: len(self.start)] = self.start
+        return reference
+
 
 @dataclass(frozen=True)
 class Samples:

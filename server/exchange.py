@@ -100,7 +100,7 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
             weights=weights,
             round=standing.round,
             streams=federation.streams,
-            reference=_reference(broadcast),
+            reference=broadcast.reference,
             rule=federation.rule,
             f=max(0, f - len(rejected)),
             memory=memory,
@@ -115,7 +115,7 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
         rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
     allowed, weighing = max(0, f - len(rejected)), broadcast.reduce != "sum"
     context = Context(
-        reference=_reference(broadcast),
+        reference=broadcast.reference,
         layout=broadcast.expects,
         clients=clients,
         f=allowed,
@@ -229,11 +229,3 @@ def _block_sums(totals: list[Tensor], weights: Tensor, plain: bool) -> Aggregati
 
 def _plain_sum(rows: Rows) -> Aggregation:
     return Aggregation(rows.map(total).collect()[0])
-
-
-def _reference(broadcast: Broadcast) -> Tensor:
-    """[d]: what the rows are differences from, zeros for columns that are no model."""
-    reference = torch.zeros(broadcast.expects.size)
-    if broadcast.phase == "train":
-        reference[: len(broadcast.start)] = broadcast.start
-    return reference

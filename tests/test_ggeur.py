@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from fedgen import Experiment, registry, resume, run
+from fedgen.attacks.base import BaseAttack
+from fedgen.contracts import Rows, Samples, View
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.geometry.heads import ridge
@@ -110,10 +113,6 @@ def test_a_class_below_the_minimum_leaves_no_trace_in_the_row() -> None:
     assert not rare.all()
     rows = method.client_update(broadcast, block).rows
     changed = torch.where(rare.gather(1, block.y)[..., None, None, None], 9.0, block.x)
-    from dataclasses import replace
-
-    from fedgen.contracts import Samples
-
     other = replace(block, samples=Samples.of(changed, block.y))
     assert torch.equal(method.client_update(broadcast, other).rows, rows)
 
@@ -351,3 +350,21 @@ def test_settings_that_do_not_fit_are_explained() -> None:
         Federation(experiment({"target": [1, 2, 3]}))
     with pytest.raises(SettingError, match=r"federation\.rounds = 0 leaves only what a method exchanges"):
         Federation(experiment(training={"wrappers": []}, federation={"rounds": 0}))
+
+
+def test_what_is_no_model_has_a_reference_of_zeros(registered: Callable[..., Any], tmp_path: Path) -> None:
+    """Row-wise attacks see one of the row's size in every exchange."""
+    seen: list[tuple[int, int, bool]] = []
+
+    @registered("attack", "curious")
+    @dataclass(frozen=True, kw_only=True)
+    class Curious(BaseAttack):
+        """Looks at the reference."""
+
+        def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, dict[str, Tensor]]:
+            seen.append((view.round, len(view.reference) - rows.size, bool(view.reference.any())))
+            return rows, view.weights, view.memory
+
+    chosen = experiment(byzantine={"attack": "curious", "clients": [0, 1]}, federation={"rounds": 1, "cohort": 8})
+    assert run(chosen, tmp_path / "run").state == "completed"
+    assert set(seen) == {(-1, 0, False), (0, 0, True)}

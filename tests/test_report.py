@@ -261,6 +261,22 @@ def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
     assert "rejected 2 20.0 % 2" in text
 
 
+def test_domains_share_one_picture(tmp_path: Path) -> None:
+    """One curve a domain; their mean keeps a picture of its own."""
+    folder = make_run(tmp_path / "run", rounds=3)
+    for number in range(3):
+        metrics = {"accuracy": 0.5, "webcam_accuracy": 0.4, "dslr_accuracy": 0.6, "domain_accuracy": 0.5}
+        append(folder / "metrics.jsonl", {"round": 10 + number, "metrics": metrics})
+    page = report_of(folder)
+    assert "Accuracy of each domain" in page.text
+    names = {path.stem for path in (folder / "figures").iterdir()}
+    assert "domains" in names
+    assert not any("webcam" in name for name in names)
+    svg = (folder / "figures/domains.svg").read_text()
+    assert "webcam" in svg
+    assert "dslr" in svg
+
+
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
     page = report_of(make_run(tmp_path / "run", clients=500))
     assert page.addresses
