@@ -21,12 +21,3 @@ def test_tiny_preset_prints_its_table(benchmark: str, rows: tuple[str, ...]) -> 
     assert done.returncode == 0, done.stderr
     for row in rows:
         assert f"| {row}" in done.stdout
-
-
-@pytest.mark.data("office_caltech10/mobilenetv1_pw12.npz")
-def test_tiny_ggeur_prints_its_tables(data_dir: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.ggeur", "--tiny", "rounds", "lies"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    for row in ("Office LDS, beta .1 |", "packed, float64 |"):
-        assert f"| {row}" in done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -368,3 +370,13 @@ def test_what_is_no_model_has_a_reference_of_zeros(registered: Callable[..., Any
     chosen = experiment(byzantine={"attack": "curious", "clients": [0, 1]}, federation={"rounds": 1, "cohort": 8})
     assert run(chosen, tmp_path / "run").state == "completed"
     assert set(seen) == {(-1, 0, False), (0, 0, True)}
+
+
+@pytest.mark.data("office_caltech10/mobilenetv1_pw12.npz")
+def test_the_tiny_benchmark_prints_its_tables(data_dir: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.ggeur", "--tiny", "rounds", "lies"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for row in ("Office LDS, beta .1 |", "packed, float64 |"):
+        assert f"| {row}" in done.stdout
