@@ -13,6 +13,9 @@ from fedgen.server import parts, run_folder
 from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import finite
 
+MOST_CLIENTS = 100
+"""Clients that are looked at: their samples are generated again for it."""
+
 
 def write_augmentation(folder: Path, federation: Federation, standing: Standing) -> None:
     """Write augmentation.json, where the method or one inside its wrappers has findings, after the setup exchange."""
@@ -25,8 +28,8 @@ def write_augmentation(folder: Path, federation: Federation, standing: Standing)
 
 
 def _clients(federation: Federation, standing: Standing) -> Iterator[Block]:
-    """Every client's block of one, as it would begin to train."""
+    """Blocks of one client, as each would begin to train."""
     model = standing.state["model"]
-    for client in range(federation.experiment.data.clients):
+    for client in range(min(federation.experiment.data.clients, MOST_CLIENTS)):
         start = model if model.dim() == 1 else model[client]
         yield federation.block(torch.tensor([client]), start, {}, 0)

@@ -23,7 +23,7 @@ def augmentation_sentence(found: Augmentation) -> str:
     before, after = found.counts.sum(axis=(1, 2))
     times = found.dense_bytes / max(found.upload_bytes, 1)
     sentence = (
-        f"{human_count(before)} samples became {human_count(after)}. Every client sent "
+        f"{_whose(found)}{human_count(before)} samples became {human_count(after)}. Every client sent "
         f"{human_bytes(found.upload_bytes)} of statistics once, {times:.3g} times less than counts, means and whole "
         f"covariances in float64. "
         f"Half the sum of the differences between the class shares of a client and of all fell from "
@@ -35,6 +35,11 @@ def augmentation_sentence(found: Augmentation) -> str:
         listed = ", ".join(map(str, found.left_out[:20]))
         sentence += f" The statistics of {counted(len(found.left_out), 'client')} were left out of the pool: {listed}."
     return sentence
+
+
+def _whose(found: Augmentation) -> str:
+    shown = found.counts.shape[1]
+    return f"Of the first {shown} of {human_count(found.clients)} clients, " if shown < found.clients else ""
 
 
 def similarity_sentence(found: Augmentation) -> str:

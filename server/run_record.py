@@ -51,7 +51,8 @@ class Partition:
 @dataclass(frozen=True)
 class Augmentation:
     """What generated samples changed: ``counts[2, clients, classes]`` before and after, distances ``[2, clients]`` from
-    everybody's samples, how alike shapes are, some samples on two axes; ``left_out``: whose statistics were refused."""
+    everybody's samples, how alike shapes are, some samples on two axes, of the first clients where there are many;
+    ``left_out``: whose statistics were refused."""
 
     counts: NDArray[np.int64]
     label_distance: NDArray[np.float64]
@@ -62,6 +63,7 @@ class Augmentation:
     points: NDArray[np.float64]
     labels: NDArray[np.int64]
     generated: NDArray[np.bool_]
+    clients: int
     upload_bytes: int
     dense_bytes: int
     left_out: list[int]
@@ -322,6 +324,7 @@ def _read_augmentation(path: Path, notices: list[str]) -> Augmentation | None:
             points=_array(value, "points"),
             labels=np.array(value["labels"], dtype=np.int64),
             generated=np.array(value["generated"], dtype=np.bool_),
+            clients=int(value["clients"]),
             upload_bytes=int(value["upload_bytes"]),
             dense_bytes=int(value["dense_bytes"]),
             left_out=[int(client) for client in value["left_out"]],

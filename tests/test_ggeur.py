@@ -185,6 +185,24 @@ def test_no_round_is_needed_for_a_head_in_closed_form(start: str, tmp_path: Path
     assert resumed.metrics["accuracy"] > 0.8
 
 
+@pytest.mark.parametrize("start", ["ridge", "lda", "nearest_mean"])
+def test_a_head_in_closed_form_does_not_depend_on_who_holds_what(start: str, tmp_path: Path) -> None:
+    """Not by one test sample."""
+    partitions = ["iid", {"name": "label_skew", "beta": 0.1}, {"name": "dirichlet", "alpha": 0.05}]
+    accuracies = [
+        run(
+            experiment(
+                {"start": start, "minimum_count": 1},
+                data={"clients": clients, "partition": partition},
+                federation={"rounds": 0, "cohort": 1},
+            ),
+            tmp_path / str(clients),
+        ).metrics["accuracy"]
+        for clients, partition in enumerate(partitions, start=5)
+    ]
+    assert len(set(accuracies)) == 1
+
+
 def test_classes_that_nobody_holds_do_not_break_a_start(tmp_path: Path) -> None:
     chosen = experiment({"start": "lda", "minimum_count": 100}, federation={"rounds": 1})
     assert run(chosen, tmp_path / "run").state == "completed"
@@ -380,3 +398,10 @@ def test_the_tiny_benchmark_prints_its_tables(data_dir: Path) -> None:
     assert done.returncode == 0, done.stderr
     for row in ("Office LDS, beta .1 |", "packed, float64 |"):
         assert f"| {row}" in done.stdout
+
+
+def test_many_clients_are_not_all_generated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedgen.server.augmentation.MOST_CLIENTS", 3)
+    folder = run(experiment(federation={"rounds": 1}, tracking={"report": True}), tmp_path / "run").folder
+    assert len(read_json(folder / "augmentation.json")["counts"][0]) == 3
+    assert "Of the first 3 of 8 clients, " in (folder / "report.html").read_text()

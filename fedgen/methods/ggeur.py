@@ -291,6 +291,7 @@ class Ggeur(MethodWrapper):
         trusted = state[TRUSTED].reshape(-1, self.facts.clients)[0]
         return {
             **changes_of(made, self.facts.classes).to_json(),
+            "clients": self.facts.clients,
             "upload_bytes": size_bytes(self.encoding),
             "dense_bytes": dense_bytes(self.facts.classes, self.features),
             "epsilon": self.epsilon,
