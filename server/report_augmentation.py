@@ -31,6 +31,9 @@ def augmentation_sentence(found: Augmentation) -> str:
         f"mean embedding from everybody's from {found.embedding_distance[0].mean():.2f} to "
         f"{found.embedding_distance[1].mean():.2f} standard deviations."
     )
+    if found.privacy is not None:
+        epsilon, delta = found.privacy
+        sentence += f" The pooled statistics are ({epsilon:g}, {delta:g})-differentially private for every sample."
     if found.left_out:
         listed = ", ".join(map(str, found.left_out[:20]))
         sentence += f" The statistics of {counted(len(found.left_out), 'client')} were left out of the pool: {listed}."

@@ -52,7 +52,7 @@ class Partition:
 class Augmentation:
     """What generated samples changed: ``counts[2, clients, classes]`` before and after, distances ``[2, clients]`` from
     everybody's samples, how alike shapes are, some samples on two axes, of the first clients where there are many;
-    ``left_out``: whose statistics were refused."""
+    ``left_out``: whose statistics were refused; ``privacy``: epsilon and delta of the pooled statistics."""
 
     counts: NDArray[np.int64]
     label_distance: NDArray[np.float64]
@@ -67,6 +67,7 @@ class Augmentation:
     upload_bytes: int
     dense_bytes: int
     left_out: list[int]
+    privacy: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -328,6 +329,7 @@ def _read_augmentation(path: Path, notices: list[str]) -> Augmentation | None:
             upload_bytes=int(value["upload_bytes"]),
             dense_bytes=int(value["dense_bytes"]),
             left_out=[int(client) for client in value["left_out"]],
+            privacy=None if value["privacy"] is None else (float(value["privacy"][0]), float(value["privacy"][1])),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         notices.append(f"{path.name} cannot be understood: {type(error).__name__}: {error}.")

@@ -120,3 +120,9 @@ def test_epsilon_needs_sums() -> None:
     for wrong in ({"clip": None}, {"precision": "float16"}, {"pooling": "bounded"}, {"prototypes": 3}):
         with pytest.raises(SettingError, match=r"epsilon = 8\.0 is of sums of samples no longer than clip"):
             Federation(experiment(**{"epsilon": 8.0, **wrong}))
+
+
+def test_the_report_names_epsilon(tmp_path: Path) -> None:
+    chosen = experiment(epsilon=8.0).replace(federation={"rounds": 0}, tracking={"report": True})
+    page = (run(chosen, tmp_path / "run").folder / "report.html").read_text()
+    assert "are (8, 1e-05)-differentially private for every sample" in page

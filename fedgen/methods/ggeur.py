@@ -294,7 +294,7 @@ class Ggeur(MethodWrapper):
             "clients": self.facts.clients,
             "upload_bytes": size_bytes(self.encoding),
             "dense_bytes": dense_bytes(self.facts.classes, self.features),
-            "epsilon": self.epsilon,
+            "privacy": None if self.epsilon is None else [self.epsilon, self.delta],
             "left_out": (trusted == 0).nonzero().flatten().tolist(),
         }
 
