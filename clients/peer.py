@@ -77,15 +77,17 @@ def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest
 class Merge:
     """What the blocks of one merging have in common, besides models and the rest of their states, by names.
 
-    weights[N]: of every sender; own_seen, seen {name: [N, ...]}: of every model, and as it was sent (see `observe`).
+    senders[m], weights[m], seen {name: [m, ...]}: of every message (see `observe`).  own_seen {name: [N, ...]}: of
+    every peer's own model, None where each block is to look.
     """
 
     round: int
     layout: Layout
     names: tuple[str, ...]
+    senders: Array
     weights: Array
-    own_seen: Tensors
     seen: Tensors
+    own_seen: Tensors | None = None
 
 
 @dataclass(frozen=True)
@@ -108,19 +110,23 @@ class MergeReport:
 def merge_peers(federation: Federation, merge: Merge, own: Tensor, sent: Tensor, *rest: Any) -> MergeReport:
     """Every receiver merges its inbox into its own model, and runs the server half of the method on its own state.
 
-    own[N, d], sent[N, d]: all peers' models, and as they were sent.  rest: the other tensors of all peers' states, then
-    receivers[k], heard csr[k, N] (mixing weights of the messages that arrived) and the rule's memory.
+    own[N, d]: all peers' models; sent[m, d]: messages.  rest: the other tensors of all peers' states, then
+    receivers[k], heard csr[k, m] (mixing weights of the messages that arrived) and the rule's memory.
     """
     *tensors, receivers, heard, memory = rest
     mine = canonical(own.index_select(0, receivers))
-    admitted, refused = _admitted(federation, merge, mine, sent, receivers, heard)
+    if merge.own_seen is None:
+        own_seen = observe(federation, mine)
+    else:
+        own_seen = {name: value[receivers] for name, value in merge.own_seen.items()}
+    admitted, refused = _admitted(federation, merge, mine, own_seen, sent, heard)
     if getattr(federation.rule, "mixes", False):
-        merged = _mixed(federation, merge, mine, sent, receivers, admitted, memory)
+        merged = _mixed(federation, merge, mine, own_seen, sent, admitted, memory)
     else:
         merged = _each(federation, merge, mine, sent, receivers, heard, admitted, memory)
     state = {name: tensor.index_select(0, receivers) for name, tensor in zip(merge.names, tensors, strict=True)}
-    weights = torch.from_numpy(merge.weights)[receivers]
-    inbox = Inbox(receivers, weights, None, lambda: Aggregation(merged.models.sub_(mine)))
+    equal = torch.ones(len(receivers), dtype=torch.float64)
+    inbox = Inbox(receivers, equal, None, lambda: Aggregation(merged.models.sub_(mine)))
     state = federation.method.server_update({**state, "model": mine}, inbox, merge.round)
     return MergeReport(receivers, state, refused, merged.alone, merged.memory, merged.diagnostics)
 
@@ -139,14 +145,13 @@ def _mixed(
     federation: Federation,
     merge: Merge,
     mine: Tensor,
+    own_seen: Tensors,
     sent: Tensor,
-    receivers: Tensor,
     admitted: Matrix,
     memory: Tensors,
 ) -> Merged:
     weights, received = normalised(admitted)
     share = _share(federation, received)
-    own_seen = {name: value[receivers] for name, value in merge.own_seen.items()}
     inboxes = Inboxes(mine, sent, weights, share, merge.layout, merge.seen, own_seen, memory)
     mixed = federation.rule.mix(inboxes)  # type: ignore[attr-defined]
     return Merged(mixed.models, [], mixed.memory, mixed.diagnostics)
@@ -171,7 +176,8 @@ def _each(
     shares = _share(federation, received)
     for place, receiver in enumerate(receivers.tolist()):
         inside = slice(admitted.indptr[place], admitted.indptr[place + 1])
-        senders = torch.from_numpy(admitted.indices[inside].astype(np.int64))
+        messages = torch.from_numpy(admitted.indices[inside].astype(np.int64))
+        senders = torch.from_numpy(merge.senders)[messages]
         allowed = max(0, f - int(heard.indptr[place + 1] - heard.indptr[place] - len(senders)))
         if len(senders) < max(1, federation.rule.minimum(allowed)):
             alone.append(receiver)
@@ -187,7 +193,7 @@ def _each(
             streams=federation.streams,
             share=float(shares[place]),
         )
-        rows = LocalRows(sent.index_select(0, senders).sub_(mine[place]), federation.slice_width)
+        rows = LocalRows(sent.index_select(0, messages).sub_(mine[place]), federation.slice_width)
         result = federation.rule.aggregate(rows, torch.from_numpy(admitted.data[inside]), context)
         merged[place].add_(result.aggregate, alpha=context.share)
         kept |= {f"{receiver}/{name}": value for name, value in result.memory.items()}
@@ -226,32 +232,33 @@ def _share(federation: Federation, received: Array) -> Array:
 
 
 def _admitted(
-    federation: Federation, merge: Merge, mine: Tensor, sent: Tensor, receivers: Tensor, heard: Matrix
+    federation: Federation, merge: Merge, mine: Tensor, own_seen: Tensors, sent: Tensor, heard: Matrix
 ) -> tuple[Matrix, dict[int, tuple[str, int]]]:
     """The messages that pass admission, with their weights, and why others do not.
 
     |sent - own| <= |sent| + |own| spares almost every message the way to its own difference.
     """
     limit = federation.norm_limit("train")
-    longest = merge.own_seen[LENGTH][receivers].numpy(), merge.seen[LENGTH].numpy()
+    longest = own_seen[LENGTH].numpy(), merge.seen[LENGTH].numpy()
     receiver = np.repeat(np.arange(len(mine)), np.diff(heard.indptr))
-    sender = heard.indices
-    weighty = (merge.weights[sender] > 0) & (merge.weights[sender] <= WEIGHT_LIMIT)
-    sure = (longest[0][receiver] + longest[1][sender] <= limit) & weighty
+    message = heard.indices
+    weighty = (merge.weights[message] > 0) & (merge.weights[message] <= WEIGHT_LIMIT)
+    sure = (longest[0][receiver] + longest[1][message] <= limit) & weighty
     refused: dict[int, tuple[str, int]] = {}
     passed = sure.copy()
     for edge in np.flatnonzero(~sure).tolist():
-        difference = sent[int(sender[edge])] - mine[int(receiver[edge])]
-        weight = torch.from_numpy(merge.weights[sender[edge : edge + 1]])
+        difference = sent[int(message[edge])] - mine[int(receiver[edge])]
+        weight = torch.from_numpy(merge.weights[message[edge : edge + 1]])
         admission = admit(LocalRows(difference[None]).norms(), weight, limit)
         passed[edge] = bool(admission.mask[0])
         if not passed[edge]:
-            why, times = refused.get(int(sender[edge]), (admission.reasons.get(0, ""), 0))
-            refused[int(sender[edge])] = why, times + 1
+            sender = int(merge.senders[message[edge]])
+            why, times = refused.get(sender, (admission.reasons.get(0, ""), 0))
+            refused[sender] = why, times + 1
     if passed.all() and (merge.weights == 1).all():
         return heard, refused
-    weights = heard.data * merge.weights[sender]
-    return csr_array((weights[passed], (receiver[passed], sender[passed])), shape=heard.shape), refused
+    weights = heard.data * merge.weights[message]
+    return csr_array((weights[passed], (receiver[passed], message[passed])), shape=heard.shape), refused
 
 
 def observe(federation: Federation, models: Tensor) -> Tensors:

@@ -219,6 +219,16 @@ class FederationSection(Section):
     protocol: Literal["push", "pull", "push_pull"] = Field(
         "push", description="on an edge i -> j: i sends to j, i asks j, or both; all the same without directions"
     )
+    clock: Literal["rounds", "events"] = Field(
+        "rounds", description="gossip in rounds, or in virtual time, where a round is a tick (all keys in rounds are)"
+    )
+    training_ticks: tuple[Count, Count] = Field(
+        (8, 12), strict=False, description="events: least and most ticks that a peer's training takes, drawn each time"
+    )
+    delay: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = Field(
+        (0, 0), strict=False, description="events: least and most ticks that a message is on its way"
+    )
+    inbox: Share = Field(1.0, description="events: share of its neighbours that a peer waits for before it merges")
     loss: float = Field(0.0, ge=0, lt=1, description="probability that a message of gossip is lost")
     churn: float = Field(0.0, ge=0, lt=1, description="probability that a peer of gossip leaves, each round")
     churn_rounds: tuple[int, int] | None = Field(
@@ -226,6 +236,16 @@ class FederationSection(Section):
     )
     away: int = Field(20, ge=1, description="rounds after which a peer that has left comes back")
     seed_agreement: bool = Field(False, description="all peers begin with the same model, as if agreed on a seed")
+
+    @model_validator(mode="after")
+    def _spans(self) -> Self:
+        for key in ("training_ticks", "delay", "churn_rounds"):
+            span = getattr(self, key)
+            if span is not None and span[0] > span[1]:
+                raise _conflict(f"federation.{key} = {list(span)}: the first number must not be above the second")
+        if self.clock == "events" and self.mode == "star":
+            raise _conflict('federation.clock = "events" is of gossip; set federation.mode = "gossip" or leave it out')
+        return self
 
     @model_validator(mode="after")
     def _kept_share(self) -> Self:

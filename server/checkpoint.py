@@ -31,6 +31,7 @@ class Standing:
     clients: ClientStore = field(default_factory=ClientStore)
     rule_memory: Tensors = field(default_factory=dict)
     attack_memory: Tensors = field(default_factory=dict)
+    post: Tensors = field(default_factory=dict)
 
     def tensors(self) -> Tensors:
         """ "<group>/<name>" of everything."""
@@ -39,18 +40,19 @@ class Standing:
             "client": self.clients.tensors(),
             "rule": self.rule_memory,
             "attack": self.attack_memory,
+            "post": self.post,
         }
         return {f"{group}/{name}": tensor for group, held in groups.items() for name, tensor in held.items()}
 
     @classmethod
     def restore(cls, round: int, tensors: Tensors) -> Standing:
         """The inverse of `tensors`."""
-        groups: dict[str, Tensors] = {"state": {}, "client": {}, "rule": {}, "attack": {}}
+        groups: dict[str, Tensors] = {"state": {}, "client": {}, "rule": {}, "attack": {}, "post": {}}
         for key, tensor in tensors.items():
             group, _, name = key.partition("/")
             groups[group][name] = canonical(tensor)
         clients = ClientStore.restore(groups["client"])
-        return cls(round, groups["state"], clients, groups["rule"], groups["attack"])
+        return cls(round, groups["state"], clients, groups["rule"], groups["attack"], groups["post"])
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -59,6 +61,8 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        if tensor.numel() == 0:  # torch views no bytes of it
+            continue
         flat = tensor.reshape(-1).view(torch.uint8).numpy()
         if sys.byteorder == "big":
             flat = np.ascontiguousarray(flat.reshape(-1, tensor.element_size())[:, ::-1])

@@ -185,10 +185,10 @@ def _root(session: Session, broadcast: Broadcast, common: Exchange) -> Tensor | 
     return row
 
 
-def note_failures(session: Session, blocks: list[Tensor], results: list[Any]) -> int:
+def note_failures(session: Session, blocks: list[Tensor], results: list[Any], fatal: bool = True) -> int:
     """Log who sent nothing and who was rejected; returns how many sent nothing.
 
-    Raises FedgenError where that is everyone.
+    fatal: raise FedgenError where that is everyone.
     """
     journal, round = session.journal, session.standing.round
     failed: dict[int, str] = {}
@@ -202,7 +202,7 @@ def note_failures(session: Session, blocks: list[Tensor], results: list[Any]) ->
             journal.event("failed", round, client=client, reason=reason)
         for client, reason in result[0].rejected.items():
             journal.event("rejected", round, client=client, reason=reason)
-    if len(failed) == sum(map(len, blocks)):
+    if fatal and len(failed) == sum(map(len, blocks)):
         client, reason = next(iter(failed.items()))
         raise FedgenError(
             f"round {round}: every one of its {len(failed)} clients failed; client {client}: {reason}{session.suspects}"

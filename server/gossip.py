@@ -16,7 +16,7 @@ from fedgen.federation import Federation
 from fedgen.parameters import Array, Tensors, canonical
 from fedgen.server.exchange import exchange
 from fedgen.server.peer_metrics import consensus_distance, honest_peers, measured, summary, told_of_honest
-from fedgen.server.peers import merge, send
+from fedgen.server.peers import Merging, Sending, merge, send
 from fedgen.server.session import Session, Stopwatch
 from fedgen.server.star import note_redrawn
 from fedgen.topology.graph import Matrix, by_row
@@ -74,34 +74,44 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     blocks = present(federation.cohort(round, everyone=True), gone)
     note_redrawn(session, blocks)
     if broadcast.reduce != "aggregate":
-        return _flood(session, broadcast, blocks, clock)
+        return flood(session, broadcast, blocks, clock)
     # 2. They train; what liars send is something else.
     sending = send(session, broadcast, blocks)
     clock.lap("train")
     # 3. Each merges what reaches it, and runs the server half.
     heard = arriving(federation, round, [*sending.silent, *np.flatnonzero(gone).tolist()])
-    merging = merge(session, broadcast, blocks, sending, heard)
-    state = merging.state
+    own_seen = None if sending.failed else sending.own_seen
+    merging = merge(session, broadcast, blocks, sending.own, sending.sent, heard, own_seen)
     clock.lap("aggregate")
-    # 4. Held-back samples, at every peer.
+    return conclude(session, broadcast, sending, merging, int(heard.nnz), evaluate, clock)
+
+
+def conclude(
+    session: Session,
+    broadcast: Broadcast,
+    sending: Sending,
+    merging: Merging,
+    messages: int,
+    evaluate: bool,
+    clock: Stopwatch,
+) -> dict[str, Any]:
+    """Evaluate held-back samples at every peer; then, when nothing can interrupt it any more, the round counts."""
+    federation, standing = session.federation, session.standing
+    round, state = standing.round, merging.state
     values = measured(session, state) if evaluate else {}
     last = round + 1 == federation.experiment.federation.rounds
     distance = {"consensus_distance": consensus_distance(federation, state["model"], round)} if evaluate else {}
     told = told_of_honest(federation, round, state["model"] if evaluate else None, merging.diagnostics)
+    metrics = {**summary(session, values), **sending.metrics(federation), **distance}
     clock.lap("evaluate")
-    # 5. Only now, when nothing can interrupt it any more, the round counts.
     sending.commit(standing)
     standing.rule_memory = merging.memory
     standing.state, standing.round = state, round + 1
-    messages = int(heard.nnz)
     size_bytes = broadcast.expects.size * broadcast.expects.dtype.itemsize * messages
     return {
         "round": round,
-        "metrics": {**summary(session, values), **sending.metrics(federation), **distance},
-        "clients": {
-            **sending.counts(merging.refused),
-            "late": 0,
-        },
+        "metrics": metrics,
+        "clients": {**sending.counts(merging.refused), "late": 0},
         "skipped": False,
         "bytes": {"up": size_bytes, "down": size_bytes},
         "messages": messages,
@@ -147,7 +157,7 @@ def arriving(federation: Federation, round: int, silent: list[int]) -> Matrix:
     return csr_array((weights.data[heard], (receivers[heard], weights.indices[heard])), shape=weights.shape)
 
 
-def _flood(session: Session, broadcast: Broadcast, blocks: list[Tensor], clock: Stopwatch) -> dict[str, Any]:
+def flood(session: Session, broadcast: Broadcast, blocks: list[Tensor], clock: Stopwatch) -> dict[str, Any]:
     """An exchange of what is no model: passed on until everybody has it, it is the same at every peer."""
     standing, method = session.standing, session.federation.method
     outcome = exchange(session, replace(broadcast, start=broadcast.start[0]), blocks)

@@ -23,15 +23,38 @@ from fedgen.topology.graph import Matrix
 
 
 @dataclass(frozen=True)
+class Messages:
+    """Models as they were sent: models[m, d], senders[m] in order, weights[m], and what is seen of them (`observe`)."""
+
+    models: Tensor
+    senders: Array
+    weights: Array
+    seen: Tensors
+
+    def of(self, places: Array) -> Messages:
+        """Those at some places."""
+        rows = torch.from_numpy(places)
+        seen = {name: value[rows] for name, value in self.seen.items()}
+        return Messages(self.models[rows], self.senders[places], self.weights[places], seen)
+
+    def __add__(self, more: Messages) -> Messages:
+        if 0 in (len(self.senders), len(more.senders)):
+            return self if len(self.senders) else more
+        seen = {name: torch.cat([value, more.seen[name]]) for name, value in self.seen.items()}
+        senders, weights = (
+            np.concatenate(each) for each in ((self.senders, more.senders), (self.weights, more.weights))
+        )
+        return Messages(torch.cat([self.models, more.models]), senders, weights, seen)
+
+
+@dataclass(frozen=True)
 class Sending:
-    """All peers after training: own[N, d], sent[N, d] (the same tensor where nobody lies), what is seen of both,
-    weights[N], and from whom nothing comes that can be read; failed: how many of those did not train."""
+    """All peers after training: own[N, d], what is seen of them, what each of the N sends (the same tensor where nobody
+    lies), and from whom nothing comes that can be read; failed: how many of those did not train."""
 
     own: Tensor
     own_seen: Tensors
-    sent: Tensor
-    seen: Tensors
-    weights: Array
+    sent: Messages
     silent: list[int]
     failed: int
     reports: list[PeerReport]
@@ -62,14 +85,14 @@ class Sending:
         return means
 
 
-def send(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Sending:
+def send(session: Session, broadcast: Broadcast, blocks: list[Tensor], fatal: bool = True) -> Sending:
     """All peers after those of `blocks` have trained; the others hold what they held, and are silent.
 
-    Raises FedgenError where all of them failed.
+    fatal: raise FedgenError where all of them failed.
     """
     federation, standing = session.federation, session.standing
     results = train(session, train_peers, exchange_of(session, broadcast), broadcast, blocks)
-    failed = note_failures(session, blocks, results) if blocks else 0
+    failed = note_failures(session, blocks, results, fatal) if blocks else 0
     reports: list[PeerReport] = [result[0] for result in results if not isinstance(result, BlockFailure)]
     trained = torch.cat([*(report.clients for report in reports), torch.empty(0, dtype=torch.int64)]).sort().values
     own = broadcast.start.clone() if len(trained) < len(broadcast.start) else torch.empty_like(broadcast.start)
@@ -77,35 +100,32 @@ def send(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Sendin
     for report in reports:
         place_rows(own, report.clients, report.own)
         weights[report.clients.numpy()] = report.weights.numpy()
-    own_seen = seen = _seen(federation, own, [(report.clients, report.seen) for report in reports])
+    own_seen = seen = _seen(len(own), [(report.clients, report.seen) for report in reports])
     sent = own
     if lied:
         sent = own.clone()
         for report in reports:
             if report.sent is not None:
                 place_rows(sent, report.clients, report.sent)
-        seen = _seen(federation, sent, [(report.clients, report.sent_seen or report.seen) for report in reports])
+        seen = _seen(len(own), [(report.clients, report.sent_seen or report.seen) for report in reports])
     memory, lies = standing.attack_memory, federation.liars(trained, standing.round)
     if federation.attack.omniscient and bool(lies.any()):
         sent, weights, memory = _corrupt(session, broadcast, sent, weights, trained)
-        seen = _seen(federation, sent, [])
+        seen = _seen(len(own), [(trained, observe(federation, sent[trained]))])
     unread = {client for report in reports for client in report.rejected}
     silent = sorted(unread | (set(range(len(own))) - set(trained.tolist())))
     kept = [replace(report, own=own, sent=None, sent_seen=None) for report in reports]  # all rows are in one place now
-    return Sending(own, own_seen, sent, seen, weights, silent, failed, kept, memory)
+    messages = Messages(sent, np.arange(len(own)), weights, seen)
+    return Sending(own, own_seen, messages, silent, failed, kept, memory)
 
 
-def _seen(federation: Federation, models: Tensor, parts: list[tuple[Tensor, Tensors]]) -> Tensors:
-    """{name: [N, ...]} of models[N, d], from what the blocks saw of theirs; of a model that no block has seen, now."""
-    clients = torch.cat([each for each, _ in parts]) if parts else torch.empty(0, dtype=torch.int64)
-    if len(clients) < len(models):
-        missing = torch.ones(len(models), dtype=torch.bool)
-        missing[clients] = False
-        rest = missing.nonzero()[:, 0]
-        parts = [*parts, (rest, observe(federation, models[rest]))]
-        clients = torch.cat([clients, rest])
-    order = clients.argsort()
-    return {name: torch.cat([seen[name] for _, seen in parts])[order] for name in parts[0][1]}
+def _seen(peers: int, parts: list[tuple[Tensor, Tensors]]) -> Tensors:
+    """{name: [N, ...]}: what blocks saw of their peers' models, by peer; zeros for those that sent none."""
+    seen: Tensors = {}
+    for clients, part in parts:
+        for name, value in part.items():
+            place_rows(seen.setdefault(name, value.new_zeros(peers, *value.shape[1:])), clients, value)
+    return seen
 
 
 def _corrupt(
@@ -144,8 +164,17 @@ class Merging:
     diagnostics: Tensors
 
 
-def merge(session: Session, broadcast: Broadcast, blocks: list[Tensor], sending: Sending, heard: Matrix) -> Merging:
-    """The receivers of `blocks` merge their rows of heard csr[N, N], the mixing weights of the messages that arrived.
+def merge(
+    session: Session,
+    broadcast: Broadcast,
+    blocks: list[Tensor],
+    own: Tensor,
+    messages: Messages,
+    heard: Matrix,
+    own_seen: Tensors | None = None,
+) -> Merging:
+    """The receivers of `blocks` merge their rows of heard csr[N, m], the mixing weights of the messages that arrived,
+    into their own[N, d].
 
     Raises FedgenError where a block cannot.
     """
@@ -156,17 +185,18 @@ def merge(session: Session, broadcast: Broadcast, blocks: list[Tensor], sending:
         round=standing.round,
         layout=broadcast.expects,
         names=tuple(others),
-        weights=sending.weights,
-        own_seen=sending.own_seen,
-        seen=sending.seen,
+        senders=messages.senders,
+        weights=messages.weights,
+        seen=messages.seen,
+        own_seen=own_seen,
     )
     items = [
         (receivers, heard[receivers.numpy()], _memory_of(standing.rule_memory, receivers, mixes))
         for receivers in blocks
     ]
-    results = session.pool.map(merge_peers, items, (common, sending.own, sending.sent, *others.values()))
-    before = {**standing.state, "model": sending.own}
-    whole = sum(map(len, blocks)) == len(sending.own)
+    results = session.pool.map(merge_peers, items, (common, own, messages.models, *others.values()))
+    before = {**standing.state, "model": own}
+    whole = sum(map(len, blocks)) == len(own)
     state = {name: torch.empty_like(value) if whole else value.clone() for name, value in before.items()}
     refused: dict[int, tuple[str, int]] = {}
     for result in results:
@@ -181,10 +211,10 @@ def merge(session: Session, broadcast: Broadcast, blocks: list[Tensor], sending:
     alone = sorted(receiver for result in results for receiver in result.alone)
     if alone:
         session.journal.event("alone", standing.round, clients=alone, reason="too few messages to merge")
-    memory = _memory(results, standing.rule_memory, mixes, len(sending.own))
+    memory = _memory(results, standing.rule_memory, mixes, len(own))
     told = [{name: value.double() for name, value in result.diagnostics.items()} for result in results]
     names = set.intersection(*map(set, told)) if told else set()
-    spread = {name: _spread(results, [each[name] for each in told], len(sending.own), torch.nan) for name in names}
+    spread = {name: _spread(results, [each[name] for each in told], len(own), torch.nan) for name in names}
     return Merging(state, refused, alone, memory, spread)
 
 

@@ -21,7 +21,7 @@ from fedgen.contracts import Pool
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import canonical
-from fedgen.server import checkpoint, experiment_file, gossip, parts, run_folder, star
+from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, star
 from fedgen.server.augmentation import write_augmentation
 from fedgen.server.checkpoint import Standing
 from fedgen.server.environment import describe
@@ -33,8 +33,8 @@ from fedgen.server.topology import network_record
 from fedgen.server.view import SilentView, View
 from fedgen.server.words import counted
 
-LOOPS = {"star": star, "gossip": gossip}
-"""federation.mode -> its initial_state, play_round and final_model."""
+LOOPS = {("star", "rounds"): star, ("gossip", "rounds"): gossip, ("gossip", "events"): events}
+"""(federation.mode, federation.clock) -> its initial_state, play_round and final_model."""
 
 State = Literal["completed", "degraded", "failed", "stopped"]
 EXIT_CODES: Mapping[State, int] = {"completed": 0, "degraded": 3, "failed": 1, "stopped": 130}
@@ -182,7 +182,8 @@ class _Life:
         self.opening: list[tuple[str, dict[str, Any]]] = []
         self.given_up: dict[tuple[int, int], str] = {}
         self.interrupt = Interrupt()
-        self.loop = LOOPS[federation.experiment.federation.mode]
+        section = federation.experiment.federation
+        self.loop = LOOPS[section.mode, section.clock]
 
     def newborn(self) -> Standing:
         """The standing before the first exchange."""

@@ -102,8 +102,8 @@ def reference(federation: Federation, own: Tensor, sent: Tensor, heard: Any, cou
 
 def merged(federation: Federation, own: Tensor, sent: Tensor, counts: Tensor, blocks: int = 5) -> Tensor:
     heard = federation.network.mixing.weights(federation.network.graph(0))
-    seen = observe(federation, own), observe(federation, sent)
-    merge = Merge(0, federation.method.layout, (), counts.numpy(), *seen)
+    own_seen, seen = observe(federation, own), observe(federation, sent)
+    merge = Merge(0, federation.method.layout, (), np.arange(PEERS), counts.numpy(), seen, own_seen)
     result = torch.empty_like(own)
     for receivers in torch.arange(PEERS).split(blocks):
         report = merge_peers(federation, merge, own, sent, receivers, heard[receivers.numpy()], {})
@@ -168,7 +168,7 @@ def test_a_message_is_refused_by_its_distance_from_the_receiver() -> None:
     own[:, 0] = torch.arange(float(PEERS)) * 2.0  # neighbours are 2 apart, and long themselves; the ring closes with 22
     ones, heard = torch.ones(PEERS).double(), federation.network.graph(0).hears
     seen = observe(federation, own)
-    merge = Merge(0, federation.method.layout, (), ones.numpy(), seen, seen)
+    merge = Merge(0, federation.method.layout, (), np.arange(PEERS), ones.numpy(), seen)
     report = merge_peers(federation, merge, own, own, torch.arange(PEERS), heard, {})
     assert {sender: times for sender, (_, times) in report.refused.items()} == {0: 1, PEERS - 1: 1}
     assert "above aggregation.norm_limit 3" in report.refused[0][0]
