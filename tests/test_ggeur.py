@@ -313,13 +313,8 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.parametrize(
-    ("name", "workers"),
-    [
-        ("gather", 2),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in product(COMPOSED, (1, 2)) if case != ("gather", 2)),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "workers"), [*product(COMPOSED, (1, 2))])
 def test_workers_have_the_hash_of_none(cluster: None, name: str, workers: int, tmp_path: Path) -> None:
     expected = run(COMPOSED[name](backend="serial"), tmp_path / "serial")
     assert run(COMPOSED[name](backend="ray", workers=workers), tmp_path / "ray").sha256 == expected.sha256
@@ -391,13 +386,12 @@ def test_what_is_no_model_has_a_reference_of_zeros(registered: Callable[..., Any
 
 
 @pytest.mark.data("office_caltech10/mobilenetv1_pw12.npz")
-def test_the_tiny_benchmark_prints_its_tables(data_dir: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.ggeur", "--tiny", "rounds", "lies"]
+def test_the_tiny_benchmark_prints_a_table(data_dir: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.ggeur", "--tiny", "rounds"]
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    for row in ("Office LDS, beta .1 |", "packed, float64 |"):
-        assert f"| {row}" in done.stdout
+    assert "| Office LDS, beta .1 |" in done.stdout
 
 
 def test_many_clients_are_not_all_generated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

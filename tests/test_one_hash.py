@@ -137,6 +137,15 @@ def test_every_training_on_one_and_two_workers(cluster: None, tmp_path: Path, tr
         assert (spread.sha256, spread.client_sha256) == (whole.sha256, whole.client_sha256)
 
 
+def test_a_setup_exchange_on_two_workers(cluster: None, tmp_path: Path) -> None:
+    """Rows of statistics in half precision, gathered, then training on what they make; tests/test_ggeur.py has more."""
+    ggeur = {"name": "ggeur", "target": 20, "prototypes": 4, "precision": "float16", "mode": "code", "start": "none"}
+    changes = {"training": {"wrappers": [ggeur]}, "federation": {"rounds": 2}}
+    expected = hashes(run(experiment("median", "ipm", backend="serial").replace(**changes), tmp_path / "serial"))
+    spread = run(experiment("median", "ipm", backend="ray", workers=2).replace(**changes), tmp_path / "ray")
+    assert hashes(spread) == expected
+
+
 def test_the_work_is_spread_over_blocks() -> None:
     federation = Federation(experiment("mean", "none"))
     assert len(federation.cohort(0, everyone=False)) == 4
