@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize(
     ("benchmark", "rows"),
-    [("engines", ("fedgen, stacked", "fedgen, sequential", "fedgen, vmap")), ("spine", ("mean", "quickstart"))],
+    [
+        ("engines", ("fedgen, stacked", "fedgen, sequential", "fedgen, vmap")),
+        ("spine", ("mean", "quickstart")),
+        ("rules", ("krum | 20 | 2", "optimal ALIE | 20", "1 iteration")),
+        ("byzantine", ("mean", "normalised mean")),
+        ("kappa", ("flag", "nnm, geometric_median")),
+    ],
 )
 def test_tiny_preset_prints_its_table(benchmark: str, rows: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--tiny"]
