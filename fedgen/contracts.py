@@ -309,7 +309,10 @@ class Inbox:
 
 
 class Method(Protocol):
-    """Both halves of a federated method, pure; a wrapper is a Method around a Method."""
+    """Both halves of a federated method, pure; a wrapper is a Method around a Method.
+
+    One that sets up tensors which are then the same at every peer names them in `common`: gossip keeps one of each.
+    """
 
     @property
     def modes(self) -> frozenset[str]:

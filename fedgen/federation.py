@@ -251,6 +251,12 @@ class Federation:
         return torch.tensor([len(self.shards)])
 
     @property
+    def common_state(self) -> frozenset[str]:
+        """Names of state tensors that are the same at every peer of a gossip, which keeps one of each."""
+        common: frozenset[str] = getattr(self.method, "common", frozenset())
+        return common
+
+    @property
     def slice_width(self) -> int:
         """Columns of an update that are aggregated together."""
         width = self.experiment.aggregation.slice

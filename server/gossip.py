@@ -23,11 +23,15 @@ from fedgen.topology.graph import Matrix, by_row
 
 
 def initial_state(federation: Federation) -> Tensors:
-    """{name: [N, ...]}: every peer's state before the first round."""
+    """{name: [N, ...]}: every peer's state before the first round; one tensor for all where the method says so."""
     peers = federation.experiment.data.clients
     agreed = federation.experiment.federation.seed_agreement
     states = [federation.method.initial_state(0 if agreed else peer) for peer in range(peers)]
-    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+    common = federation.common_state
+    return {
+        name: states[0][name] if name in common else torch.stack([state[name] for state in states])
+        for name in states[0]
+    }
 
 
 def final_model(federation: Federation, state: Tensors) -> Tensor:

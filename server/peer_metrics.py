@@ -52,7 +52,8 @@ def measured(session: Session, state: Tensors) -> Tensors:
     ]
     sums: Tensors = {}
     counts: dict[str, int] = {}
-    results = session.evaluated(peer.evaluate_peers, items, (tuple(state), *state.values()))
+    own = {name: value for name, value in state.items() if name not in federation.common_state}
+    results = session.evaluated(peer.evaluate_peers, items, (tuple(own), *own.values()))
     for (_, _, each), (metrics, count) in zip(items, results, strict=True):
         for name, values in metrics.items():
             sums.setdefault(name, torch.zeros(peers, dtype=torch.float64))[each] += values * count

@@ -180,7 +180,8 @@ def merge(
     """
     federation, standing = session.federation, session.standing
     mixes = getattr(federation.rule, "mixes", False)
-    others = {name: value for name, value in standing.state.items() if name != "model"}
+    own_names = standing.state.keys() - federation.common_state
+    others = {name: value for name, value in standing.state.items() if name in own_names - {"model"}}
     common = Merge(
         round=standing.round,
         layout=broadcast.expects,
@@ -195,7 +196,7 @@ def merge(
         for receivers in blocks
     ]
     results = session.pool.map(merge_peers, items, (common, own, messages.models, *others.values()))
-    before = {**standing.state, "model": own}
+    before = {"model": own, **others}
     whole = sum(map(len, blocks)) == len(own)
     state = {name: torch.empty_like(value) if whole else value.clone() for name, value in before.items()}
     refused: dict[int, tuple[str, int]] = {}
@@ -215,6 +216,7 @@ def merge(
     told = [{name: value.double() for name, value in result.diagnostics.items()} for result in results]
     names = set.intersection(*map(set, told)) if told else set()
     spread = {name: _spread(results, [each[name] for each in told], len(own), torch.nan) for name in names}
+    state = {name: state.get(name, value) for name, value in standing.state.items()}
     return Merging(state, refused, alone, memory, spread)
 
 

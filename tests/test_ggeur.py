@@ -23,6 +23,7 @@ from fedgen.geometry.heads import ridge
 from fedgen.geometry.statistics import statistics_of
 from fedgen.methods.ggeur import COUNTS, MEANS, PROTOTYPES, ROOTS, TRUSTED, Ggeur
 from fedgen.methods.recall import Recall
+from fedgen.server.checkpoint import load_newest
 from fedgen.server.journal import read_lines
 from fedgen.server.report import write_report
 from fedgen.server.run_folder import read_json
@@ -286,6 +287,11 @@ COMPOSED: dict[str, Callable[..., Experiment]] = {
         federation={"rounds": ROUNDS, "mode": "gossip", "topology": {"name": "ring"}},
         runtime=runtime,
     ),
+    "gossip in ticks": lambda **runtime: experiment(
+        {"minimum_count": 1},
+        federation={"rounds": ROUNDS, "mode": "gossip", "topology": {"name": "ring"}, "clock": "events"},
+        runtime=runtime,
+    ),
     "trimmed mean under ipm": lambda **runtime: experiment(
         {},
         aggregation={"rule": "trimmed_mean", "f": 1},
@@ -328,6 +334,8 @@ def test_statistics_are_flooded_in_gossip(tmp_path: Path) -> None:
     width = 10 * (1 + 64 + 64 * 65 // 2)
     assert (first["round"], first["messages"], first["bytes"]["up"]) == (-1, 128, 128 * 8 * width)
     assert last["metrics"]["worst_accuracy"] > 0.8
+    state = load_newest(result.folder)[0].state  # type: ignore[index]
+    assert (state[ROOTS].shape, state["model"].shape) == ((10, 64, 64), (8, 650)), "one geometry for all peers"
     star = run(experiment({"minimum_count": 1, "start": "lda"}, federation={"rounds": 0}), tmp_path / "star")
     assert star.metrics["accuracy"] > 0.8
 

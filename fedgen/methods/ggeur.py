@@ -173,6 +173,15 @@ class Ggeur(MethodWrapper):
             noise=noise,
         )
 
+    @property
+    def _geometry(self) -> tuple[str, ...]:
+        """Names of what participants need of the state."""
+        return (COUNTS, MEANS, ROOTS, REMAINDERS, *([PROTOTYPES] if self.prototypes else []))
+
+    @property
+    def common(self) -> frozenset[str]:
+        return super().common | {*self._geometry, TRUSTED}
+
     def initial_state(self, replica: int) -> Tensors:
         classes, features = self.facts.classes, self.features
         blocks = 1 if self.upload == "second_moment" else classes
@@ -194,9 +203,7 @@ class Ggeur(MethodWrapper):
         inner = self.inner.broadcast(state, round)
         if round < 0:
             return inner
-        names = (COUNTS, MEANS, ROOTS, REMAINDERS, *([PROTOTYPES] if self.prototypes else []))
-        # All peers of a gossip hold the same, as the statistics reached them all.
-        held = {name: state[name] if state["model"].dim() == 1 else state[name][0] for name in names}
+        held = {name: state[name] for name in self._geometry}
         return replace(inner, tensors={**inner.tensors, **held}, lasting=inner.lasting | held.keys())
 
     # The participant's half.
@@ -288,14 +295,13 @@ class Ggeur(MethodWrapper):
         """What a report tells of the augmentation: of every client, from blocks of one, and of the uploads."""
         tensors = self.broadcast(state, 0).tensors
         made = (each for block in blocks for each in self.augmentations(tensors, block))
-        trusted = state[TRUSTED].reshape(-1, self.facts.clients)[0]
         return {
             **changes_of(made, self.facts.classes).to_json(),
             "clients": self.facts.clients,
             "upload_bytes": size_bytes(self.encoding),
             "dense_bytes": dense_bytes(self.facts.classes, self.features),
             "privacy": None if self.epsilon is None else [self.epsilon, self.delta],
-            "left_out": (trusted == 0).nonzero().flatten().tolist(),
+            "left_out": (state[TRUSTED] == 0).nonzero().flatten().tolist(),
         }
 
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:

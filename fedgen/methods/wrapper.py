@@ -28,6 +28,10 @@ class MethodWrapper:
     def setup_rounds(self) -> int:
         return self.inner.setup_rounds
 
+    @property
+    def common(self) -> frozenset[str]:
+        return getattr(self.inner, "common", frozenset())
+
     def initial_state(self, replica: int) -> Tensors:
         return self.inner.initial_state(replica)
 
