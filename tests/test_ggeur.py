@@ -261,6 +261,19 @@ def test_a_lie_a_hundred_times_too_large_stays_out_of_a_bounded_pool(ggeur: dict
     assert left < 0.5 * damage
 
 
+def test_a_bounded_prototype_is_no_longer_than_others() -> None:
+    """It is the centre of samples at every other client."""
+    attack = {"attack": {"name": "scaling", "scale": 100.0}, "clients": [3]}
+    settings = {"precision": "float32", "prototypes": 4, "mode": "code"}
+    lengths = {}
+    for name, ggeur in {"plain": {"minimum_count": 1}, "bounded": BOUNDED}.items():
+        prototypes = state_after_setup(Federation(experiment({**settings, **ggeur}, byzantine=attack)))[PROTOTYPES]
+        found = prototypes.norm(dim=2)
+        lengths[name] = float(found[3].nan_to_num(0).max() / found[[0, 1, 2, 4]].nanmedian())
+    assert lengths["plain"] > 50
+    assert lengths["bounded"] <= 3.5
+
+
 @pytest.mark.parametrize("attack", registry.members("attack"))
 def test_every_attack_meets_every_exchange(attack: str, tmp_path: Path) -> None:
     """Under the mean of admitted statistics as under the bounded pool; a run may end degraded, never fail."""

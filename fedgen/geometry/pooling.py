@@ -13,9 +13,13 @@ from fedgen.geometry.statistics import Statistics, pooled
 
 @dataclass(frozen=True)
 class Pooled:
-    """The statistics of those who are believed; refused: place -> why not."""
+    """The statistics of those who are believed, and theirs one by one: place -> as they are pooled.
+
+    refused: place -> why not.
+    """
 
     statistics: Statistics
+    parts: dict[int, Statistics]
     refused: dict[int, str]
 
 
@@ -40,14 +44,15 @@ def robust_pooled(parts: Sequence[Statistics], bound: float = 3.0, most: float =
     tensor(True)
     """
     refused = {place: why for place, each in enumerate(parts) if (why := impossible(each))}
-    left = [each for place, each in enumerate(parts) if place not in refused]
+    places = [place for place in range(len(parts)) if place not in refused]
+    left = [parts[place] for place in places]
     if not left:
         raise ValueError(f"no participant's statistics can be those of samples: {next(iter(refused.values()), 'none')}")
     length = _median(torch.cat([each.means.norm(dim=1) for each in left]))
     variance = _median(torch.cat([_variances(each) for each in left]))
     limit = most * _median(torch.stack([each.counts.sum() for each in left]))
     kept = [_bounded(each, bound, length, variance, limit) for each in left]
-    return Pooled(pooled(kept), refused)
+    return Pooled(pooled(kept), dict(zip(places, kept, strict=True)), refused)
 
 
 def _bounded(statistics: Statistics, bound: float, length: float, variance: float, limit: float) -> Statistics:

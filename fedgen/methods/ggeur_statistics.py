@@ -74,15 +74,13 @@ class StatisticsExchange:
         if self.summed:
             return Pool(self._mended(self.encoding.decode(inbox.aggregate)), inbox.clients, torch.empty(0))
         assert inbox.rows is not None
-        parts = [self.encoding.decode(row) for row in inbox.rows.collect()]
-        believed = self._believed(parts)
-        kept = [place for place in range(len(parts)) if place not in believed.refused]
-        means = [torch.where((parts[place].counts > 0)[:, None], parts[place].means, torch.nan) for place in kept]
-        return Pool(believed.statistics, inbox.clients[kept], torch.stack(means).float())
+        believed = self._believed([self.encoding.decode(row) for row in inbox.rows.collect()])
+        means = [torch.where((each.counts > 0)[:, None], each.means, torch.nan) for each in believed.parts.values()]
+        return Pool(believed.statistics, inbox.clients[list(believed.parts)], torch.stack(means).float())
 
     def _believed(self, parts: Sequence[Statistics]) -> Pooled:
         if self.bound is None:
-            return Pooled(pooled(parts), {})
+            return Pooled(pooled(parts), dict(enumerate(parts)), {})
         try:
             return robust_pooled(parts, self.bound, self.bound)
         except ValueError as error:
