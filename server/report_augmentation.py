@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgen.server.augmentation_record import Augmentation
 from fedgen.server.report_canvas import COLOURS, drawing, legend, plain, plot_axes, whole_numbers, written
-from fedgen.server.run_record import Augmentation
 from fedgen.server.words import counted, human_bytes, human_count
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedgen.server import figures, report_canvas
+from fedgen.server.augmentation_record import Augmentation
 from fedgen.server.graph_picture import plot as plot_graph
 from fedgen.server.report_augmentation import (
     draw_counts,
@@ -17,7 +18,7 @@ from fedgen.server.report_augmentation import (
     similarity_sentence,
 )
 from fedgen.server.report_partition import draw_partition, partition_sentence
-from fedgen.server.run_record import Augmentation, NetworkFacts, RunFolder
+from fedgen.server.run_record import NetworkFacts, RunFolder
 from fedgen.server.words import OUTCOMES, finite, is_share, printable, split_metric
 
 MOST_METRICS = 6
@@ -77,8 +78,7 @@ def _of_domains(run: RunFolder, names: Iterable[str]) -> list[str]:
     """The names of accuracies of single domains; their mean is domain_accuracy."""
     if "domain_accuracy" not in run.histories:
         return []
-    others = ("accuracy", "domain_accuracy", "p10_accuracy", "worst_accuracy")
-    return [name for name in names if name.endswith("_accuracy") and name not in others]
+    return [name for name in names if name.endswith("_accuracy") and name != "domain_accuracy"]
 
 
 def _domains_picture(domains: dict[str, dict[str, figures.Series]]) -> Picture:

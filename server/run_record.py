@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedgen.server.augmentation_record import Augmentation, read_augmentation
 from fedgen.server.parts import (
     AUGMENTATION,
     ENVIRONMENT,
@@ -46,28 +47,6 @@ class Partition:
     counts: NDArray[np.int64]
     classes: list[str]
     byzantine: list[int]
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What generated samples changed: ``counts[2, clients, classes]`` before and after, distances ``[2, clients]`` from
-    everybody's samples, how alike shapes are, some samples on two axes, of the first clients where there are many;
-    ``left_out``: whose statistics were refused; ``privacy``: epsilon and delta of the pooled statistics."""
-
-    counts: NDArray[np.int64]
-    label_distance: NDArray[np.float64]
-    embedding_distance: NDArray[np.float64]
-    similarity: NDArray[np.float64]
-    same: float
-    different: float
-    points: NDArray[np.float64]
-    labels: NDArray[np.int64]
-    generated: NDArray[np.bool_]
-    clients: int
-    upload_bytes: int
-    dense_bytes: int
-    left_out: list[int]
-    privacy: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -119,7 +98,7 @@ class RunFolder:
             records=_metric_records(folder / METRICS, notices),
             events=_json_lines(folder / EVENTS, notices),
             result=_optional_object(folder / RESULT, notices),
-            augmentation=_read_augmentation(folder / AUGMENTATION, notices),
+            augmentation=read_augmentation(_optional_object(folder / AUGMENTATION, notices), notices),
             network=_read_network(folder / NETWORK, notices),
             notices=notices,
         )
@@ -305,37 +284,3 @@ def _read_network(path: Path, notices: list[str]) -> NetworkFacts | None:
         notices.append(f"{path.name} cannot be understood: {type(error).__name__}: {error}.")
         return None
     return NetworkFacts(peers, edges, facts)
-
-
-def _read_augmentation(path: Path, notices: list[str]) -> Augmentation | None:
-    value = _optional_object(path, notices)
-    if not value:
-        return None
-    try:
-        counts = np.array(value["counts"], dtype=np.int64)
-        if counts.ndim != 3 or len(counts) != 2:
-            raise ValueError("counts should be those before and those after")
-        return Augmentation(
-            counts=counts,
-            label_distance=_array(value, "label_distance"),
-            embedding_distance=_array(value, "embedding_distance"),
-            similarity=_array(value, "similarity"),
-            same=float(_array(value, "same")),
-            different=float(_array(value, "different")),
-            points=_array(value, "points"),
-            labels=np.array(value["labels"], dtype=np.int64),
-            generated=np.array(value["generated"], dtype=np.bool_),
-            clients=int(value["clients"]),
-            upload_bytes=int(value["upload_bytes"]),
-            dense_bytes=int(value["dense_bytes"]),
-            left_out=[int(client) for client in value["left_out"]],
-            privacy=None if value["privacy"] is None else (float(value["privacy"][0]), float(value["privacy"][1])),
-        )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        notices.append(f"{path.name} cannot be understood: {type(error).__name__}: {error}.")
-        return None
-
-
-def _array(value: Record, name: str) -> NDArray[np.float64]:
-    """Numbers, NaN where there are none."""
-    return np.array(value[name], dtype=np.float64)

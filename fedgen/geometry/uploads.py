@@ -198,6 +198,18 @@ class LowRank:
         return Statistics(counts, means, scatters)
 
 
+def upload_of(name: str, classes: int, features: int, dtype: torch.dtype, rank: int = 32) -> Upload:
+    """The upload "packed", "low_rank" or "second_moment" in that precision; sums where float64 lets rows add up.
+
+    >>> upload_of("second_moment", 10, 512, torch.float64)
+    Sums(classes=10, features=512, shared=True)
+    """
+    if name == "low_rank":
+        return LowRank(classes, features, rank, dtype)
+    shared = name == "second_moment"
+    return Sums(classes, features, shared) if dtype == torch.float64 else Packed(classes, features, shared, dtype)
+
+
 def packed(matrix: Tensor) -> Tensor:
     """Symmetric [d, d] -> its upper triangle [d (d + 1) / 2]."""
     row, column = torch.triu_indices(*matrix.shape)

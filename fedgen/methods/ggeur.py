@@ -20,7 +20,7 @@ from fedgen.geometry.heads import Head, lda, linear_names, nearest_mean, ridge, 
 from fedgen.geometry.sampler import Augmented, Centre, augment
 from fedgen.geometry.shapes import Geometry, Scale, geometry_of
 from fedgen.geometry.statistics import Statistics
-from fedgen.geometry.uploads import LowRank, Packed, Sums, Upload, dense_bytes, size_bytes
+from fedgen.geometry.uploads import Sums, Upload, dense_bytes, size_bytes, upload_of
 from fedgen.methods.ggeur_statistics import PHASE, StatisticsExchange
 from fedgen.methods.recall import Recall
 from fedgen.methods.wrapper import MethodWrapper
@@ -150,13 +150,7 @@ class Ggeur(MethodWrapper):
     @cached_property
     def encoding(self) -> Upload:
         """How statistics become a row."""
-        classes, features, shared = self.facts.classes, self.features, self.upload == "second_moment"
-        dtype: torch.dtype = getattr(torch, self.precision)
-        if self.upload == "low_rank":
-            return LowRank(classes, features, self.rank, dtype)
-        if dtype == torch.float64:
-            return Sums(classes, features, shared)
-        return Packed(classes, features, shared, dtype)
+        return upload_of(self.upload, self.facts.classes, self.features, getattr(torch, self.precision), self.rank)
 
     @cached_property
     def exchange(self) -> StatisticsExchange:

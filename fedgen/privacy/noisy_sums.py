@@ -25,7 +25,8 @@ class NoisySums:
     multiplier * s_b / share_b, so that all of them together are one Gaussian mechanism of that multiplier.
 
     Every one of `participants` adds an equal part of the variance: the sum has all of it, so epsilon holds towards
-    whoever sees the sum alone, as under secure aggregation.  A single row has less noise.
+    whoever sees the sum alone, as under secure aggregation.  A single row has less noise, and a participant that fails
+    takes its part of the noise along.
     """
 
     sums: Sums
