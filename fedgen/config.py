@@ -346,10 +346,11 @@ class Experiment(Section):
                 f"federation.cohort = {cohort} is more than data.clients = {self.data.clients}; ask for at most "
                 f"{self.data.clients}"
             )
-        if star and 2 * f >= cohort:
+        trusts_itself = "root_samples" in self.aggregation.rule.params
+        if star and 2 * f >= cohort and not trusts_itself:
             raise _conflict(
-                f"aggregation.f = {f} of a cohort of {cohort}: no rule withstands f >= n / 2 liars; lower "
-                f"aggregation.f to at most {(cohort - 1) // 2} or raise federation.cohort"
+                f"aggregation.f = {f} of a cohort of {cohort}: no rule without data of its own withstands f >= n / 2 "
+                f"liars; lower aggregation.f to at most {(cohort - 1) // 2} or raise federation.cohort"
             )
         liars = self.byzantine.clients
         worst = max([*liars, len(liars) - 1], default=-1) if isinstance(liars, list) else liars - 1

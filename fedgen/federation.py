@@ -209,9 +209,11 @@ class Federation:
         f, cohort = experiment.aggregation.f, experiment.cohort_size
         needed = self.rule.minimum(f)
         if needed > cohort:
+            around = "".join(f" in {wrapper.name!r}" for wrapper in experiment.aggregation.wrappers)
             raise SettingError(
-                f"aggregation.rule = {experiment.aggregation.rule.name!r} needs at least {needed} updates to withstand "
-                f"aggregation.f = {f}, and federation.cohort gives {cohort}; lower aggregation.f or raise the cohort"
+                f"aggregation.rule = {experiment.aggregation.rule.name!r}{around} needs at least {needed} updates to "
+                f"withstand aggregation.f = {f}, and federation.cohort gives {cohort}; lower aggregation.f, change the "
+                "parameters of the rule or raise the cohort"
             )
 
     def _liars(self, round: int) -> Tensor:

@@ -54,7 +54,7 @@ def slab_gram(slab: Tensor) -> Tensor:
 
 def slab_squares(slab: Tensor) -> Tensor:
     """slab[n, c] -> float64[n]: squared Euclidean lengths."""
-    wide = slab.double().numpy()
+    wide = slab.double().numpy(force=True)
     return torch.from_numpy(np.vecdot(wide, wide))
 
 

@@ -23,7 +23,20 @@ def refusal_tables(run: RunFolder) -> Record:
          clipped(group.words), group.when)
         for client, group in by_client(events).items()
     ]  # fmt: skip
-    return {"sentence": _sentence(events, run.byzantine), "reasons": reasons, "clients": clients}
+    sentence = " ".join(filter(None, [_sentence(events, run.byzantine), _bound(run.events)]))
+    return {"sentence": sentence, "reasons": reasons, "clients": clients}
+
+
+def _bound(events: Sequence[Record]) -> str:
+    """In how many rounds more clients lied than the rule was to withstand."""
+    broken = [event for event in events if event.get("event") == "bound_broken"]
+    if not broken:
+        return ""
+    most, f = max(int(event.get("liars", 0)) for event in broken), broken[0].get("f")
+    return (
+        f"In {counted(len(broken), 'round')} more clients lied than aggregation.f = {f}, up to {most}: what the rule "
+        "promises does not hold there."
+    )
 
 
 def _sentence(events: Sequence[Record], byzantine: set[int]) -> str:

@@ -82,7 +82,8 @@ def event_rows(run: RunFolder) -> list[tuple[str, str, str]]:
     return [
         (str(event.get("round", "")), str(event.get("event", "event")).replace("_", " "), clipped(_event_words(event)))
         for event in run.events
-        if event.get("event") != "admitted" and not (event.get("event") in OUTCOMES and refuses_clients(event))
+        if event.get("event") not in ("admitted", "aggregated", "bound_broken")
+        and not (event.get("event") in OUTCOMES and refuses_clients(event))
     ]
 
 

@@ -37,6 +37,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     # 2. Who takes part.
     blocks = federation.cohort(round, broadcast.everyone, 0 if broadcast.phase == "train" else row_bytes(broadcast))
     note_redrawn(session, blocks)
+    _note_bound(session, broadcast, blocks)
     # 3. They train; attacks and admission act.
     outcome = exchange(session, broadcast, blocks)
     session.journal.event("admitted", round, clients=outcome.inbox.clients.tolist())
@@ -78,12 +79,25 @@ def note_redrawn(session: Session, blocks: list[Tensor]) -> None:
         )
 
 
+def _note_bound(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> None:
+    """Log that more clients of this round lie than the rule is to withstand, which only a simulation knows."""
+    federation, round = session.federation, session.standing.round
+    if broadcast.reduce != "aggregate" or federation.rule.linear:
+        return
+    liars, f = int(federation.liars(torch.cat(blocks), round).sum()), federation.experiment.aggregation.f
+    if liars > f and federation.experiment.byzantine.attack.name != "none":
+        reason = f"{liars} of {sum(map(len, blocks))} clients lie, aggregation.f = {f}"
+        session.journal.event("bound_broken", round, reason=reason, liars=liars, f=f)
+
+
 def _too_few(session: Session, broadcast: Broadcast, outcome: Outcome) -> str:
     inbox = outcome.inbox
     needed = max(1, session.federation.rule.minimum(inbox.f) if broadcast.reduce == "aggregate" else 1)
     if len(inbox.clients) >= needed:
         return ""
-    short = f"{len(inbox.clients)} updates were admitted, aggregation needs {needed} to withstand f = {inbox.f}"
+    f, lost = session.federation.experiment.aggregation.f, len(outcome.rejected)
+    left = f"f = {inbox.f}" + (f", what {lost} rejected of aggregation.f = {f} leave" if lost else "")
+    short = f"{len(inbox.clients)} updates were admitted, aggregation needs {needed} to withstand {left}"
     rejected = torch.tensor(list(outcome.rejected), dtype=torch.int64)
     liars = session.federation.liars(rejected, session.standing.round).tolist()
     honest = next((reason for reason, lies in zip(outcome.rejected.values(), liars, strict=True) if not lies), "")

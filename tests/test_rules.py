@@ -346,6 +346,11 @@ def test_networks_sort_all_orders_of_eight() -> None:
 # Rows inside wrappers.
 
 
+@pytest.mark.parametrize(("wrapper", "told"), [("nnm", False), ("bucketing", False), ("arc", True)])
+def test_values_are_told_of_rows_that_somebody_sent(wrapper: str, told: bool) -> None:
+    assert ("value" in aggregate(rows_of(9, 12, 0), "flag", f=1, wrappers=[wrapper]).diagnostics) == told
+
+
 def nnm(rows: Array, f: int) -> Array:
     mixed = []
     for row in rows:
@@ -480,6 +485,42 @@ def test_rows_that_do_not_fit_are_refused(wrong: dict[str, Any], message: str) -
 def test_unknown_names_and_arguments_are_refused(call: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         aggregate(np.zeros((5, 4)), **call)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 2.0], [0.0] * 5, [1.0, 1.0, 1.0, 1.0, -1.0], [np.nan] * 5])
+def test_weights_that_are_none_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"weights must be 5 numbers"):
+        aggregate(np.ones((5, 4)), weights=weights)
+
+
+def test_a_share_of_a_liar_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"f = 2.5"):
+        aggregate(np.ones((9, 4)), "flag", f=2.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"form": "round"}, {"iterations": 0}, {"regularisation": -1.0}])
+def test_a_rule_checks_its_parameters_wherever_it_is_made(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        Flag(**wrong)
+
+
+def test_views_read_only_arrays_and_rows_with_gradients_are_taken() -> None:
+    rows = rows_of(7, 5, 0)
+    expected = Median()(rows, f=1).aggregate
+    fixed = rows.copy()
+    fixed.flags.writeable = False
+    for given_rows in (fixed, rows[::-1][::-1], torch.tensor(rows, requires_grad=True)):
+        assert torch.equal(Median()(given_rows, f=1).aggregate, expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", REFERENCES)
+def test_rows_on_a_gpu_have_the_result_of_rows_at_home(name: str) -> None:
+    rows = torch.from_numpy(rows_of(11, 40, 0)).float()
+    rule, root = registry.build("rule", name, {}), rows.mean(0)
+    there = rule(rows.cuda(), f=1, root=root.cuda()).aggregate
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), rule(rows, f=1, root=root).aggregate, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", REFERENCES)

@@ -54,3 +54,19 @@ def test_rules_without_coefficients_say_nothing(rule: str, tmp_path: Path) -> No
     assert not [line for line in read_lines(folder / "events.jsonl") if line["event"] == "aggregated"]
     assert not [line for line in read_lines(folder / "metrics.jsonl") if "aggregation" in line]
     assert not (folder / "figures" / "trust.svg").exists()
+
+
+def test_rounds_in_which_more_lie_than_the_rule_withstands_are_named(tmp_path: Path) -> None:
+    experiment = Experiment(
+        data={"clients": 12},
+        federation={"rounds": 3, "cohort": 1.0},
+        aggregation={"rule": "krum", "f": 2},
+        byzantine={"attack": "sign_flip", "clients": 4, "start": 1},
+        runtime={"backend": "serial"},
+    )
+    folder = run(experiment, tmp_path / "run").folder
+    broken = [line for line in read_lines(folder / "events.jsonl") if line["event"] == "bound_broken"]
+    assert [(line["round"], line["liars"], line["f"]) for line in broken] == [(1, 4, 2), (2, 4, 2)]
+    report = (folder / "report.html").read_text()
+    assert "In 2 rounds more clients lied than aggregation.f = 2, up to 4" in report
+    assert "Nothing out of the ordinary happened" in report, "coefficients are no event"

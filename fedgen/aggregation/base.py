@@ -9,17 +9,31 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from fedgen.contracts import Aggregation, Context, Rows
+from fedgen.errors import SettingError
+from fedgen.mistakes import explain
 from fedgen.parameters import Array, Layout, Tensors
+from fedgen.registry import parameters
 from fedgen.rows import Combine, LocalRows
 
 
 class BaseRule(ABC):
-    """A rule that withstands fewer liars than honest clients, unless it says otherwise."""
+    """A rule that withstands fewer liars than honest clients, unless it says otherwise.
+
+    Raises SettingError for parameters of a wrong type or out of range.
+    """
 
     linear: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        model, given = parameters(type(self)), vars(self)
+        try:
+            model.model_validate({name: given[name] for name in model.model_fields})
+        except ValidationError as error:
+            raise SettingError("\n".join(explain(error, model, of=type(self).__name__))) from error
 
     @property
     def from_gram(self) -> bool:
@@ -47,10 +61,10 @@ class BaseRule(ABC):
 
         Raises ValueError for rows that are no matrix of finite floating-point numbers, or fewer than `minimum(f)`.
         """
-        data = rows if isinstance(rows, Tensor) else torch.from_numpy(np.asarray(rows))
+        data = rows.detach() if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
         _check(type(self).__name__, data, f, self.minimum(f))
         n, d = data.shape
-        shares = torch.ones(n, dtype=torch.float64) if weights is None else torch.as_tensor(weights).double()
+        shares = _shares(weights, n)
         own = None if root is None else torch.as_tensor(root).to(data)
         if own is not None and own.shape != (d,):
             raise ValueError(f"{type(self).__name__}: root must be [{d}] numbers, as a row; got {tuple(own.shape)}")
@@ -62,10 +76,21 @@ class BaseRule(ABC):
         return result
 
 
+def _shares(weights: Any, n: int) -> Tensor:
+    if weights is None:
+        return torch.ones(n, dtype=torch.float64)
+    shares = torch.as_tensor(weights).double().cpu()
+    if shares.shape != (n,) or not (shares >= 0).all() or not 0 < float(shares.sum()) < float("inf"):
+        raise ValueError(f"weights must be {n} numbers from 0 on, one a row and not all 0; got {weights}")
+    return shares
+
+
 def _check(name: str, rows: Tensor, f: int, needed: int) -> None:
     if rows.dim() != 2 or not rows.dtype.is_floating_point or 0 in rows.shape:
         raise ValueError(f"{name}: rows must be [n, d] floating-point numbers, got {tuple(rows.shape)} of {rows.dtype}")
-    if f < 0 or len(rows) < needed:
+    if f % 1 or f < 0:
+        raise ValueError(f"{name}: f = {f} is no number of rows that may be lies; it takes whole ones from 0 on")
+    if len(rows) < needed:
         raise ValueError(f"{name}: {len(rows)} rows cannot withstand f = {f}; it takes at least {needed}")
 
 

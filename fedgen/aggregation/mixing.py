@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -39,7 +40,9 @@ class Mixing(GramRule):
         assert isinstance(self.inner, GramRule)
         mixing = self.mixing(gram, context)
         inner = self.inner.weigh(mixing @ gram @ mixing.T, np.ones(len(mixing)), self.inside(mixing, context))
-        return replace(inner, coefficients=mixing.T @ inner.coefficients)
+        return replace(
+            inner, coefficients=mixing.T @ inner.coefficients, diagnostics=_of_rows(inner.diagnostics, mixing)
+        )
 
     def inside(self, mixing: Array, context: Context) -> Context:
         """What the inner rule knows of the mixed rows."""
@@ -51,9 +54,10 @@ class Mixing(GramRule):
         mixing = self.mixing(finite_gram(rows), context)
         mixed, shares = rows.map(Combine(torch.from_numpy(mixing))), torch.ones(len(mixing), dtype=torch.float64)
         inner = self.inner.aggregate(mixed, shares, self.inside(mixing, context))
+        told = _of_rows(inner.diagnostics, mixing)
         if inner.coefficients is None:
-            return inner
-        return replace(inner, coefficients=torch.from_numpy(mixing.T) @ inner.coefficients)
+            return replace(inner, diagnostics=told)
+        return replace(inner, coefficients=torch.from_numpy(mixing.T) @ inner.coefficients, diagnostics=told)
 
 
 @register("rule_wrapper", "nnm")
@@ -147,6 +151,12 @@ class AdaptiveClipping(Mixing):
         lengths, n = np.sqrt(np.diagonal(gram)), len(gram)
         clipped = 2 * context.f * (n - context.f) // n
         return _shortened(lengths, float(np.sort(lengths)[n - 1 - clipped]))
+
+
+def _of_rows(diagnostics: Mapping[str, Any], mixing: Array) -> dict[str, Any]:
+    """What the inner rule told, without what it told of single mixed rows that are no single row's."""
+    alone = np.count_nonzero(mixing) <= len(mixing)
+    return {name: value for name, value in diagnostics.items() if alone or np.ndim(value) == 0}
 
 
 def _shortened(lengths: Array, radius: float) -> Array:

@@ -60,8 +60,15 @@ class Features:
 
 
 def numbered(training: Any, test: Any) -> tuple[tuple[str, ...], list[torch.Tensor]]:
-    """(names, numbers of both) of labels: numbers are taken as they are, names in alphabetical order."""
+    """(names, numbers of both) of labels: numbers are taken as they are, names in alphabetical order.
+
+    Raises SettingError for numbers that are not whole.
+    """
     if np.issubdtype(training.dtype, np.number):
+        if any((each % 1 != 0).any() for each in (training, test)):
+            raise SettingError(
+                "data.dataset: labels must be whole numbers of classes, from 0 on, or names; got fractions"
+            )
         known = 1 + int(max(training.max(initial=0), test.max(initial=0)))
         return tuple(map(str, range(known))), [torch.from_numpy(each.astype(np.int64)) for each in (training, test)]
     names = sorted({*map(str, training), *map(str, test)})

@@ -19,10 +19,11 @@ def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str
 
     x[s, ...], y[s]: a few samples, on which the faster engines are tried.
 
-    Raises SettingError where the experiment asks for the stacked engine and the model has no stacked form.
+    Raises SettingError where the experiment asks for an engine that cannot train the model.
     """
-    if setting == "stacked" and (reason := stacking_fails(model, x, y)):
-        raise SettingError(f"training.engine 'stacked' cannot train this model ({reason}); use 'auto'")
+    fails = {"stacked": stacking_fails, "vmap": _lockstep_fails}.get(setting)
+    if fails is not None and (reason := fails(model, x, y)):
+        raise SettingError(f"training.engine {setting!r} cannot train this model ({reason}); use 'auto'")
     if setting != "auto":
         return setting, ""
     name = type(model.module).__name__
@@ -38,6 +39,12 @@ def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str
     if reason:
         return "sequential", f"{name} is trained client by client, vmap cannot take it: {reason}"
     return "vmap", ""
+
+
+def _lockstep_fails(model: Model, x: Tensor, y: Tensor) -> str:
+    if model.layout.size > model.parameters.size:
+        return "running statistics or frozen parameters"
+    return _vmap_fails(model, x, y)
 
 
 def _vmap_fails(model: Model, x: Tensor, y: Tensor) -> str:
