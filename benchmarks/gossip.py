@@ -143,10 +143,13 @@ def norms(seeds: list[int], tiny: bool) -> str:
         "BatchNorm": {"model": {"norm": "batch"}, "data": {"partition": {**BASE["data"]["partition"], "minimum": 2}}},
         "20 local steps": {"training": {"steps": 20}},
     }
-    rounds = {"federation": {"rounds": 5 if tiny else 150}}
+
+    def rounds(name: str) -> dict[str, dict[str, Any]]:
+        return {"federation": {"rounds": 5 if tiny else 60 if "steps" in name else 130}}
+
     merges = {"plain": {}, "corrected": {"aggregation": CORRECTED}, "paper": {"aggregation": PAPER}}
     rows = [
-        [name, *(cell(seeds, case, rounds, merge) for merge in merges.values())]
+        [name, *(cell(seeds, case, rounds(name), merge) for merge in merges.values())]
         for name, case in list(cases.items())[: 1 if tiny else None]
     ]
     return table(("model", *merges), rows)

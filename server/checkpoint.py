@@ -73,7 +73,7 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
     """A safetensors file, whole or not at all: temporary name, fsync, rename, fsync of the folder."""
     scratch = path.with_suffix(".tmp")
-    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, scratch, metadata)
+    save_file(_apart(tensors), scratch, metadata)
     with scratch.open("rb") as file:
         os.fsync(file.fileno())
     umask = os.umask(0)
@@ -85,6 +85,17 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _apart(tensors: Tensors) -> Tensors:
+    """The tensors, each with memory of its own, as safetensors wants them; copied only where they share it."""
+    apart, taken = {}, set()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage()
+        alone = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in taken
+        taken.add(memory.data_ptr())
+        apart[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+    return apart
 
 
 def save(folder: Path, standing: Standing, facts: dict[str, Any], keep: int) -> None:

@@ -26,12 +26,14 @@ def initial_state(federation: Federation) -> Tensors:
     """{name: [N, ...]}: every peer's state before the first round; one tensor for all where the method says so."""
     peers = federation.experiment.data.clients
     agreed = federation.experiment.federation.seed_agreement
-    states = [federation.method.initial_state(0 if agreed else peer) for peer in range(peers)]
-    common = federation.common_state
-    return {
-        name: states[0][name] if name in common else torch.stack([state[name] for state in states])
-        for name in states[0]
-    }
+    common, together = federation.common_state, Tensors()
+    for peer in range(peers):
+        for name, value in federation.method.initial_state(0 if agreed else peer).items():
+            if name in common:
+                together.setdefault(name, value)
+            else:
+                together.setdefault(name, value.new_empty(peers, *value.shape))[peer] = value
+    return together
 
 
 def final_model(federation: Federation, state: Tensors) -> Tensor:

@@ -97,9 +97,10 @@ def send(session: Session, broadcast: Broadcast, blocks: list[Tensor], fatal: bo
     trained = torch.cat([*(report.clients for report in reports), torch.empty(0, dtype=torch.int64)]).sort().values
     own = broadcast.start.clone() if len(trained) < len(broadcast.start) else torch.empty_like(broadcast.start)
     weights, lied = np.ones(len(own)), any(report.sent is not None for report in reports)
-    for report in reports:
+    for place, report in enumerate(reports):
         place_rows(own, report.clients, report.own)
         weights[report.clients.numpy()] = report.weights.numpy()
+        reports[place] = replace(report, own=own)  # the block's copy may go
     own_seen = seen = _seen(len(own), [(report.clients, report.seen) for report in reports])
     sent = own
     if lied:
@@ -114,7 +115,7 @@ def send(session: Session, broadcast: Broadcast, blocks: list[Tensor], fatal: bo
         seen = _seen(len(own), [(trained, observe(federation, sent[trained]))])
     unread = {client for report in reports for client in report.rejected}
     silent = sorted(unread | (set(range(len(own))) - set(trained.tolist())))
-    kept = [replace(report, own=own, sent=None, sent_seen=None) for report in reports]  # all rows are in one place now
+    kept = [replace(report, sent=None, sent_seen=None) for report in reports]
     messages = Messages(sent, np.arange(len(own)), weights, seen)
     return Sending(own, own_seen, messages, silent, failed, kept, memory)
 
@@ -196,13 +197,14 @@ def merge(
         for receivers in blocks
     ]
     results = session.pool.map(merge_peers, items, (common, own, messages.models, *others.values()))
+    for result in results:
+        if isinstance(result, BlockFailure):
+            raise FedgenError(f"round {standing.round}: models could not be merged: {result.reason}")
     before = {"model": own, **others}
     whole = sum(map(len, blocks)) == len(own)
     state = {name: torch.empty_like(value) if whole else value.clone() for name, value in before.items()}
     refused: dict[int, tuple[str, int]] = {}
     for result in results:
-        if isinstance(result, BlockFailure):
-            raise FedgenError(f"round {standing.round}: models could not be merged: {result.reason}")
         for name, value in result.state.items():
             place_rows(state[name], result.receivers, value)
         for sender, (why, times) in result.refused.items():
