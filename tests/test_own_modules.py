@@ -124,6 +124,13 @@ def test_the_stacked_engine_is_refused_where_it_would_be_wrong(name: str) -> Non
         choose_engine("stacked", task.model, task.samples.x[0], task.samples.y[0])
 
 
+@pytest.mark.parametrize("name", [name for name, (_, engine) in MODULES.items() if engine == "sequential"])
+def test_vmap_is_refused_before_the_run_where_it_would_fail_or_be_wrong(name: str) -> None:
+    task = task_of(MODULES[name][0])
+    with pytest.raises(SettingError, match=r"training.engine 'vmap' cannot train this model .*; use 'auto'"):
+        choose_engine("vmap", task.model, task.samples.x[0], task.samples.y[0])
+
+
 def test_frozen_parameters_stay() -> None:
     task = task_of(frozen)
     trained = registry.build("engine", "sequential", {}).train(task)

@@ -33,7 +33,7 @@ def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str
         return "sequential", ""
     if not stacking_fails(model, x, y):
         return "stacked", ""
-    if any(isinstance(part, torch.nn.modules.dropout._DropoutNd) for part in model.module.modules()):
+    if _draws(model):
         return "sequential", f"{name} draws random numbers, and is trained client by client"
     reason = _vmap_fails(model, x, y)
     if reason:
@@ -44,7 +44,11 @@ def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str
 def _lockstep_fails(model: Model, x: Tensor, y: Tensor) -> str:
     if model.layout.size > model.parameters.size:
         return "running statistics or frozen parameters"
-    return _vmap_fails(model, x, y)
+    return "it draws random numbers" if _draws(model) else _vmap_fails(model, x, y)
+
+
+def _draws(model: Model) -> bool:
+    return any(isinstance(part, torch.nn.modules.dropout._DropoutNd) for part in model.module.modules())
 
 
 def _vmap_fails(model: Model, x: Tensor, y: Tensor) -> str:
