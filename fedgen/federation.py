@@ -127,8 +127,8 @@ class Federation:
         self._redrawn = 0, self.byzantine
         if experiment.federation.mode not in self.method.modes:
             raise SettingError(
-                f"training.method {experiment.training.method.name!r} runs in {sorted(self.method.modes)}, "
-                f"not in federation.mode = {experiment.federation.mode!r}"
+                f"training.method {experiment.training.method.name!r} in its wrappers runs in "
+                f"{sorted(self.method.modes)}, not in federation.mode = {experiment.federation.mode!r}"
             )
         if experiment.federation.rounds == 0 and self.method.setup_rounds == 0:
             raise SettingError(

@@ -26,11 +26,16 @@ def augmentation_sentence(found: Augmentation) -> str:
         f"{_whose(found)}{human_count(before)} samples became {human_count(after)}. Every client sent "
         f"{human_bytes(found.upload_bytes)} of statistics once, {times:.3g} times less than counts, means and whole "
         f"covariances in float64. "
-        f"Half the sum of the differences between the class shares of a client and of all fell from "
+        f"Half the sum of the differences between the class shares of a client and of all went from "
         f"{found.label_distance[0].mean():.2f} to {found.label_distance[1].mean():.2f} on average, the distance of its "
         f"mean embedding from everybody's from {found.embedding_distance[0].mean():.2f} to "
         f"{found.embedding_distance[1].mean():.2f} standard deviations."
     )
+    if before == after:
+        sentence += (
+            " Nothing was generated: no class reached minimum_count at any client, or target asks for no more than is "
+            "there."
+        )
     if found.privacy is not None:
         epsilon, delta = found.privacy
         sentence += f" The pooled statistics are ({epsilon:g}, {delta:g})-differentially private for every sample."

@@ -204,9 +204,17 @@ def test_a_head_in_closed_form_does_not_depend_on_who_holds_what(start: str, tmp
     assert len(set(accuracies)) == 1
 
 
-def test_classes_that_nobody_holds_do_not_break_a_start(tmp_path: Path) -> None:
-    chosen = experiment({"start": "lda", "minimum_count": 100}, federation={"rounds": 1})
-    assert run(chosen, tmp_path / "run").state == "completed"
+@pytest.mark.parametrize("start", ["ridge", "lda", "nearest_mean", "none"])
+def test_classes_that_nobody_holds_do_not_break_a_start(start: str, tmp_path: Path) -> None:
+    chosen = experiment({"start": start, "minimum_count": 1000}, federation={"rounds": 1}, tracking={"report": True})
+    result = run(chosen, tmp_path / "run")
+    assert result.state == "completed"
+    assert "Nothing was generated: no class reached minimum_count" in (result.folder / "report.html").read_text()
+
+
+def test_noise_on_sums_is_refused_where_everybody_sees_the_rows() -> None:
+    with pytest.raises(SettingError, match=r"runs in \['star'\], not in federation.mode = 'gossip'"):
+        Federation(experiment({"epsilon": 8.0, "clip": 10.0}, federation={"mode": "gossip"}, data={"clients": 8}))
 
 
 def test_bytes_of_the_setup_exchange_are_counted(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def ridge(statistics: Statistics, penalty: float = 1e-2, balanced: bool = True) 
     Source: E. Fani et al., Fed3R, arXiv 2402.01345 (2024), equations 3 and 4; there not balanced.
     """
     counts, held = statistics.counts, statistics.counts > 0
-    weights = counts.sum() / (held.sum() * counts.clamp_min(1)) if balanced else torch.ones_like(counts)
+    weights = counts.sum() / (held.sum().clamp_min(1) * counts.clamp_min(1)) if balanced else torch.ones_like(counts)
     weights = weights * held
     if balanced:
         pairs = zip(range(statistics.classes), weights.tolist(), strict=True)
@@ -112,7 +112,8 @@ def ridge(statistics: Statistics, penalty: float = 1e-2, balanced: bool = True) 
     between = (weights * counts).sqrt()[:, None] * means
     second = _with_ones(within) + Scatter(between)
     targets = ((weights * counts)[:, None] * means).mT
-    solved = second.solve(penalty * second.trace / second.size, targets).mT
+    scale = second.trace / second.size or 1.0  # of nothing at all, the head is zero
+    solved = second.solve(penalty * scale, targets).mT
     return _known(Head(solved[:, :-1].contiguous(), solved[:, -1].contiguous()), statistics)
 
 

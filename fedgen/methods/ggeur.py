@@ -140,6 +140,11 @@ class Ggeur(MethodWrapper):
     # What is exchanged.
 
     @property
+    def modes(self) -> frozenset[str]:
+        """Noise protects the sum alone, and in gossip everybody sees the rows."""
+        return self.inner.modes if self.epsilon is None else self.inner.modes - {"gossip"}
+
+    @property
     def setup_rounds(self) -> int:
         return self.inner.setup_rounds + 1
 
