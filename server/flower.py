@@ -112,6 +112,8 @@ class RuleStrategy(FedAvg):
         super().__init__(**fedavg)
         if weights not in ("equal", "samples"):
             raise ValueError(f"weights must be 'equal' or 'samples', got {weights!r}")
+        if f < 0:
+            raise ValueError(f"f counts replies that may be lies, from 0 on; got {f}")
         self.rule, self.f, self.root = rule_of(rule, wrappers, parameters or {}), f, root
         if root is None and getattr(self.rule, "root_samples", False):
             raise ValueError(f"rule {rule!r} trusts an update of the server's own: give root, which trains the arrays")

@@ -123,6 +123,11 @@ def halfway(arrays: ArrayRecord) -> ArrayRecord:
     return ArrayRecord({"w": weight + 0.5 * (TARGET - weight), "steps": torch.tensor(3)})
 
 
+def test_fewer_than_no_liars_are_refused() -> None:
+    with pytest.raises(ValueError, match="from 0 on; got -2"):
+        RuleStrategy("median", f=-2)
+
+
 def test_a_rule_that_trusts_the_server_asks_for_its_training() -> None:
     with pytest.raises(ValueError, match="give root, which trains the arrays"):
         RuleStrategy("fltrust")

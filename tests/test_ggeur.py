@@ -21,6 +21,7 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.geometry.heads import ridge
 from fedgen.geometry.statistics import statistics_of
+from fedgen.geometry.uploads import size_bytes
 from fedgen.methods.ggeur import COUNTS, MEANS, PROTOTYPES, ROOTS, TRUSTED, Ggeur
 from fedgen.methods.recall import Recall
 from fedgen.server.checkpoint import load_newest
@@ -215,6 +216,16 @@ def test_classes_that_nobody_holds_do_not_break_a_start(start: str, tmp_path: Pa
 def test_noise_on_sums_is_refused_where_everybody_sees_the_rows() -> None:
     with pytest.raises(SettingError, match=r"runs in \['star'\], not in federation.mode = 'gossip'"):
         Federation(experiment({"epsilon": 8.0, "clip": 10.0}, federation={"mode": "gossip"}, data={"clients": 8}))
+
+
+def test_no_more_directions_are_sent_than_there_are() -> None:
+    whole, beyond = (
+        Federation(experiment({"upload": "low_rank", "precision": "float16", "rank": rank})).method
+        for rank in (64, 9_999)
+    )
+    assert isinstance(whole, Ggeur)
+    assert isinstance(beyond, Ggeur)
+    assert size_bytes(beyond.encoding) == size_bytes(whole.encoding)
 
 
 def test_bytes_of_the_setup_exchange_are_counted(tmp_path: Path) -> None:

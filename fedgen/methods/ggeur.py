@@ -155,7 +155,8 @@ class Ggeur(MethodWrapper):
     @cached_property
     def encoding(self) -> Upload:
         """How statistics become a row."""
-        return upload_of(self.upload, self.facts.classes, self.features, getattr(torch, self.precision), self.rank)
+        rank = min(self.rank, self.features)
+        return upload_of(self.upload, self.facts.classes, self.features, getattr(torch, self.precision), rank)
 
     @cached_property
     def exchange(self) -> StatisticsExchange:
