@@ -36,6 +36,10 @@ class Exchange:
     summed: bool
     plain: bool
 
+    def broadcast(self, start: Tensor, tensors: Sequence[Tensor]) -> Broadcast:
+        """What the participants receive, from the arguments of a task."""
+        return Broadcast(start, self.expects, dict(zip(self.names, tensors, strict=True)), self.phase)
+
 
 @dataclass(frozen=True)
 class BlockReport:
@@ -58,7 +62,7 @@ def train_block(
 ) -> tuple[BlockReport, ...] | tuple[Any, ...]:
     """(report, slice 0, slice 1, ...) of one block; only the report where the exchange is summed."""
     *tensors, clients, client_state = rest
-    broadcast = Broadcast(start, exchange.expects, dict(zip(exchange.names, tensors, strict=True)), exchange.phase)
+    broadcast = exchange.broadcast(start, tensors)
     block = federation.block(clients, start, client_state, exchange.round)
     update, block, failed = surviving(federation, broadcast, block)
     sent, weights = sent_by(federation, exchange, block, update, broadcast.reference)
@@ -90,7 +94,7 @@ def train_block(
 
 def train_root(federation: Federation, exchange: Exchange, start: Tensor, *tensors: Tensor) -> Tensor:
     """[d]: the server's own row, from its root samples; it keeps no state, and nobody attacks it."""
-    broadcast = Broadcast(start, exchange.expects, dict(zip(exchange.names, tensors, strict=True)), exchange.phase)
+    broadcast = exchange.broadcast(start, tensors)
     update = federation.method.client_update(broadcast, federation.block(federation.server, start, {}, exchange.round))
     check_update(update, exchange.expects, 1)
     return as_sent(update.rows, exchange.expects.dtype)[0]

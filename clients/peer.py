@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedgen.admission import WEIGHT_LIMIT, admit
 from fedgen.clients.cohort import Exchange, arrived, sent_by, surviving
-from fedgen.contracts import Aggregation, Broadcast, Context, Inbox, Inboxes
+from fedgen.contracts import Aggregation, Context, Inbox, Inboxes
 from fedgen.federation import Federation
 from fedgen.parameters import Array, Layout, Tensors, canonical
 from fedgen.rows import LocalRows
@@ -50,7 +50,7 @@ class PeerReport:
 def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest: Any) -> tuple[PeerReport]:
     """One block of peers, each from its own row of start[N, d]."""
     *tensors, clients, client_state = rest
-    broadcast = Broadcast(start, exchange.expects, dict(zip(exchange.names, tensors, strict=True)), exchange.phase)
+    broadcast = exchange.broadcast(start, tensors)
     block = federation.block(clients, canonical(start.index_select(0, clients)), client_state, exchange.round)
     update, block, failed = surviving(federation, broadcast, block)
     own = update.rows.add_(block.start)

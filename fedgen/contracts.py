@@ -272,6 +272,20 @@ class View:
     rule_memory: Tensors = field(default_factory=dict)
     root: Tensor | None = None
 
+    @property
+    def context(self) -> Context:
+        """What the rule knows of the rows that are sent."""
+        return Context(
+            reference=self.reference,
+            layout=self.layout,
+            clients=self.clients,
+            f=self.f,
+            memory=self.rule_memory,
+            round=self.round,
+            streams=self.streams,
+            root=self.root,
+        )
+
 
 @dataclass(frozen=True)
 class Facts:

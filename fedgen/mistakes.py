@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedgen.errors import suggest
+from fedgen.errors import SettingError, suggest
 
 
 def explain(error: ValidationError, root: type[BaseModel], of: str = "") -> list[str]:
@@ -25,6 +26,18 @@ def explain(error: ValidationError, root: type[BaseModel], of: str = "") -> list
         if path not in below  # of a number or a list, the list was meant: its member says what is wrong
         for line in _lines(path, details, root, of)
     ]
+
+
+def validated(model: type[BaseModel], params: Mapping[str, Any], of: str, key: str = "") -> dict[str, Any]:
+    """The parameters, complete with defaults; key: of the experiment file, where they stand below one.
+
+    Raises SettingError that says what is wrong with those of `of`.
+    """
+    try:
+        return model.model_validate(dict(params)).model_dump()
+    except ValidationError as error:
+        lines = explain(error, model, of=of)
+        raise SettingError("\n".join(f"{key}: {line}" if key else line for line in lines)) from error
 
 
 def _lines(path: str, details: list[ErrorDetails], root: type[BaseModel], of: str) -> list[str]:

@@ -84,7 +84,8 @@ class LocalRows:
     def gram(self) -> Tensor:
         # Where no function reads the slices first, widening them is the copy that makes their memory canonical.
         plain = (self.data[:, each] for each in columns_of(self.size, self.slice))
-        return torch.stack([slab_gram(slab) for slab in (self.slabs() if self.functions else plain)]).sum(0)
+        slabs = self.slabs() if self.functions else plain
+        return torch.stack([slab_gram(slab) for slab in slabs]).sum(0)
 
     def norms(self) -> Tensor:
         return torch.stack([slab_squares(slab) for slab in self.slabs()]).sum(0).sqrt()
@@ -102,6 +103,16 @@ class Combine:
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
         wide = slab.float() if slab.dtype in HALF else slab
         return (self.coefficients.to(wide) @ wide).to(slab.dtype)
+
+
+@dataclass(frozen=True)
+class Append:
+    """slab[n, c] -> [n + 1, c]: one more row, row[d]."""
+
+    row: Tensor
+
+    def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
+        return torch.cat([slab, self.row[None, columns].to(slab)])
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedgen.admission import AsSent, admit
 from fedgen.clients.cohort import BlockReport, Exchange, train_block, train_root
-from fedgen.contracts import Aggregation, BlockFailure, Broadcast, Context, Inbox, Rows, View
+from fedgen.contracts import Aggregation, BlockFailure, Broadcast, Inbox, Rows, View
 from fedgen.errors import FedgenError
 from fedgen.parameters import Tensors
 from fedgen.rows import Select, columns_of, total
@@ -92,38 +92,28 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     parts = tuple(zip(*(answer[1:] for answer in answers), strict=True))
     rows: Rows = SlicedRows(session.pool, parts, broadcast.expects.size, width)
     root = _root(session, broadcast, common)
-    liars = federation.liars(clients, standing.round)
-    if attack.omniscient and bool(liars.any()):
-        view = View(
-            byzantine=liars,
-            clients=clients,
-            weights=weights,
-            round=standing.round,
-            streams=federation.streams,
-            reference=broadcast.reference,
-            rule=federation.rule,
-            f=max(0, f - len(rejected)),
-            memory=memory,
-            layout=broadcast.expects,
-            rule_memory=rule_memory,
-            root=root,
-        )
+    view = View(
+        byzantine=federation.liars(clients, standing.round),
+        clients=clients,
+        weights=weights,
+        round=standing.round,
+        streams=federation.streams,
+        reference=broadcast.reference,
+        rule=federation.rule,
+        f=max(0, f - len(rejected)),
+        memory=memory,
+        layout=broadcast.expects,
+        rule_memory=rule_memory,
+        root=root,
+    )
+    if attack.omniscient and bool(view.byzantine.any()):
         rows, weights, memory = attack.corrupt(rows, view)
         rows = rows.map(AsSent(broadcast.expects.dtype))
         mask, refused = _admit_again(session, broadcast, rows, clients, weights)
         rejected |= refused
         rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
     allowed, weighing = max(0, f - len(rejected)), broadcast.reduce != "sum"
-    context = Context(
-        reference=broadcast.reference,
-        layout=broadcast.expects,
-        clients=clients,
-        f=allowed,
-        memory=rule_memory,
-        round=standing.round,
-        streams=federation.streams,
-        root=root,
-    )
+    context = replace(view.context, clients=clients, f=allowed)
     combine = partial(federation.rule.aggregate, rows, weights, context) if weighing else partial(_plain_sum, rows)
     inbox = Inbox(clients, weights, rows, combine, allowed)
     return Outcome(inbox, reports, rejected, failed, memory if training else standing.attack_memory)

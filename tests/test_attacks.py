@@ -21,7 +21,7 @@ from fedgen.attacks.free_rider import FreeRider
 from fedgen.attacks.label_flip import LabelFlip
 from fedgen.attacks.mimic import Mimic
 from fedgen.attacks.noise import Gaussian, Uniform
-from fedgen.attacks.search import LEAST, MOST, POINTS, context_of, maximum
+from fedgen.attacks.search import LEAST, MOST, POINTS, maximum
 from fedgen.config import Experiment
 from fedgen.contracts import Block, Rule, SlabFunction, View
 from fedgen.errors import SettingError
@@ -276,7 +276,7 @@ def test_the_searched_strength_is_as_good_as_any_of_the_grid(name: str, attack: 
     view = view_of(15, 60, liars, rule)
 
     def moved(sent: Tensor) -> float:
-        aggregate = rule.aggregate(LocalRows(sent), view.weights, context_of(view)).aggregate
+        aggregate = rule.aggregate(LocalRows(sent), view.weights, view.context).aggregate
         return float((aggregate.double() - honest.mean(0)).norm())
 
     def fixed(strength: float) -> Tensor:

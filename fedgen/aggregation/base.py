@@ -9,12 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from fedgen.contracts import Aggregation, Context, Rows
-from fedgen.errors import SettingError
-from fedgen.mistakes import explain
+from fedgen.contracts import Aggregation, Context, Rows, Rule
+from fedgen.mistakes import validated
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import parameters
 from fedgen.rows import Combine, LocalRows
@@ -30,10 +28,7 @@ class BaseRule(ABC):
 
     def __post_init__(self) -> None:
         model, given = parameters(type(self)), vars(self)
-        try:
-            model.model_validate({name: given[name] for name in model.model_fields})
-        except ValidationError as error:
-            raise SettingError("\n".join(explain(error, model, of=type(self).__name__))) from error
+        validated(model, {name: given[name] for name in model.model_fields}, of=type(self).__name__)
 
     @property
     def from_gram(self) -> bool:
@@ -74,6 +69,19 @@ class BaseRule(ABC):
         if not result.aggregate.isfinite().all():
             refuse_broken(data.isfinite().all(1).numpy(force=True))
         return result
+
+
+class RuleWrapper(BaseRule):
+    """A rule around a rule: its bound and its root data are the inner rule's unless it says otherwise."""
+
+    inner: Rule
+
+    @property
+    def root_samples(self) -> int:
+        return getattr(self.inner, "root_samples", 0)
+
+    def minimum(self, f: int) -> int:
+        return self.inner.minimum(f)
 
 
 def _shares(weights: Any, n: int) -> Tensor:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from fedgen import registry
 from fedgen.aggregation.base import BaseRule
 from fedgen.contracts import Aggregation
-from fedgen.errors import SettingError
-from fedgen.mistakes import explain
+from fedgen.mistakes import validated
 from fedgen.parameters import Tensors
 
 
@@ -55,9 +52,5 @@ def rule_of(rule: str, wrappers: Sequence[str | Mapping[str, Any]], parameters: 
 
 
 def _built(kind: str, name: str, parameters: Mapping[str, Any], **inner: Any) -> Any:
-    model = registry.parameters(registry.find(kind, name))
-    try:
-        checked = model.model_validate(dict(parameters))
-    except ValidationError as error:
-        raise SettingError("\n".join(explain(error, model, of=name))) from error
-    return registry.build(kind, name, checked.model_dump(), **inner)
+    checked = validated(registry.parameters(registry.find(kind, name)), parameters, of=name)
+    return registry.build(kind, name, checked, **inner)

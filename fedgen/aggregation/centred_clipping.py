@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fedgen.aggregation.base import GramRule, Weighing, squared_distances
 from fedgen.aggregation.geometric_median import weiszfeld
-from fedgen.contracts import Aggregation, Columns, Context, Rows
+from fedgen.contracts import Aggregation, Context, Rows
 from fedgen.parameters import Array
 from fedgen.registry import register
+from fedgen.rows import Append
 
 Centre = Annotated[
     Literal["geometric_median", "last"], Field(description="where it starts: of these rows, or the last aggregate")
@@ -69,13 +70,3 @@ class CentredClipping(GramRule):
             centre = centre * (1 - shares.sum())
             centre[:pulling] += shares
         return centre
-
-
-@dataclass(frozen=True)
-class Append:
-    """slab[n, c] -> [n + 1, c]: one more row, row[d]."""
-
-    row: Tensor
-
-    def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
-        return torch.cat([slab, self.row[None, columns].to(slab)])

@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from fedgen.aggregation.base import GramRule, Weighing
-from fedgen.aggregation.centred_clipping import Append
 from fedgen.aggregation.normalised_mean import inverse
 from fedgen.contracts import Aggregation, Context, Rows
 from fedgen.parameters import Array
 from fedgen.registry import register
+from fedgen.rows import Append
 
 
 @register("rule", "fltrust")

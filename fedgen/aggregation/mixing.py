@@ -12,14 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedgen.aggregation.base import GramRule, Weighing, finite_gram, squared_distances
+from fedgen.aggregation.base import GramRule, RuleWrapper, Weighing, finite_gram, squared_distances
 from fedgen.contracts import Aggregation, Context, Rows, Rule
 from fedgen.parameters import Array
 from fedgen.registry import register
 from fedgen.rows import Combine
 
 
-class Mixing(GramRule):
+class Mixing(RuleWrapper, GramRule):
     """k mixed rows A g instead of the n rows g, then the inner rule: around a Gram rule, on A K A^T alone."""
 
     inner: Rule
@@ -27,10 +27,6 @@ class Mixing(GramRule):
     @property
     def from_gram(self) -> bool:
         return bool(getattr(self.inner, "from_gram", False))
-
-    @property
-    def root_samples(self) -> int:
-        return getattr(self.inner, "root_samples", 0)
 
     @abstractmethod
     def mixing(self, gram: Array, context: Context) -> Array:
@@ -124,9 +120,6 @@ class StaticClipping(Mixing):
     inner: Rule
     radius: Annotated[float, Field(gt=0, description="longest row that stays as it is")] = 1.0
 
-    def minimum(self, f: int) -> int:
-        return self.inner.minimum(f)
-
     def mixing(self, gram: Array, context: Context) -> Array:
         return _shortened(np.sqrt(np.diagonal(gram)), self.radius)
 
@@ -143,9 +136,6 @@ class AdaptiveClipping(Mixing):
     """
 
     inner: Rule
-
-    def minimum(self, f: int) -> int:
-        return self.inner.minimum(f)
 
     def mixing(self, gram: Array, context: Context) -> Array:
         lengths, n = np.sqrt(np.diagonal(gram)), len(gram)

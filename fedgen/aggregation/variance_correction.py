@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedgen.aggregation.base import BaseRule
+from fedgen.aggregation.base import RuleWrapper
 from fedgen.aggregation.variances import RowMoments, mix_running_variances, rescale, variances
 from fedgen.contracts import Aggregation, Context, Inboxes, Mixed, Rows, Rule
 from fedgen.parameters import Array, Layout, Tensors
@@ -24,7 +24,7 @@ LEAST = 1e-12
 
 @register("rule_wrapper", "variance_correction")
 @dataclass(frozen=True, kw_only=True)
-class VarianceCorrection(BaseRule):
+class VarianceCorrection(RuleWrapper):
     """Gives every weight of a merged model back the variance that averaging took from it.
 
     M = own + share * aggregate of the inner rule;  per tensor: v <- (v - mean(v)) * factor + mean(v),
@@ -50,13 +50,6 @@ class VarianceCorrection(BaseRule):
     @property
     def mixes(self) -> bool:
         return bool(getattr(self.inner, "mixes", False))
-
-    @property
-    def root_samples(self) -> int:
-        return getattr(self.inner, "root_samples", 0)
-
-    def minimum(self, f: int) -> int:
-        return self.inner.minimum(f)
 
     def observe(self, models: Tensor, layout: Layout) -> Tensors:
         inner: Any = self.inner

@@ -10,7 +10,7 @@ import torch
 
 from fedgen.attacks.base import Replace
 from fedgen.attacks.gram import Along, Geometry
-from fedgen.contracts import Context, Rows, SlabFunction, View
+from fedgen.contracts import Rows, SlabFunction, View
 
 LEAST, MOST, POINTS, CUTS = 0.1, 100.0, 16, 8
 """The grid is POINTS strengths from LEAST to MOST, evenly spaced by ratio; CUTS golden sections refine its best."""
@@ -28,7 +28,7 @@ def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None =
     aggregates the mapped rows for every candidate.
     """
     honest = ~view.byzantine
-    rule, context = view.rule, context_of(view)
+    rule, context = view.rule, view.context
     if len(honest) < rule.minimum(view.f):
         return 1.0  # the round will be skipped
     if getattr(rule, "from_gram", False):
@@ -77,17 +77,3 @@ def maximum(function: Callable[[float], float]) -> float:
             right = low + golden * (high - low)
             tried[right] = function(exp(right))
     return exp(max(tried, key=lambda place: tried[place]))
-
-
-def context_of(view: View) -> Context:
-    """What the rule will know of the rows that the attack is about to send."""
-    return Context(
-        reference=view.reference,
-        layout=view.layout,
-        clients=view.clients,
-        f=view.f,
-        memory=view.rule_memory,
-        round=view.round,
-        streams=view.streams,
-        root=view.root,
-    )

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
 from fedgen import registry
 from fedgen.data.archive import keep, kept
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
-from fedgen.mistakes import explain
+from fedgen.mistakes import validated
 from fedgen.models.model import own_generator, seed_generator
 from fedgen.registry import register
 
@@ -94,9 +94,4 @@ class Encoded:
 
 def built(kind: str, key: str, name: str, params: Mapping[str, Any]) -> Any:
     """The part of that name with its parameters checked; key: of the experiment file, for what is wrong with them."""
-    model = registry.parameters(registry.find(kind, name))
-    try:
-        complete = model.model_validate(dict(params)).model_dump()
-    except ValidationError as error:
-        raise SettingError("\n".join(f"{key}: {line}" for line in explain(error, model, of=name))) from error
-    return registry.build(kind, name, complete)
+    return registry.build(kind, name, validated(registry.parameters(registry.find(kind, name)), params, name, key))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -63,13 +64,10 @@ class Sums:
     [n_c | sum x | upper triangle of sum x x^T] of every class; with `shared` one second moment for all classes.
     """
 
+    additive: ClassVar[bool] = True
     classes: int
     features: int
     shared: bool = False
-
-    @property
-    def additive(self) -> bool:
-        return True
 
     @property
     def layout(self) -> Layout:
@@ -97,8 +95,7 @@ class Sums:
             unpacked(second, self.features).addmm((n[:, None] * mean).mT, mean, alpha=-1)
             for second, (n, mean) in zip(parts["second"], outer, strict=True)
         ]
-        nothing = means.new_zeros(0, self.features)
-        return Statistics(counts, means, tuple(Scatter(nothing, matrix) for matrix in matrices))
+        return _of_matrices(counts, means, matrices)
 
 
 @dataclass(frozen=True)
@@ -109,14 +106,11 @@ class Packed:
     the samples around the means of their classes.
     """
 
+    additive: ClassVar[bool] = False
     classes: int
     features: int
     shared: bool = False
     dtype: torch.dtype = torch.float16
-
-    @property
-    def additive(self) -> bool:
-        return False
 
     @property
     def layout(self) -> Layout:
@@ -138,8 +132,7 @@ class Packed:
         triangles = joined(parts["covariance"], parts["scale"])
         weights = counts.sum()[None] if self.shared else counts
         matrices = [unpacked(each, self.features) * weight for each, weight in zip(triangles, weights, strict=True)]
-        nothing = means.new_zeros(0, self.features)
-        return Statistics(counts, means, tuple(Scatter(nothing, matrix) for matrix in matrices))
+        return _of_matrices(counts, means, matrices)
 
 
 @dataclass(frozen=True)
@@ -151,14 +144,11 @@ class LowRank:
     A class of at most rank + 1 samples is sent whole: with float64 this is the exact form for n < d.
     """
 
+    additive: ClassVar[bool] = False
     classes: int
     features: int
     rank: int = 32
     dtype: torch.dtype = torch.float16
-
-    @property
-    def additive(self) -> bool:
-        return False
 
     @property
     def layout(self) -> Layout:
@@ -235,6 +225,11 @@ def split(values: Tensor) -> tuple[Tensor, Tensor]:
 def joined(mantissas: Tensor, exponents: Tensor) -> Tensor:
     """The values[k, w] again, finite whatever a liar writes."""
     return mantissas * torch.exp2(exponents.clamp(-MOST_EXPONENT, MOST_EXPONENT))[:, None]
+
+
+def _of_matrices(counts: Tensor, means: Tensor, matrices: Iterable[Tensor]) -> Statistics:
+    nothing = means[:0]
+    return Statistics(counts, means, tuple(Scatter(nothing, matrix) for matrix in matrices))
 
 
 def _heads(classes: int, features: int) -> dict[str, tuple[int, ...]]:
