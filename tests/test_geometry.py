@@ -218,20 +218,6 @@ def test_a_noisy_matrix_that_is_no_covariance_is_mended() -> None:
         torch.testing.assert_close(root.mT @ root, matrix.clamp_min(0), rtol=1e-6, atol=1e-6)
 
 
-def test_one_factorisation_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    for name in ("eigh", "cholesky_ex"):
-        whole = getattr(torch.linalg, name)
-        monkeypatch.setattr(
-            torch.linalg, name, lambda matrix, whole=whole: (calls.append(matrix.shape), whole(matrix))[1]
-        )
-    x, y, _ = samples_of(300, 12, 5, 0)
-    for scale in ("standard_deviation", "eigenvalue"):
-        calls.clear()
-        geometry_of(pooled(statistics_of(x[start::3], y[start::3], 5) for start in range(3)), scale)  # type: ignore[arg-type]
-        assert len(calls) == 5
-
-
 def test_similarity_counts_the_axes_that_agree() -> None:
     x, y, _ = samples_of(500, 8, 1, 0)
     x = x * torch.arange(8, 0, -1)

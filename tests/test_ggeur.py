@@ -102,6 +102,52 @@ def test_the_server_knows_the_pool_of_all_clients(ggeur: dict[str, Any], minimum
         assert state[PROTOTYPES][5][~sent].isnan().all()
 
 
+FACTORISED: list[dict[str, Any]] = [
+    *UPLOADS,
+    {"upload": "second_moment", "precision": "float16"},
+    {"upload": "low_rank", "precision": "float16", "rank": 4},
+    {"precision": "float32"},
+    {"epsilon": 50.0, "clip": 10.0},
+]
+MATRIX = ("eigh", "eigvalsh", "eig", "cholesky", "cholesky_ex", "svd", "qr", "ldl_factor", "lu_factor", "inv")
+
+
+@pytest.fixture
+def factorised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The factorisations that this process makes, by name."""
+    calls: list[str] = []
+    for name in MATRIX:
+        whole = getattr(torch.linalg, name)
+
+        def counted(*given: Any, name: str = name, whole: Any = whole, **more: Any) -> Any:
+            calls.append(name)
+            return whole(*given, **more)
+
+        monkeypatch.setattr(torch.linalg, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize("ggeur", FACTORISED, ids=str)
+@pytest.mark.parametrize("mode", ["centred", "code", "paper"])
+def test_one_factorisation_a_class_and_federation(
+    ggeur: dict[str, Any], mode: str, tmp_path: Path, factorised: list[str]
+) -> None:
+    """In a whole run.  The axes of a low-rank upload are those of other matrices: a participant's own, once a class."""
+    chosen = experiment({"minimum_count": 1, **ggeur, "mode": mode}, federation={"rounds": 2, "cohort": 4})
+    assert run(chosen, tmp_path / "run").state == "completed"
+    own = Federation(chosen).class_counts()
+    axes = int((own > 1).sum()) if ggeur.get("upload") == "low_rank" else 0
+    assert len(factorised) == (1 if ggeur.get("upload") == "second_moment" else 10) + axes, factorised
+
+
+@pytest.mark.parametrize("mode", ["centred", "paper"])
+@pytest.mark.parametrize("clock", ["rounds", "events"])
+def test_peers_share_that_factorisation(mode: str, clock: str, tmp_path: Path, factorised: list[str]) -> None:
+    gossip = {"mode": "gossip", "rounds": 2, "topology": {"name": "ring"}, "clock": clock}
+    run(experiment({"minimum_count": 1, "mode": mode}, federation=gossip), tmp_path / "run")
+    assert len(factorised) == 10
+
+
 def test_a_class_below_the_minimum_leaves_no_trace_in_the_row() -> None:
     """Changing such samples changes nothing that is sent."""
     federation = Federation(experiment({"minimum_count": 8}))

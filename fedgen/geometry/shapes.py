@@ -31,18 +31,19 @@ class Shape:
 def shape_of(scatter: Scatter, count: float) -> Shape:
     """The axes of scatter / count, by one decomposition of its smaller side.
 
-    count: of samples; a scatter of n samples has no more than n - 1 axes.
+    count: of samples; a matrix of fewer than two is rounding.
     """
-    covariance = scatter.scaled(1 / max(count, 1.0))
-    root = covariance.rows if covariance.matrix is None else _thin_root(covariance.matrix, count)
-    if root is None:
-        assert covariance.matrix is not None
-        values, vectors = torch.linalg.eigh(covariance.matrix)
-        values, axes = values.flip(0), vectors.mT.flip(0)
+    covariance, nothing = scatter.scaled(1 / max(count, 1.0)), scatter.rows[:0]
+    known = len(covariance.rows) if covariance.matrix is None else count >= 2
+    if not known:
+        return Shape(nothing.new_zeros(0), nothing, covariance.isotropic)
+    if covariance.matrix is None:
+        values, vectors = torch.linalg.eigh(covariance.rows @ covariance.rows.mT)
+        axes = vectors.mT @ covariance.rows / values.clamp_min(1e-300).sqrt()[:, None]
     else:
-        values, vectors = torch.linalg.eigh(root @ root.mT)
-        values = values.flip(0)
-        axes = vectors.mT.flip(0) @ root / values.clamp_min(1e-300).sqrt()[:, None]
+        values, vectors = torch.linalg.eigh(covariance.matrix)
+        axes = vectors.mT
+    values, axes = values.flip(0), axes.flip(0)
     kept = values > NEGLIGIBLE * values[:1].clamp_min(0)
     return Shape(values[kept], axes[kept].contiguous(), covariance.isotropic)
 
@@ -77,13 +78,18 @@ class Geometry:
 
 
 def geometry_of(
-    statistics: Statistics, scale: Scale = "standard_deviation", rank: int | None = None, size: int | None = None
+    statistics: Statistics,
+    scale: Scale = "standard_deviation",
+    rank: int | None = None,
+    size: int | None = None,
+    definite: bool = True,
 ) -> Geometry:
-    """The geometry of pooled statistics, by one factorisation a class.
+    """The geometry of pooled statistics, by one factorisation a class, or none where its factor is known.
 
     scale: new samples vary along axis m by the root of eigenvalue m, or by the eigenvalue itself (as equation 5 of the
     paper is written).  rank: keep that many axes; the rest of the variance is spread evenly over all directions.
-    size: R, if larger than the most axes of a class.
+    size: R, if larger than the most axes of a class.  definite: no covariance has negative eigenvalues, as noise or
+    numbers of lower precision leave; else they are looked for at once, and left out.
 
     >>> from fedgen.geometry.statistics import statistics_of
     >>> geometry = geometry_of(statistics_of([[-3.0, 0.0], [3.0, 0.0], [0.0, 0.0]], [0, 0, 0], classes=1))
@@ -94,7 +100,7 @@ def geometry_of(
     whole = float(statistics.counts.sum())
     counts = [whole] if statistics.shared else statistics.counts.tolist()
     pairs = zip(statistics.scatters, counts, strict=True)
-    roots = [_root(scatter, count, scale, rank) for scatter, count in pairs]
+    roots = [_root(scatter, count, scale, rank, definite) for scatter, count in pairs]
     most = size or max(1, *(len(rows) for rows, _ in roots), 1)
     stacked = torch.zeros(len(roots), most, statistics.features)
     for row, (rows, _) in enumerate(roots):
@@ -103,10 +109,10 @@ def geometry_of(
     return Geometry(statistics.counts.float(), statistics.means.float(), stacked, remainders)
 
 
-def _root(scatter: Scatter, count: float, scale: Scale, rank: int | None) -> tuple[Tensor, float]:
+def _root(scatter: Scatter, count: float, scale: Scale, rank: int | None, definite: bool) -> tuple[Tensor, float]:
     """(rows[r, d], remainder) of the noise; any root of the covariance will do for standard deviations."""
     if scale == "standard_deviation" and rank is None and not scatter.isotropic:
-        rows = _any_root(scatter.scaled(1 / max(count, 1.0)), count)
+        rows = _any_root(scatter.scaled(1 / max(count, 1.0)), count, definite)
         if rows is not None:
             return rows, 0.0
     shape = truncated(shape_of(scatter, count), scatter.size, rank)
@@ -126,28 +132,15 @@ def truncated(shape: Shape, features: int, rank: int | None) -> Shape:
     return Shape(values, shape.axes[:rank], shape.remainder + spread)
 
 
-def _any_root(covariance: Scatter, count: float) -> Tensor | None:
-    if covariance.matrix is None:
+def _any_root(covariance: Scatter, count: float, definite: bool) -> Tensor | None:
+    """rows[r, d] with rows^T rows = covariance; None where that takes eigenvalues, as that of a lie may."""
+    if covariance.matrix is None or count < 2:
         return covariance.rows
-    thin = _thin_root(covariance.matrix, count)
-    if thin is not None:
-        return thin
-    lower, failed = torch.linalg.cholesky_ex(covariance.matrix)
-    return None if bool(failed) else lower.mT
-
-
-def _thin_root(matrix: Tensor, count: float) -> Tensor | None:
-    """rows[r, d] with rows^T rows = matrix[d, d] of rank r < count <= d / 2, by Cholesky's method with pivots; None
-    where the rank is larger than that: then the usual decompositions are faster."""
-    most = int(count) - 1
-    if most > len(matrix) // 2:
+    if not definite:
         return None
-    rows, left = matrix.new_zeros(max(most, 0), len(matrix)), matrix.diagonal().clone()
-    least = NEGLIGIBLE * float(left.sum())
-    for step in range(len(rows)):
-        pivot = int(left.argmax())
-        if left[pivot] <= least / len(matrix):
-            return rows[:step]
-        row = (matrix[pivot] - rows[:step, pivot] @ rows[:step]) / left[pivot].sqrt()
-        rows[step], left = row, (left - row.square()).clamp_min(0)
-    return rows if float(left.sum()) <= least else None
+    # Covariances of few samples, or with constant features, are singular: this much in every direction is less than
+    # float32 can tell, and more than rounding.
+    lifted = covariance.matrix.clone()
+    lifted.diagonal().add_(NEGLIGIBLE * covariance.trace)
+    lower, failed = torch.linalg.cholesky_ex(lifted)
+    return None if bool(failed) else lower.mT

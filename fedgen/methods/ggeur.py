@@ -266,7 +266,13 @@ class Ggeur(MethodWrapper):
         pool = self.exchange.pool(inbox)
         _, scale = MODES[self.mode]
         rows = state[ROOTS].shape[-2]
-        geometry = geometry_of(pool.statistics, scale, rank=rows if self.upload == "low_rank" else None, size=rows)
+        geometry = geometry_of(
+            pool.statistics,
+            scale,
+            rank=rows if self.upload == "low_rank" else None,
+            size=rows,
+            definite=self.precision == "float64" and self.exchange.noise is None,
+        )
         made = {
             COUNTS: geometry.counts,
             MEANS: geometry.means,
