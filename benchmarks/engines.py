@@ -14,7 +14,6 @@ benchmarks/.peers, with fedgen's torch.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from typing import Any
 import torch
 from torch.nn.utils import vector_to_parameters
 
-from benchmarks.harness import ROOT, header, table
+from benchmarks.harness import PEERS, header, measured, python_of_peers, table
 from benchmarks.peers.common import Work, load, measure, network
 from fedgen.config import Experiment
 from fedgen.data.dataset import Dataset
@@ -46,22 +45,12 @@ from fedgen.server.star import play_round
 COMMAND = "python -m benchmarks.engines"
 DEPENDENCIES = [
     "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "seaborn", "pillow", "pynvml", "tqdm", "munch",
-    "multiprocess", "packaging<26", "dp-accounting>=0.4,<0.6", "prv-accountant>=0.2,<0.3",
+    "multiprocess", "dill", "networkx", "pyparsing", "rich", "packaging<26",
+    "dp-accounting>=0.4,<0.6", "prv-accountant>=0.2,<0.3",
 ]  # fmt: skip
-PEERS_OWN = ["pfl==0.6.0", "fedlab==1.3.0", "byzfl==0.0.11", "byzpy==0.1.4"]
-PEERS = ROOT / "benchmarks" / ".peers"
-STUBS = ROOT / "benchmarks" / "peers" / "stubs"
+PEERS_OWN = ["pfl==0.6.0", "fedlab==1.3.0", "byzfl==0.0.11", "byzpy==0.1.4", "gossipy-dfl==0.0.1"]
 
 ENGINES = ("stacked", "sequential", "vmap")
-ENVIRONMENT = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    # What fedgen does in its own process, for everyone: the heap keeps large arrays.
-    **dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 30)),
-    "PYTHONPATH": str(STUBS),
-    "PYTHONWARNINGS": "ignore",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 LR, WARMUP, REPEATS = 0.1, 5, 5
 
 
@@ -164,22 +153,10 @@ class System:
     engine: str = ""
     slow: bool = False
 
-    def measure(self, case: str, work: Path, core: int) -> dict[str, Any]:
+    def measure(self, case: str, work: Path) -> dict[str, Any]:
         """The line that its process prints."""
-        command = [str(self.python), "-m", *self.words]
-        command += ["--measure", case, self.engine, str(work)] if self.engine else [str(work)]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, **ENVIRONMENT},
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3_000:]}")
-        [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        return json.loads(line)  # type: ignore[no-any-return]
+        words = [*self.words, "--measure", case, self.engine, str(work)] if self.engine else [*self.words, str(work)]
+        return measured(self.python, *words)
 
 
 FEDGEN = [
@@ -189,9 +166,7 @@ FEDGEN = [
 
 def peers(folder: Path) -> list[System]:
     """The other simulators, with the Python of their environment."""
-    python, home = folder / "bin" / "python", "benchmarks.peers."
-    if not python.exists():
-        raise SystemExit(f"{python} does not exist; add --setup, which makes it, or --tiny, which needs no peers")
+    python, home = python_of_peers(folder), "benchmarks.peers."
     return [
         System("pfl-research", python, (f"{home}pfl",)),
         System("FedLab", python, (f"{home}fedlab",)),
@@ -215,7 +190,6 @@ Results = dict[tuple[str, str], list[dict[str, Any]]]
 
 def measure_all(plan: Sequence[tuple[System, str]], works: dict[str, Work], passes: int) -> Results:
     """{(system, case): one result a pass}, one process after another."""
-    core = max(os.sched_getaffinity(0))
     results: Results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -226,7 +200,7 @@ def measure_all(plan: Sequence[tuple[System, str]], works: dict[str, Work], pass
             for system, case in plan:
                 if number and system.slow:
                     continue
-                result = system.measure(case, folder / (f"{case}-slow" if system.slow else case), core)
+                result = system.measure(case, folder / (f"{case}-slow" if system.slow else case))
                 results.setdefault((system.title, case), []).append(result)
                 print(f"{number + 1}/{passes} {case}: {system.title} {max(result['rates']):,.0f}/s", file=sys.stderr)
     return results

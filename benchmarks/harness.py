@@ -1,15 +1,73 @@
-"""What every benchmark shares: a header with machine, versions and date, and a table that goes into the docs."""
+"""What every benchmark shares: a header with machine, versions and date, a table that goes into the docs, and processes
+that measure on one core."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "benchmarks" / ".peers"
+"""The environment of the systems that fedgen is measured against, made by `python -m benchmarks.engines --setup`."""
+
+ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    # What fedgen does in its own process, for everyone: the heap keeps large arrays.
+    **dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 30)),
+    "PYTHONPATH": str(ROOT / "benchmarks" / "peers" / "stubs"),
+    "PYTHONWARNINGS": "ignore",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+class MeasurementError(Exception):
+    """A measured process failed or took too long; the text is the end of what it said."""
+
+
+def measured(python: Path, *words: str, timeout_s: float | None = None) -> dict[str, Any]:
+    """The line of JSON that `python -m words` prints, run with one thread on one core.
+
+    Raises MeasurementError where it fails or takes too long.
+    """
+    core = max(os.sched_getaffinity(0))
+    try:
+        done = subprocess.run(
+            [str(python), "-m", *words],
+            cwd=ROOT,
+            env={**os.environ, **ENVIRONMENT},
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        raise MeasurementError(f"{' '.join(words)} ended with {error.returncode}:\n{error.stderr[-3_000:]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise MeasurementError(f"{' '.join(words)} took more than {timeout_s:.0f} s") from error
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    return json.loads(line)  # type: ignore[no-any-return]
+
+
+def python_of_peers(folder: Path) -> Path:
+    """The Python of the peers' environment.
+
+    Raises SystemExit where there is none.
+    """
+    python = folder / "bin" / "python"
+    if not python.exists():
+        raise SystemExit(
+            f"{python} does not exist; `python -m benchmarks.engines --setup` makes it, and --tiny needs no peers"
+        )
+    return python
 
 
 def header(command: str, packages: Sequence[str] = ("torch", "numpy", "ray")) -> str:

@@ -13,8 +13,6 @@ environment is that of `python -m benchmarks.engines --setup`, with byzpy.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,10 +22,11 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness import PEERS as ENVIRONMENT_OF_PEERS
+from benchmarks.harness import MeasurementError, header, measured, table
 from fedgen.contracts import SlabFunction
 from fedgen.rows import LocalRows
 
-ROOT = Path(__file__).resolve().parent.parent
 ALIE = "optimal ALIE"
 RULES = ("median", "trimmed_mean", "meamed", "geometric_median", "krum", "caf", "nnm mean", ALIE)
 PEERS = ("ByzFL", "byzpy")
@@ -138,35 +137,20 @@ def own(name: str, n: int, d: int, repeats: int) -> dict[str, float]:
     return {"seconds": took, "passes": passes(rule_of(rule, wrappers, {}), rows)}
 
 
-def measured(python: Path, *words: str) -> dict[str, float] | None:
-    """What one process prints; None where it fails or takes too long."""
-    from benchmarks.engines import ENVIRONMENT
-
-    core = max(os.sched_getaffinity(0))
+def of_peer(python: Path, *words: str) -> dict[str, Any] | None:
+    """What a peer measures; None where it fails or takes too long."""
     try:
-        done = subprocess.run(
-            [str(python), "-m", *words],
-            cwd=ROOT,
-            env={**os.environ, **ENVIRONMENT},
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-    except subprocess.TimeoutExpired:
+        return measured(python, "benchmarks.peers.rules", *words, timeout_s=600)
+    except MeasurementError as error:
+        print(error, file=sys.stderr)
         return None
-    if done.returncode:
-        print(done.stderr[-500:], file=sys.stderr)
-        return None
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def compared(name: str, n: int, d: int, repeats: int, peers: Path | None) -> list[str]:
     """One row: our seconds, the peers', and how many times the faster of them takes."""
     here = measured(Path(sys.executable), "benchmarks.rules", "--own", name, str(n), str(d), str(repeats))
-    assert here is not None, f"{name} failed"
     theirs = {
-        peer: measured(peers / "bin" / "python", "benchmarks.peers.rules", peer, name, str(n), str(d), str(repeats))
+        peer: of_peer(peers / "bin" / "python", peer, name, str(n), str(d), str(repeats))
         for peer in PEERS
         if peers is not None and (name, peer) != (ALIE, "byzpy")
     }
@@ -177,15 +161,12 @@ def compared(name: str, n: int, d: int, repeats: int, peers: Path | None) -> lis
 
 
 def main(tiny: bool, peers: Path | None) -> None:
-    from benchmarks.harness import header, table
-
     d, repeats = (2_000, 1) if tiny else (1_000_000, 5)
     sizes, rules, forms = ((20,), ("median", "krum", ALIE), list(FLAGS)[:1]) if tiny else ((20, 50), RULES, list(FLAGS))
     rows = [compared(name, n, d, repeats, None if tiny else peers) for n in sizes for name in rules]
     flags = []
     for name in forms:
         found = measured(Path(sys.executable), "benchmarks.rules", "--own", name, "15", str(d), str(repeats))
-        assert found is not None, f"flag with {name} failed"
         ratio = found["svd"] / found["seconds"]
         flags.append([name, f"{found['seconds']:.4f}", f"{found['svd']:.2f}", f"{ratio:.0f}"])
     print(header("python -m benchmarks.rules", ("torch", "numpy")))
@@ -200,5 +181,5 @@ if __name__ == "__main__":
         name, *sizes = sys.argv[2:]
         print(json.dumps(own(name, *map(int, sizes))))
     else:
-        folder = Path(sys.argv[sys.argv.index("--peers") + 1]) if "--peers" in sys.argv else ROOT / "benchmarks/.peers"
+        folder = Path(sys.argv[sys.argv.index("--peers") + 1]) if "--peers" in sys.argv else ENVIRONMENT_OF_PEERS
         main("--tiny" in sys.argv, folder)

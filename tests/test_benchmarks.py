@@ -19,7 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
         ("rules", ("krum | 20 | 2", "optimal ALIE | 20", "1 iteration")),
         ("byzantine", ("mean", "normalised mean")),
         ("kappa", ("flag", "nnm, geometric_median")),
-        ("gossip", ("ring", "LayerNorm", "trimmed mean, auto", "64", "100 | 3")),
+        (
+            "gossip",
+            ("ring", "LayerNorm", "corrected | 50%", "trimmed mean, auto", "64", "100 | 3", "fedgen |", "federation"),
+        ),
     ],
 )
 def test_tiny_preset_prints_its_table(benchmark: str, rows: tuple[str, ...]) -> None:

@@ -86,11 +86,7 @@ def measure(
     """
     before = mean_loss(work, outputs)
     play(work.warmup)
-    rates = []
-    for _ in range(work.repeats):
-        began = clock()
-        play(work.rounds)
-        rates.append(work.cohort * work.rounds / (clock() - began))
+    rates = rates_of(play, work.cohort, work.rounds, work.repeats, clock)
     result = {
         "updates_per_cpu_second": max(rates),
         "rates": rates,
@@ -99,3 +95,15 @@ def measure(
         "versions": {name: version(name) for name in (*packages, "torch")},
     }
     print(json.dumps(result), flush=True)
+
+
+def rates_of(
+    play: Callable[[int], None], updates: int, rounds: int, repeats: int, clock: Callable[[], float] = process_time
+) -> list[float]:
+    """Updates per CPU second of every repeat of some rounds with that many updates each."""
+    rates = []
+    for _ in range(repeats):
+        began = clock()
+        play(rounds)
+        rates.append(updates * rounds / (clock() - began))
+    return rates

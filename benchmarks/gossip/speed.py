@@ -1,0 +1,151 @@
+"""How fast peers are simulated, in what memory, and how many times as fast as gossipy does it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gossip.setting import CORRECTED, experiment
+from benchmarks.harness import PEERS, measured, python_of_peers, table
+from benchmarks.peers.common import rates_of
+from fedgen import Experiment, run
+from fedgen.federation import Federation, prepare_process
+from fedgen.server import gossip
+from fedgen.server.checkpoint import Standing
+from fedgen.server.journal import Journal
+from fedgen.server.pool import Interrupt, SerialPool
+from fedgen.server.session import Session
+
+
+def many(peers: int, rounds: int) -> Experiment:
+    """Peers with 22 samples each in the mean, drawn with replacement, not evaluated before the end."""
+    drawn = {"name": "benchmarks.gossip.setting:DrawnDigits", "samples": 22 * peers}
+    return experiment(
+        {
+            "data": {"dataset": drawn, "clients": peers},
+            "federation": {"rounds": rounds, "evaluate_every": 10_000},
+            "aggregation": CORRECTED,
+        }
+    )
+
+
+def speed(seeds: list[int], tiny: bool) -> str:
+    """Node-updates per CPU second, correction included."""
+    rows = []
+    for peers in (64,) if tiny else (64, 256, 1_024):
+        seconds: list[float] = []
+        with timed_rounds(seconds), tempfile.TemporaryDirectory() as folder:
+            run(many(peers, 10 if tiny else max(40, 25_600 // peers)), Path(folder) / "run")
+        rates = peers / np.array(seconds[2:])
+        rows.append((peers, f"{np.median(rates):,.0f}", f"{np.quantile(rates, 0.9):,.0f}"))
+    return table(("peers", "node-updates a CPU second, median round", "best tenth"), rows)
+
+
+class timed_rounds:  # noqa: N801
+    """Collects the CPU seconds of every round of gossip played inside it."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds, self.before = seconds, gossip.play_round
+
+    def __enter__(self) -> None:
+        def timed(*arguments: Any, **named: Any) -> Any:
+            began = time.process_time()
+            record = self.before(*arguments, **named)
+            self.seconds.append(time.process_time() - began)
+            return record
+
+        gossip.play_round = timed
+
+    def __exit__(self, *exception: object) -> None:
+        gossip.play_round = self.before
+
+
+def memory(seeds: list[int], tiny: bool) -> str:
+    """10,000 peers x 100 rounds in a process of its own."""
+    peers, rounds = (100, 3) if tiny else (10_000, 100)
+    script = f"from benchmarks.gossip.speed import alone; alone({peers}, {rounds})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, peak = done.stdout.split()
+    return table(("peers", "rounds", "CPU seconds", "peak memory, GB"), [(peers, rounds, seconds, peak)])
+
+
+def alone(peers: int, rounds: int) -> None:
+    """What `memory` runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(many(peers, rounds), Path(folder) / "run")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"{time.process_time():.0f} {peak / 1e9:.2f}")
+
+
+def beside(seeds: list[int], tiny: bool) -> str:
+    """256 peers beside gossipy, correction on ours: node-updates a CPU second, best of 15 repeats (median)."""
+    peers, passes, theirs = (32, 1, None) if tiny else (256, 3, python_of_peers(PEERS))
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "work"
+        torch.save(work_of(peers, tiny), work)
+        for _ in range(passes):
+            found = {"fedgen": measured(Path(sys.executable), "benchmarks.gossip.speed", str(work))}
+            if theirs is not None:
+                found["gossipy-dfl"] = measured(theirs, "benchmarks.peers.gossipy", str(work))
+            for system, result in found.items():
+                name = f"{system} {result['versions'].get(system, '')}".strip()
+                rates.setdefault(name, []).extend(result["rates"])
+                print(name, [round(rate) for rate in result["rates"]], file=sys.stderr, flush=True)
+    best, middle = ([pick(each) for each in rates.values()] for pick in (max, median))
+    rows = [[name, f"{max(each):,.0f} ({median(each):,.0f})"] for name, each in rates.items()]
+    if len(rates) == 2:
+        rows.append(["ratio", f"{best[0] / best[1]:.1f} ({middle[0] / middle[1]:.1f})"])
+    return table(("system", f"{peers} peers"), rows)
+
+
+def work_of(peers: int, tiny: bool) -> dict[str, Any]:
+    """What every system gets: shards[N] of (x[s, 64], y[s]), who hears whom bool[N, N], and how much is measured."""
+    federation = Federation(many(peers, 1))
+    x, y = federation.dataset.x.flatten(1), federation.dataset.y
+    return {
+        "shards": [(x[shard], y[shard]) for shard in federation.shards],
+        "hears": torch.from_numpy(federation.network.graph(0).hears.toarray() > 0),
+        "warmup": 2,
+        "rounds": 2 if tiny else 5,
+        "repeats": 2 if tiny else 5,
+    }
+
+
+def play_fedgen(work: dict[str, Any]) -> dict[str, Any]:
+    """fedgen's rates, in this process."""
+    prepare_process(threads=1)
+    peers = len(work["shards"])
+    federation = Federation(many(peers, 10_000))
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder))
+        session = Session(
+            federation,
+            SerialPool(federation, Interrupt()),
+            Standing(0, gossip.initial_state(federation)),
+            journal,
+        )
+
+        def play(rounds: int) -> None:
+            for _ in range(rounds):
+                journal.commit(gossip.play_round(session, evaluate=False))
+
+        play(work["warmup"])
+        # Many rounds fit into the time that gossipy takes for one.
+        rates = rates_of(play, peers, 10 * work["rounds"], work["repeats"])
+        journal.close()
+    return {"rates": rates, "versions": {}}
+
+
+if __name__ == "__main__":
+    print(json.dumps(play_fedgen(torch.load(sys.argv[1]))))
