@@ -103,11 +103,12 @@ def train_root(federation: Federation, exchange: Exchange, start: Tensor, *tenso
 def sent_by(
     federation: Federation, exchange: Exchange, block: Block, update: Update, reference: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Rows and weights as they leave the clients: a row-wise attack acts here, an omniscient one on the whole round."""
+    """Rows and weights as they leave the clients: a row-wise attack acts here, an omniscient one on the whole round, an
+    attack on single inboxes where they are merged."""
     attack, liars = federation.attack, federation.liars(block.clients, exchange.round)
     aggregation = federation.experiment.aggregation
     weights = torch.ones_like(update.weights) if aggregation.weights == "equal" else update.weights
-    if attack.omniscient or not liars.any():
+    if attack.omniscient or federation.lies_to_each(exchange.phase) or not liars.any():
         return update.rows, weights
     view = View(
         byzantine=liars,

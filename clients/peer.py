@@ -15,7 +15,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from fedgen.admission import WEIGHT_LIMIT, admit
+from fedgen.aggregation.variance_correction import FACTOR
 from fedgen.clients.cohort import Exchange, arrived, sent_by, surviving
+from fedgen.clients.lies import Known, lies_to_each
+from fedgen.clients.mail import Mail
 from fedgen.contracts import Aggregation, Context, Inbox, Inboxes
 from fedgen.federation import Federation
 from fedgen.parameters import Array, Layout, Tensors, canonical
@@ -28,18 +31,10 @@ LENGTH = "length"
 
 @dataclass(frozen=True)
 class PeerReport:
-    """What a block of peers holds and sends after training.
-
-    clients[n]: who trained.  own[n, d]: their models, and what is seen of them.  sent[n, d]: what leaves them, None
-    where that is the same.  weights[n].  rejected: client -> why its message cannot be read.  failed: client -> why it
-    did not train.
-    """
+    """What a block of peers tells the coordinator: who trained, and why a message cannot be read, or a peer did not
+    train."""
 
     clients: Tensor
-    own: Tensor
-    seen: Tensors
-    sent: Tensor | None
-    sent_seen: Tensors | None
     weights: Tensor
     rejected: dict[int, str]
     failed: dict[int, str]
@@ -47,7 +42,18 @@ class PeerReport:
     metrics: Tensors
 
 
-def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest: Any) -> tuple[PeerReport]:
+@dataclass(frozen=True)
+class Models:
+    """Of a block of peers after training: own[n, d], and what is seen of them; sent[n, d]: what leaves them, None where
+    that is the same."""
+
+    own: Tensor
+    seen: Tensors
+    sent: Tensor | None
+    sent_seen: Tensors | None
+
+
+def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest: Any) -> tuple[PeerReport, Models]:
     """One block of peers, each from its own row of start[N, d]."""
     *tensors, clients, client_state = rest
     broadcast = exchange.broadcast(start, tensors)
@@ -57,20 +63,17 @@ def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest
     nothing = torch.zeros(exchange.expects.size)
     sent, weights = sent_by(federation, exchange, block, replace(update, rows=own), nothing)
     sent, weights, malformed = arrived(federation, exchange, block, sent, weights)
-    return (
-        PeerReport(
-            clients=block.clients,
-            own=own,
-            seen=observe(federation, own),
-            sent=None if sent is own else sent,
-            sent_seen=None if sent is own else observe(federation, sent),
-            weights=weights,
-            rejected={int(block.clients[position]): reason for position, reason in malformed.items()},
-            failed=failed,
-            client_state=update.client_state,
-            metrics=update.metrics,
-        ),
+    report = PeerReport(
+        clients=block.clients,
+        weights=weights,
+        rejected={int(block.clients[position]): reason for position, reason in malformed.items()},
+        failed=failed,
+        client_state=update.client_state,
+        metrics=update.metrics,
     )
+    same = sent is own
+    seen = observe(federation, own)
+    return report, Models(own, seen, None if same else sent, None if same else observe(federation, sent))
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ class MergeReport:
     """Peers after merging: state {name: [k, ...]}.
 
     refused: sender -> (why, by how many receivers); alone: receivers of fewer messages than the rule needs.
-    memory: {name: [k, ...]} where the rule mixes, else {"receiver/name": ...}.  diagnostics {name: [k, ...]}: what the
-    rule told of each inbox, NaN where it did not.
+    memory: {name: [k, ...]} where the rule mixes, else {"receiver/name": ...}; attack_memory: {"receiver/name": ...},
+    of attacks on an inbox.  diagnostics {name: [k, ...]}: what the rule told of each inbox, NaN where it did not.
     """
 
     receivers: Tensor
@@ -104,6 +107,7 @@ class MergeReport:
     refused: dict[int, tuple[str, int]]
     alone: list[int]
     memory: Tensors
+    attack_memory: Tensors
     diagnostics: Tensors
 
 
@@ -111,24 +115,62 @@ def merge_peers(federation: Federation, merge: Merge, own: Tensor, sent: Tensor,
     """Every receiver merges its inbox into its own model, and runs the server half of the method on its own state.
 
     own[N, d]: all peers' models; sent[m, d]: messages.  rest: the other tensors of all peers' states, then
-    receivers[k], heard csr[k, m] (mixing weights of the messages that arrived) and the rule's memory.
+    receivers[k], heard csr[k, m] (mixing weights of the messages that arrived) and the memories of rule and attack.
     """
-    *tensors, receivers, heard, memory = rest
+    *tensors, receivers, heard, memory, attack_memory = rest
     mine = canonical(own.index_select(0, receivers))
     if merge.own_seen is None:
         own_seen = observe(federation, mine)
     else:
         own_seen = {name: value[receivers] for name, value in merge.own_seen.items()}
-    admitted, refused = _admitted(federation, merge, mine, own_seen, sent, heard)
+    mail = Mail(sent, merge.senders, merge.weights, merge.seen, heard)
+    if federation.lies_to_each("train"):
+        mail, attack_memory = _lied_to(federation, merge, mine, mail, receivers, memory, attack_memory)
+    admitted, refused = _admitted(federation, mine, own_seen, mail)
     if getattr(federation.rule, "mixes", False):
-        merged = _mixed(federation, merge, mine, own_seen, sent, admitted, memory)
+        merged = _mixed(federation, merge, mine, own_seen, mail, admitted, memory)
     else:
-        merged = _each(federation, merge, mine, sent, receivers, heard, admitted, memory)
+        merged = _each(federation, merge, mine, mail, receivers, admitted, memory)
     state = {name: tensor.index_select(0, receivers) for name, tensor in zip(merge.names, tensors, strict=True)}
     equal = torch.ones(len(receivers), dtype=torch.float64)
     inbox = Inbox(receivers, equal, None, lambda: Aggregation(merged.models.sub_(mine)))
     state = federation.method.server_update({**state, "model": mine}, inbox, merge.round)
-    return MergeReport(receivers, state, refused, merged.alone, merged.memory, merged.diagnostics)
+    return MergeReport(receivers, state, refused, merged.alone, merged.memory, attack_memory, merged.diagnostics)
+
+
+def _lied_to(
+    federation: Federation,
+    merge: Merge,
+    mine: Tensor,
+    mail: Mail,
+    receivers: Tensor,
+    memory: Tensors,
+    attack_memory: Tensors,
+) -> tuple[Mail, Tensors]:
+    """The mail in which every receiver hears lies of its own, and what the attack remembers of each."""
+    _, received = normalised(mail.heard)
+    names = receivers.tolist()
+    if getattr(federation.rule, "mixes", False):
+        remembered = [{name: value[place] for name, value in memory.items()} for place in range(len(names))]
+    else:
+        remembered = [_of(receiver, memory) for receiver in names]
+    known = Known(
+        receivers=receivers,
+        own=mine,
+        share=_share(federation, received),
+        round=merge.round,
+        layout=merge.layout,
+        memory=[_of(receiver, attack_memory) for receiver in names],
+        rule_memory=remembered,
+    )
+    mail = mail.heard_only()
+    lies = lies_to_each(federation, mail, known)
+    kept = {
+        f"{receiver}/{name}": value
+        for receiver, held in zip(names, lies.memory, strict=True)
+        for name, value in held.items()
+    }
+    return mail.with_replies(lies.places, lies.sent, lies.weights, observe(federation, lies.sent)), kept
 
 
 @dataclass(frozen=True)
@@ -146,13 +188,13 @@ def _mixed(
     merge: Merge,
     mine: Tensor,
     own_seen: Tensors,
-    sent: Tensor,
+    mail: Mail,
     admitted: Matrix,
     memory: Tensors,
 ) -> Merged:
     weights, received = normalised(admitted)
     share = _share(federation, received)
-    inboxes = Inboxes(mine, sent, weights, share, merge.layout, merge.seen, own_seen, memory)
+    inboxes = Inboxes(mine, mail.sent, weights, share, merge.layout, mail.seen, own_seen, memory)
     mixed = federation.rule.mix(inboxes)  # type: ignore[attr-defined]
     return Merged(mixed.models, [], mixed.memory, mixed.diagnostics)
 
@@ -161,9 +203,8 @@ def _each(
     federation: Federation,
     merge: Merge,
     mine: Tensor,
-    sent: Tensor,
+    mail: Mail,
     receivers: Tensor,
-    heard: Matrix,
     admitted: Matrix,
     memory: Tensors,
 ) -> Merged:
@@ -173,12 +214,12 @@ def _each(
     told: list[Tensors] = []
     f = federation.experiment.aggregation.f
     _, received = normalised(admitted)
-    shares = _share(federation, received)
+    shares, arrived_in = _share(federation, received), np.diff(mail.heard.indptr)
     for place, receiver in enumerate(receivers.tolist()):
         inside = slice(admitted.indptr[place], admitted.indptr[place + 1])
         messages = torch.from_numpy(admitted.indices[inside].astype(np.int64))
-        senders = torch.from_numpy(merge.senders)[messages]
-        allowed = max(0, f - int(heard.indptr[place + 1] - heard.indptr[place] - len(senders)))
+        senders = torch.from_numpy(mail.senders)[messages]
+        allowed = max(0, f - (int(arrived_in[place]) - len(senders)))
         if len(senders) < max(1, federation.rule.minimum(allowed)):
             alone.append(receiver)
             told.append({})
@@ -193,7 +234,7 @@ def _each(
             streams=federation.streams,
             share=float(shares[place]),
         )
-        rows = LocalRows(sent.index_select(0, messages).sub_(mine[place]), federation.slice_width)
+        rows = LocalRows(mail.sent.index_select(0, messages).sub_(mine[place]), federation.slice_width)
         result = federation.rule.aggregate(rows, torch.from_numpy(admitted.data[inside]), context)
         merged[place].add_(result.aggregate, alpha=context.share)
         kept |= {f"{receiver}/{name}": value for name, value in result.memory.items()}
@@ -216,12 +257,13 @@ def _trust(federation: Federation, round: int, senders: Tensor, coefficients: Te
 
 
 def _stacked(told: Sequence[Tensors]) -> Tensors:
-    """{name: [k, ...]} of what k inboxes told, NaN where one told nothing; what is of each sender is left out."""
+    """{name: [k, ...]} of what k inboxes told, NaN where one told nothing: single numbers and factors, as what is of
+    each sender has no common shape."""
     stacked = {}
     for name in dict.fromkeys(name for each in told for name in each):
-        shapes = {each[name].shape for each in told if name in each}
-        if len(shapes) == 1:
-            blank = torch.full(shapes.pop(), torch.nan, dtype=torch.float64)
+        like = next(each[name] for each in told if name in each)
+        if like.dim() == 0 or name == FACTOR:
+            blank = torch.full(like.shape, torch.nan, dtype=torch.float64)
             stacked[name] = torch.stack([each.get(name, blank).double() for each in told])
     return stacked
 
@@ -232,32 +274,32 @@ def _share(federation: Federation, received: Array) -> Array:
 
 
 def _admitted(
-    federation: Federation, merge: Merge, mine: Tensor, own_seen: Tensors, sent: Tensor, heard: Matrix
+    federation: Federation, mine: Tensor, own_seen: Tensors, mail: Mail
 ) -> tuple[Matrix, dict[int, tuple[str, int]]]:
     """The messages that pass admission, with their weights, and why others do not.
 
     |sent - own| <= |sent| + |own| spares almost every message the way to its own difference.
     """
     limit = federation.norm_limit("train")
-    longest = own_seen[LENGTH].numpy(), merge.seen[LENGTH].numpy()
+    heard, message = mail.heard, mail.heard.indices
+    longest = own_seen[LENGTH].numpy(), mail.seen[LENGTH].numpy()
     receiver = np.repeat(np.arange(len(mine)), np.diff(heard.indptr))
-    message = heard.indices
-    weighty = (merge.weights[message] > 0) & (merge.weights[message] <= WEIGHT_LIMIT)
+    weighty = (mail.weights[message] > 0) & (mail.weights[message] <= WEIGHT_LIMIT)
     sure = (longest[0][receiver] + longest[1][message] <= limit) & weighty
     refused: dict[int, tuple[str, int]] = {}
     passed = sure.copy()
     for edge in np.flatnonzero(~sure).tolist():
-        difference = sent[int(message[edge])] - mine[int(receiver[edge])]
-        weight = torch.from_numpy(merge.weights[message[edge : edge + 1]])
+        difference = mail.sent[int(message[edge])] - mine[int(receiver[edge])]
+        weight = torch.from_numpy(mail.weights[message[edge : edge + 1]])
         admission = admit(LocalRows(difference[None]).norms(), weight, limit)
         passed[edge] = bool(admission.mask[0])
         if not passed[edge]:
-            sender = int(merge.senders[message[edge]])
+            sender = int(mail.senders[message[edge]])
             why, times = refused.get(sender, (admission.reasons.get(0, ""), 0))
             refused[sender] = why, times + 1
-    if passed.all() and (merge.weights == 1).all():
+    if passed.all() and (mail.weights == 1).all():
         return heard, refused
-    weights = heard.data * merge.weights[message]
+    weights = heard.data * mail.weights[message]
     return csr_array((weights[passed], (receiver[passed], message[passed])), shape=heard.shape), refused
 
 

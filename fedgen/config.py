@@ -288,6 +288,9 @@ class ByzantineSection(Section):
     )
     start: int = Field(0, ge=0, description="first round in which they attack; 0: exchanges before the first round too")
     redraw: bool = Field(False, description="draw the clients that lie anew every round; `clients` is a count")
+    per_neighbour: bool = Field(
+        False, description="gossip: attack every inbox by itself, so that each neighbour of a liar hears another lie"
+    )
 
 
 class RuntimeSection(Section):
@@ -362,6 +365,11 @@ class Experiment(Section):
             raise _conflict(
                 f"byzantine.redraw = true draws liars every round, but byzantine.clients = {liars} names them; give "
                 f"their number, byzantine.clients = {len(liars)}, or leave redraw out"
+            )
+        if self.byzantine.per_neighbour and star:
+            raise _conflict(
+                "byzantine.per_neighbour = true is of gossip, where liars have neighbours; set federation.mode = "
+                '"gossip" or leave it out'
             )
         if (len(set(liars)) if isinstance(liars, list) else liars) == self.data.clients:
             raise _conflict(

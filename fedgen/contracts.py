@@ -6,7 +6,7 @@ All classes are frozen: a stage takes values and returns new ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -256,7 +256,8 @@ class View:
 
     byzantine bool[n], clients[n], weights[n], reference[d], the rule that is running and the f it withstands (rejected
     rows already deducted), memory as this attack returned it last round; layout of the rows; what the rule remembers
-    and trusts.
+    and trusts; share: see `Context`.  receiver: the one peer that gets these rows, where every neighbour is told
+    something else.
     """
 
     byzantine: Tensor
@@ -271,6 +272,8 @@ class View:
     layout: Layout = field(default_factory=lambda: Layout({}))
     rule_memory: Tensors = field(default_factory=dict)
     root: Tensor | None = None
+    share: float = 1.0
+    receiver: int | None = None
 
     @property
     def context(self) -> Context:
@@ -284,6 +287,7 @@ class View:
             round=self.round,
             streams=self.streams,
             root=self.root,
+            share=self.share,
         )
 
 
@@ -408,9 +412,10 @@ class Pool(Protocol):
 
     def map(
         self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
-    ) -> list[Any]:
-        """[task(federation, *shared, *item)] in the order of items.
+    ) -> Iterator[Any]:
+        """task(federation, *shared, *item) in the order of items, each as soon as it and those before it are computed.
 
+        Nothing is computed before somebody asks, and no result is held once it was given.
         With keep > 0 a task returns a tuple whose last `keep` members stay with the workers and come as handles,
         which later items may hold.  An item that cannot be computed gives a `BlockFailure` in its place.
         """

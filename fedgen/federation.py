@@ -269,6 +269,10 @@ class Federation:
         """Longest admitted row: only differences of models, in phase "train", are limited."""
         return self.experiment.aggregation.norm_limit if phase == "train" else inf
 
+    def lies_to_each(self, phase: str) -> bool:
+        """Whether every neighbour of a liar is told something else: of models, as what is flooded is one for all."""
+        return self.experiment.byzantine.per_neighbour and phase == "train"
+
     def liars(self, clients: Tensor, round: int) -> Tensor:
         """bool[n]: which of these clients lie in this round."""
         section = self.experiment.byzantine

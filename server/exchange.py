@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any
@@ -17,6 +17,7 @@ from fedgen.errors import FedgenError
 from fedgen.parameters import Tensors
 from fedgen.rows import Select, columns_of, total
 from fedgen.server.checkpoint import Standing
+from fedgen.server.client_store import ClientStore
 from fedgen.server.session import Session
 from fedgen.server.sliced_rows import SlicedRows
 
@@ -73,7 +74,7 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
 
     common = exchange_of(session, broadcast, summed=summed, plain=plain)
     keep = 0 if summed else len(columns_of(broadcast.expects.size, federation.slice_width))
-    results = train(session, train_block, common, broadcast, blocks, keep)
+    results = list(train(session, train_block, common, broadcast, blocks, keep))
     answers = [result for result in results if not isinstance(result, BlockFailure)]
     reports: list[BlockReport] = [answer[0] for answer in answers]
     failed = note_failures(session, blocks, results)
@@ -130,6 +131,21 @@ def exchange_of(session: Session, broadcast: Broadcast, *, summed: bool = False,
     )
 
 
+@dataclass(frozen=True)
+class Assignments(Sequence[tuple[Tensor, Tensors]]):
+    """Blocks of clients, each with what they keep, which is looked up when a worker is ready for it."""
+
+    blocks: list[Tensor]
+    kept: ClientStore
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, number: Any) -> Any:
+        clients = self.blocks[number]
+        return clients, self.kept.take(clients)
+
+
 def train(
     session: Session,
     task: Callable[..., Any],
@@ -137,19 +153,15 @@ def train(
     broadcast: Broadcast,
     blocks: list[Tensor],
     keep: int = 0,
-) -> list[Any]:
+) -> Iterator[Any]:
     """One result a block: (report, what stays with the workers ...) or a BlockFailure; blocks that were given up before
     stay given up."""
     standing = session.standing
     reasons = [session.given_up.get((standing.round, number)) for number in range(len(blocks))]
-    items = [
-        (clients, standing.clients.take(clients))
-        for clients, reason in zip(blocks, reasons, strict=True)
-        if reason is None
-    ]
+    wanted = [clients for clients, reason in zip(blocks, reasons, strict=True) if reason is None]
     shared = (common, broadcast.start, *broadcast.tensors.values())
-    computed = iter(session.pool.map(task, items, shared, keep))
-    return [next(computed) if reason is None else BlockFailure(reason) for reason in reasons]
+    computed = session.pool.map(task, Assignments(wanted, standing.clients), shared, keep)
+    return (next(computed) if reason is None else BlockFailure(reason) for reason in reasons)
 
 
 def _root(session: Session, broadcast: Broadcast, common: Exchange) -> Tensor | None:

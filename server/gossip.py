@@ -112,6 +112,8 @@ def conclude(
     clock.lap("evaluate")
     sending.commit(standing)
     standing.rule_memory = merging.memory
+    if federation.lies_to_each(broadcast.phase):
+        standing.attack_memory = merging.attack_memory
     standing.state, standing.round = state, round + 1
     size_bytes = broadcast.expects.size * broadcast.expects.dtype.itemsize * messages
     return {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class Sending:
     attack_memory: Tensors
 
     def commit(self, standing: Standing) -> None:
-        """Keep the state of those that trained, and the attack's memory."""
+        """Keep the state of those that trained, and the memory of an attack on what they send."""
         for report in self.reports:
             if report.client_state:
                 standing.clients.commit(report.clients, report.client_state)
@@ -91,42 +92,57 @@ def send(session: Session, broadcast: Broadcast, blocks: list[Tensor], fatal: bo
     fatal: raise FedgenError where all of them failed.
     """
     federation, standing = session.federation, session.standing
-    results = train(session, train_peers, exchange_of(session, broadcast), broadcast, blocks)
+    own = torch.empty_like(broadcast.start)
+    weights = np.ones(len(own))
+    results: list[Any] = []
+    seen: list[Part] = []
+    lies: list[tuple[Tensor, Tensor, Tensors]] = []
+    for result in train(session, train_peers, exchange_of(session, broadcast), broadcast, blocks):
+        if isinstance(result, BlockFailure):
+            results.append(result)
+            continue
+        report, models = result
+        results.append((report,))
+        place_rows(own, report.clients, models.own)
+        weights[report.clients.numpy()] = report.weights.numpy()
+        seen.append((report.clients, models.seen))
+        if models.sent is not None:
+            lies.append((report.clients, models.sent, models.sent_seen or models.seen))
     failed = note_failures(session, blocks, results, fatal) if blocks else 0
     reports: list[PeerReport] = [result[0] for result in results if not isinstance(result, BlockFailure)]
     trained = torch.cat([*(report.clients for report in reports), torch.empty(0, dtype=torch.int64)]).sort().values
-    own = broadcast.start.clone() if len(trained) < len(broadcast.start) else torch.empty_like(broadcast.start)
-    weights, lied = np.ones(len(own)), any(report.sent is not None for report in reports)
-    for place, report in enumerate(reports):
-        place_rows(own, report.clients, report.own)
-        weights[report.clients.numpy()] = report.weights.numpy()
-        reports[place] = replace(report, own=own)  # the block's copy may go
-    own_seen = seen = _seen(len(own), [(report.clients, report.seen) for report in reports])
-    sent = own
-    if lied:
+    idle = torch.from_numpy(np.setdiff1d(np.arange(len(own)), trained.numpy()))
+    place_rows(own, idle, broadcast.start[idle])
+    sent, own_seen = own, spread(len(own), seen)
+    sent_seen = own_seen
+    if lies:
         sent = own.clone()
-        for report in reports:
-            if report.sent is not None:
-                place_rows(sent, report.clients, report.sent)
-        seen = _seen(len(own), [(report.clients, report.sent_seen or report.seen) for report in reports])
-    memory, lies = standing.attack_memory, federation.liars(trained, standing.round)
-    if federation.attack.omniscient and bool(lies.any()):
+        for clients, rows, _ in lies:
+            place_rows(sent, clients, rows)
+        sent_seen = spread(len(own), [(clients, part) for clients, _, part in lies], own_seen)
+    memory, lying = standing.attack_memory, bool(federation.liars(trained, standing.round).any())
+    if federation.attack.omniscient and lying and not federation.lies_to_each(broadcast.phase):
         sent, weights, memory = _corrupt(session, broadcast, sent, weights, trained)
-        seen = _seen(len(own), [(trained, observe(federation, sent[trained]))])
+        sent_seen = spread(len(own), [(trained, observe(federation, sent[trained]))])
     unread = {client for report in reports for client in report.rejected}
-    silent = sorted(unread | (set(range(len(own))) - set(trained.tolist())))
-    kept = [replace(report, sent=None, sent_seen=None) for report in reports]
-    messages = Messages(sent, np.arange(len(own)), weights, seen)
-    return Sending(own, own_seen, messages, silent, failed, kept, memory)
+    silent = sorted(unread | set(idle.tolist()))
+    messages = Messages(sent, np.arange(len(own)), weights, sent_seen)
+    return Sending(own, own_seen, messages, silent, failed, reports, memory)
 
 
-def _seen(peers: int, parts: list[tuple[Tensor, Tensors]]) -> Tensors:
-    """{name: [N, ...]}: what blocks saw of their peers' models, by peer; zeros for those that sent none."""
-    seen: Tensors = {}
+Part = tuple[Tensor, Tensors]
+"""Of some peers, by number[k], {name: [k, ...]}."""
+
+
+def spread(peers: int, parts: Iterable[Part], before: Tensors | None = None, blank: float = 0.0) -> Tensors:
+    """{name: [N, ...]}: what parts say, by peer; of the other peers what there was before, or blank."""
+    whole = {name: value.clone() for name, value in (before or {}).items()}
     for clients, part in parts:
         for name, value in part.items():
-            place_rows(seen.setdefault(name, value.new_zeros(peers, *value.shape[1:])), clients, value)
-    return seen
+            if name not in whole:
+                whole[name] = torch.full((peers, *value.shape[1:]), blank, dtype=value.dtype)
+            place_rows(whole[name], clients, value)
+    return whole
 
 
 def _corrupt(
@@ -162,6 +178,7 @@ class Merging:
     refused: dict[int, tuple[str, int]]
     alone: list[int]
     memory: Tensors
+    attack_memory: Tensors
     diagnostics: Tensors
 
 
@@ -180,7 +197,7 @@ def merge(
     Raises FedgenError where a block cannot.
     """
     federation, standing = session.federation, session.standing
-    mixes = getattr(federation.rule, "mixes", False)
+    mixes, each = getattr(federation.rule, "mixes", False), federation.lies_to_each(broadcast.phase)
     own_names = standing.state.keys() - federation.common_state
     others = {name: value for name, value in standing.state.items() if name in own_names - {"model"}}
     common = Merge(
@@ -192,62 +209,67 @@ def merge(
         seen=messages.seen,
         own_seen=own_seen,
     )
+    attack_memory = standing.attack_memory if each else {}
     items = [
-        (receivers, heard[receivers.numpy()], _memory_of(standing.rule_memory, receivers, mixes))
+        (
+            receivers,
+            heard[receivers.numpy()],
+            _memory_of(standing.rule_memory, receivers, mixes),
+            _memory_of(attack_memory, receivers, False),
+        )
         for receivers in blocks
     ]
-    results = session.pool.map(merge_peers, items, (common, own, messages.models, *others.values()))
-    for result in results:
+    before, whole = {"model": own, **others}, sum(map(len, blocks)) == len(own)
+    state = {name: torch.empty_like(value) if whole else value.clone() for name, value in before.items()}
+    told: list[MergeReport] = []
+    for result in session.pool.map(merge_peers, items, (common, own, messages.models, *others.values())):
         if isinstance(result, BlockFailure):
             raise FedgenError(f"round {standing.round}: models could not be merged: {result.reason}")
-    before = {"model": own, **others}
-    whole = sum(map(len, blocks)) == len(own)
-    state = {name: torch.empty_like(value) if whole else value.clone() for name, value in before.items()}
-    refused: dict[int, tuple[str, int]] = {}
-    for result in results:
         for name, value in result.state.items():
             place_rows(state[name], result.receivers, value)
-        for sender, (why, times) in result.refused.items():
-            refused[sender] = refused.get(sender, (why, 0))[0], refused.get(sender, (why, 0))[1] + times
+        told.append(replace(result, state={}))
+    memory = dict(standing.rule_memory)
+    if mixes:
+        memory = spread(len(own), [(report.receivers, report.memory) for report in told], memory)
+    diagnostics = [
+        (report.receivers, {name: value.double() for name, value in report.diagnostics.items()}) for report in told
+    ]
+    for report in told:
+        memory |= {} if mixes else report.memory
+        attack_memory = attack_memory | report.attack_memory
+    return Merging(
+        state={name: state.get(name, value) for name, value in standing.state.items()},
+        refused=_refused(session, told),
+        alone=_alone(session, told),
+        memory=memory,
+        attack_memory=attack_memory,
+        diagnostics=spread(len(own), diagnostics, blank=torch.nan),
+    )
+
+
+def _refused(session: Session, told: list[MergeReport]) -> dict[int, tuple[str, int]]:
+    """Sender -> (why it was turned away, by how many receivers)."""
+    refused: dict[int, tuple[str, int]] = {}
+    for report in told:
+        for sender, (why, times) in report.refused.items():
+            first, before = refused.get(sender, (why, 0))
+            refused[sender] = first, before + times
     for sender, (why, times) in sorted(refused.items()):
-        session.journal.event("rejected", standing.round, client=sender, reason=why, receivers=times)
-    alone = sorted(receiver for result in results for receiver in result.alone)
+        session.journal.event("rejected", session.standing.round, client=sender, reason=why, receivers=times)
+    return refused
+
+
+def _alone(session: Session, told: list[MergeReport]) -> list[int]:
+    """Receivers of fewer messages than the rule needs."""
+    alone = sorted(receiver for report in told for receiver in report.alone)
     if alone:
-        session.journal.event("alone", standing.round, clients=alone, reason="too few messages to merge")
-    memory = _memory(results, standing.rule_memory, mixes, len(own))
-    told = [{name: value.double() for name, value in result.diagnostics.items()} for result in results]
-    names = set.intersection(*map(set, told)) if told else set()
-    spread = {name: _spread(results, [each[name] for each in told], len(own), torch.nan) for name in names}
-    state = {name: state.get(name, value) for name, value in standing.state.items()}
-    return Merging(state, refused, alone, memory, spread)
+        session.journal.event("alone", session.standing.round, clients=alone, reason="too few messages to merge")
+    return alone
 
 
 def _memory_of(memory: Tensors, receivers: Tensor, mixes: bool) -> Tensors:
-    """A block's part of the rule's memory: rows of [N, ...] where the rule mixes, else by the receivers' names."""
+    """A block's part of a memory: rows of [N, ...] where the rule mixes, else by the receivers' names."""
     if mixes:
         return {name: value[receivers] for name, value in memory.items()}
     wanted = set(map(str, receivers.tolist()))
     return {name: value for name, value in memory.items() if name.partition("/")[0] in wanted}
-
-
-def _memory(results: list[MergeReport], before: Tensors, mixes: bool, peers: int) -> Tensors:
-    """The rule's memory after a merge; that of peers who did not merge stays."""
-    if not mixes:
-        return {**before, **{name: value for result in results for name, value in result.memory.items()}}
-    names = results[0].memory if results else before
-    return {
-        name: _spread(results, [result.memory[name] for result in results], peers, 0.0, before.get(name))
-        for name in names
-    }
-
-
-def _spread(
-    results: list[MergeReport], parts: list[Tensor], peers: int, blank: float, before: Tensor | None = None
-) -> Tensor:
-    """[N, ...]: the blocks' rows, by peer; of the others those before, or blank."""
-    if not parts:
-        return torch.empty(peers, 0) if before is None else before
-    rows = torch.full((peers, *parts[0].shape[1:]), blank, dtype=parts[0].dtype) if before is None else before.clone()
-    for result, part in zip(results, parts, strict=True):
-        place_rows(rows, result.receivers, part)
-    return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -35,13 +35,11 @@ class SerialPool:
 
     def map(
         self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
-    ) -> list[Any]:
+    ) -> Iterator[Any]:
         arguments = [canonical(each) if isinstance(each, Tensor) else each for each in shared]
-        results = []
         for item in items:
             self._interrupt.check()
-            results.append(task(self._federation, *arguments, *item))
-        return results
+            yield task(self._federation, *arguments, *item)
 
     def close(self) -> None:
         pass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -64,14 +64,14 @@ class _Seat:
 
 @dataclass
 class _Job:
-    """One call of `map`."""
+    """One call of `map`; results: by number, until they are given."""
 
     task: Callable[..., Any]
     items: Sequence[tuple[Any, ...]]
     shared: list[Any]
     keep: int
     waiting: deque[int]
-    results: list[Any]
+    results: dict[int, Any] = field(default_factory=dict)
     alone: set[int] = field(default_factory=set)
 
 
@@ -152,22 +152,27 @@ class RayPool:
 
     def map(
         self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
-    ) -> list[Any]:
-        job = _Job(task, items, self._handles(shared), keep, deque(range(len(items))), [None] * len(items))
+    ) -> Iterator[Any]:
+        job = _Job(task, items, self._handles(shared), keep, deque(range(len(items))))
         refs: dict[Any, tuple[int, _Seat, list[Any]]] = {}
-        while job.waiting or refs:
-            self._send(job, refs)
-            greetings = {seat.greeting: seat for seat in self._seats if seat.greeting is not None}
-            done, _ = self._ray.wait([*refs, *greetings], num_returns=1, timeout=POLL_S)
-            self._interrupt.check()
-            for ref in done:
-                if ref in greetings:
-                    self._greet(greetings[ref])
-                else:
-                    self._receive(job, ref, *refs.pop(ref))
-            if not done:
-                self._end_stuck(job, refs)
-        return job.results
+        for number in range(len(items)):
+            while number not in job.results:
+                self._step(job, refs)
+            yield job.results.pop(number)
+
+    def _step(self, job: _Job, refs: dict[Any, tuple[int, _Seat, list[Any]]]) -> None:
+        """Hand out what workers are ready for, and take what they have done meanwhile."""
+        self._send(job, refs)
+        greetings = {seat.greeting: seat for seat in self._seats if seat.greeting is not None}
+        done, _ = self._ray.wait([*refs, *greetings], num_returns=1, timeout=POLL_S)
+        self._interrupt.check()
+        for ref in done:
+            if ref in greetings:
+                self._greet(greetings[ref])
+            else:
+                self._receive(job, ref, *refs.pop(ref))
+        if not done:
+            self._end_stuck(job, refs)
 
     def _handles(self, shared: Sequence[Any]) -> list[Any]:
         """Tensors go out once: an unchanged one keeps its handle from call to call."""

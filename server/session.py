@@ -67,7 +67,7 @@ class Session:
     def evaluated(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any]) -> list[Any]:
         """The pool's results of an evaluation; an exception names what of the user's own may have raised it."""
         try:
-            results = self.pool.map(task, items, shared)
+            results = list(self.pool.map(task, items, shared))
         except FedgenError:
             raise
         except Exception as error:

@@ -46,7 +46,7 @@ class SlicedRows:
     def _each(self, reduction: str) -> list[Tensor]:
         columns = columns_of(self.size, self.slice)
         items = [(each, *handles) for each, handles in zip(columns, self.parts, strict=True)]
-        results = self.pool.map(reduce_slice, items, (reduction, self.functions))
+        results = list(self.pool.map(reduce_slice, items, (reduction, self.functions)))
         for result in results:
             if isinstance(result, BlockFailure):
                 raise FedgenError(f"a slice of the round's updates could not be aggregated: {result.reason}")

@@ -513,6 +513,7 @@ def test_an_attack_lies_where_there_is_somebody_to_hide_among(attack: Attack, re
         ("dropped", {"share": 1.0}, [0, 0]),
         ("free_rider", {}, [0, 0]),
         ("ipm", {"epsilon": 0.5}, [-1, -2]),
+        ("dissensus", {"epsilon": 0.5}, [-2.5, -4.5]),
         ("alie", {"z": 3.0}, [5, 7]),
         ("mimic", {"client": 12}, [3, 5]),
         ("min_max", {}, [3, 5]),
@@ -523,6 +524,7 @@ def test_attacks_by_hand(name: str, parameters: dict[str, float], expected: list
     """The liar's own row is 9, 9; the honest rows 1, 3 and 3, 5 have the mean 2, 4, of which -1/2 is -1, -2.
 
     Their deviation is 1, 1, three of which below the mean are -1, 1; one below it is as far from 3, 5 as 1, 3 is.
+    Weighing 1, 2 and 3, the honest rows add up to 10, 18, half of which the liar's 2 times 2.5, 4.5 cancels.
     """
     rows, view = torch.tensor([[1.0, 3], [9, 9], [3, 5]]), view_of(masked([1], 3))
     attack: Attack = registry.build("attack", name, parameters)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +159,11 @@ class Recorded(SerialPool):
 
     def map(
         self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
-    ) -> list[Any]:
-        results = super().map(task, items, shared, keep)
+    ) -> Iterator[Any]:
+        items = list(items)
+        results = list(super().map(task, items, shared, keep))
         self.trace.append((task, items, shared, results))
-        return results
+        return iter(results)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

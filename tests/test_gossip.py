@@ -106,7 +106,7 @@ def merged(federation: Federation, own: Tensor, sent: Tensor, counts: Tensor, bl
     merge = Merge(0, federation.method.layout, (), np.arange(PEERS), counts.numpy(), seen, own_seen)
     result = torch.empty_like(own)
     for receivers in torch.arange(PEERS).split(blocks):
-        report = merge_peers(federation, merge, own, sent, receivers, heard[receivers.numpy()], {})
+        report = merge_peers(federation, merge, own, sent, receivers, heard[receivers.numpy()], {}, {})
         result[report.receivers] = report.state["model"]
     return result
 
@@ -169,7 +169,7 @@ def test_a_message_is_refused_by_its_distance_from_the_receiver() -> None:
     ones, heard = torch.ones(PEERS).double(), federation.network.graph(0).hears
     seen = observe(federation, own)
     merge = Merge(0, federation.method.layout, (), np.arange(PEERS), ones.numpy(), seen)
-    report = merge_peers(federation, merge, own, own, torch.arange(PEERS), heard, {})
+    report = merge_peers(federation, merge, own, own, torch.arange(PEERS), heard, {}, {})
     assert {sender: times for sender, (_, times) in report.refused.items()} == {0: 1, PEERS - 1: 1}
     assert "above aggregation.norm_limit 3" in report.refused[0][0]
     assert report.state["model"][0, 0] == pytest.approx(1.0), "half own, half the one neighbour that is left"

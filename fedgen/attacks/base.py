@@ -112,7 +112,10 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of the liars, by client, round and absolute column: no slice width changes them."""
+    """Random numbers of the liars, by client, round and absolute column: no slice width changes them.
+
+    Whoever is told something of its own gets numbers of its own.
+    """
 
     streams: Streams
     purpose: str
@@ -121,7 +124,8 @@ class Draws:
 
     @classmethod
     def of(cls, view: View, purpose: str) -> Draws:
-        return cls(view.streams, f"attack.{purpose}", view.round, view.clients[view.byzantine])
+        only = "" if view.receiver is None else f".to.{view.receiver}"
+        return cls(view.streams, f"attack.{purpose}{only}", view.round, view.clients[view.byzantine])
 
     def uniform(self, columns: Columns) -> Tensor:
         """float32[k, c] in (0, 1)."""

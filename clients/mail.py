@@ -1,0 +1,56 @@
+"""What reaches a block of peers: messages, and who hears which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from fedgen.parameters import Array, Tensors
+from fedgen.topology.graph import Matrix
+
+
+@dataclass(frozen=True)
+class Mail:
+    """Messages sent[m, d] of senders[m] with weights[m], what is seen of each {name: [m, ...]} (see `observe`), and the
+    mixing weights of those that k receivers hear: heard csr[k, m]."""
+
+    sent: Tensor
+    senders: Array
+    weights: Array
+    seen: Tensors
+    heard: Matrix
+
+    def inbox(self, place: int) -> slice:
+        """Where the messages of one receiver lie among the numbers of `heard`."""
+        return slice(int(self.heard.indptr[place]), int(self.heard.indptr[place + 1]))
+
+    def heard_only(self) -> Mail:
+        """Without the messages that none of the receivers hears; the others' rows are copies."""
+        used, columns = np.unique(self.heard.indices, return_inverse=True)
+        rows = torch.from_numpy(used.astype(np.int64))
+        seen = {name: value.index_select(0, rows) for name, value in self.seen.items()}
+        heard = csr_array(
+            (self.heard.data, columns.astype(np.int64), self.heard.indptr), shape=(self.heard.shape[0], len(used))
+        )
+        return Mail(self.sent.index_select(0, rows), self.senders[used], self.weights[used], seen, heard)
+
+    def with_replies(self, places: Array, sent: Tensor, weights: Array, seen: Tensors) -> Mail:
+        """New messages sent[j, d], weights[j], seen {name: [j, ...]}, each in the place of one that a receiver hears:
+        places[j] among the numbers of `heard`."""
+        first = len(self.senders)
+        columns = self.heard.indices.copy()
+        senders = self.senders[columns[places]]
+        columns[places] = first + np.arange(len(places))
+        shape = self.heard.shape[0], first + len(places)
+        heard = csr_array((self.heard.data, columns, self.heard.indptr), shape=shape)
+        return Mail(
+            torch.cat([self.sent, sent]),
+            np.concatenate([self.senders, senders]),
+            np.concatenate([self.weights, weights]),
+            {name: torch.cat([value, seen[name]]) for name, value in self.seen.items()},
+            heard,
+        )

@@ -1,0 +1,158 @@
+"""Attacks on one inbox after another: a reference of one receiver, other lies for other neighbours, one hash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fedgen import Experiment, Result, registry, resume, run
+from fedgen.clients.lies import Known, lies_to_each
+from fedgen.clients.mail import Mail
+from fedgen.clients.peer import Merge, merge_peers, observe
+from fedgen.contracts import Context, View
+from fedgen.errors import SettingError
+from fedgen.federation import Federation
+from fedgen.rows import LocalRows
+from fedgen.server.checkpoint import load_newest
+
+PEERS = 12
+LIARS = [3, 7]
+
+BASE: dict[str, dict[str, Any]] = {
+    "data": {"clients": PEERS},
+    "model": {"hidden": [8]},
+    "training": {"steps": 1, "batch_size": 8, "block": 5},
+    "federation": {"mode": "gossip", "rounds": 4, "topology": {"name": "k_regular", "degree": 6}},
+    "runtime": {"backend": "serial", "checkpoint_every": 2},
+    "tracking": {"report": False},
+}
+
+
+def lying(attack: Any, rule: str = "mean", *wrappers: str, **federation: Any) -> Experiment:
+    """Twelve peers of which two attack every inbox by itself."""
+    tables = {
+        **BASE,
+        "aggregation": {"rule": rule, "wrappers": list(wrappers), "f": 1},
+        "byzantine": {"attack": attack, "clients": LIARS, "per_neighbour": True},
+    }
+    return Experiment(**{**tables, "federation": {**BASE["federation"], **federation}})
+
+
+def models(federation: Federation) -> tuple[Tensor, Tensor]:
+    """(own[N, d], weights[N]): models of peers that have trained, and what their messages weigh."""
+    own = torch.randn(PEERS, federation.method.layout.size, generator=torch.Generator().manual_seed(0))
+    return own, torch.linspace(1, 2, PEERS, dtype=torch.float64)
+
+
+def inbox_of(federation: Federation, receiver: int, own: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, View]:
+    """(senders, rows, view) of one attacked inbox, straight from the definition."""
+    senders = torch.from_numpy(federation.network.graph(0).inbox(receiver))
+    view = View(
+        byzantine=torch.isin(senders, torch.tensor(LIARS)),
+        clients=senders,
+        weights=weights[senders],
+        round=0,
+        streams=federation.streams,
+        reference=own[receiver],
+        rule=federation.rule,
+        f=1,
+        layout=federation.method.layout,
+        share=0.5,
+        receiver=receiver,
+    )
+    return senders, own[senders] - own[receiver], view
+
+
+@pytest.mark.parametrize("rule", [("mean",), ("median",), ("mean", "variance_correction"), ("krum", "nnm")])
+@pytest.mark.parametrize("attack", ["ipm", "alie", "gaussian", "sign_flip", {"name": "ipm", "optimize": True}])
+def test_every_inbox_is_attacked_as_the_reference_of_one_receiver_says(attack: Any, rule: tuple[str, ...]) -> None:
+    federation = Federation(lying(attack, *rule))
+    own, weights = models(federation)
+    heard = federation.network.mixing.weights(federation.network.graph(0))
+    seen = observe(federation, own)
+    merge = Merge(0, federation.method.layout, (), np.arange(PEERS), weights.numpy(), seen, seen)
+    for receivers in torch.arange(PEERS).split(5):
+        report = merge_peers(federation, merge, own, own, receivers, heard[receivers.numpy()], {}, {})
+        for receiver, merged in zip(receivers.tolist(), report.state["model"], strict=True):
+            senders, rows, view = inbox_of(federation, receiver, own, weights)
+            if view.byzantine.any():
+                lies, _, _ = federation.attack.corrupt(LocalRows(rows), view)
+                rows = torch.where(view.byzantine[:, None], lies.collect(), rows)
+            context = Context(own[receiver], view.layout, senders, 1, streams=federation.streams, share=0.5)
+            expected = federation.rule.aggregate(LocalRows(rows), weights[senders], context).aggregate
+            torch.testing.assert_close(merged, own[receiver] + 0.5 * expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_neighbour_hears_other_noise_and_honest_peers_say_one_thing() -> None:
+    federation = Federation(lying("gaussian"))
+    own, weights = models(federation)
+    graph = federation.network.graph(0)
+    mail = Mail(own, np.arange(PEERS), weights.numpy(), observe(federation, own), graph.hears)
+    nothing: list[Any] = [{}] * PEERS
+    known = Known(
+        torch.arange(PEERS), own, np.full(PEERS, 0.5), 0, federation.method.layout, memory=nothing, rule_memory=nothing
+    )
+    lies = lies_to_each(federation, mail, known)
+    told = graph.hears.indices[lies.places]
+    assert sorted(told.tolist()) == sorted(np.repeat(LIARS, 6).tolist())
+    receivers = np.repeat(np.arange(PEERS), np.diff(graph.hears.indptr))[lies.places]
+    noise = lies.sent - own[torch.from_numpy(receivers)]
+    assert torch.pdist(noise).min() > 1
+    assert noise.std() == pytest.approx(1, abs=0.05)
+
+
+def test_mail_keeps_what_is_heard_and_who_said_it() -> None:
+    federation = Federation(lying("gaussian"))
+    own, weights = models(federation)
+    hears = federation.network.graph(0).hears[[2, 5]]
+    mail = Mail(own, np.arange(PEERS), weights.numpy(), {"sum": own.sum(1)}, hears)
+    only = mail.heard_only()
+    assert sorted(only.senders.tolist()) == sorted(set(hears.indices.tolist()))
+    torch.testing.assert_close(torch.from_numpy(only.heard @ only.sent.numpy()), torch.from_numpy(hears @ own.numpy()))
+    reply = torch.ones(1, own.shape[1])
+    answered = only.with_replies(np.array([6]), reply, np.array([5.0]), {"sum": reply.sum(1)})
+    message = int(answered.heard.indices[6])
+    assert answered.senders[message] == only.senders[only.heard.indices[6]]
+    assert (answered.sent[message] == 1).all()
+    assert answered.weights[message] == 5
+    assert answered.heard.indices[:6].tolist() == only.heard.indices[:6].tolist()
+
+
+@pytest.mark.parametrize("clock", ["rounds", "events"])
+@pytest.mark.parametrize("attack", registry.members("attack"))
+def test_every_attack_runs_on_single_inboxes(attack: str, clock: str, run_in: Callable[..., Result]) -> None:
+    rounds = 3 if clock == "rounds" else 25
+    result = run_in(lying(attack, "median", "variance_correction", clock=clock, rounds=rounds))
+    assert result.state == "completed"
+    assert np.isfinite(result.metrics["consensus_distance"])
+
+
+@pytest.mark.parametrize("clock", ["rounds", "events"])
+@pytest.mark.parametrize("backend", ["serial", "ray"])
+def test_what_an_attack_remembers_of_each_neighbour_survives(backend: str, clock: str, tmp_path: Path) -> None:
+    rounds = 4 if clock == "rounds" else 30
+    experiment = lying("free_rider", "mean", "variance_correction", clock=clock, rounds=rounds)
+    whole = run(experiment, tmp_path / "whole")
+    split = experiment.replace(federation={"rounds": rounds // 2}, runtime={"backend": backend, "workers": 2})
+    run(split, tmp_path / "resumed")
+    assert resume(tmp_path / "resumed", rounds=rounds).sha256 == whole.sha256
+    remembered = load_newest(tmp_path / "resumed")[0].attack_memory
+    assert {name.partition("/")[2] for name in remembered} == {"reference"}
+    assert len(remembered) > 1
+
+
+def test_a_star_has_no_neighbours() -> None:
+    with pytest.raises(SettingError, match=r"byzantine\.per_neighbour = true is of gossip.*federation\.mode"):
+        lying("ipm", mode="star", cohort=1.0)
+
+
+def test_inboxes_of_different_sizes_may_tell_different_things(run_in: Callable[..., Result]) -> None:
+    """What a rule says of every sender has another shape in every inbox, and is no matter of the peers."""
+    experiment = lying("gaussian", "flag", loss=0.3)
+    assert run_in(experiment.replace(training={"block": 1})).state == "completed"
