@@ -45,12 +45,15 @@ def prepare_process(threads: int) -> None:
 
 @cache
 def _keep_heap() -> None:
-    """Let glibc keep large arrays for the next block: their page faults cost more than half of a small block's time."""
+    """Let glibc keep a block's arrays for the next block: page faults cost more than half of a small block's time.
+
+    Larger ones, of all peers together, go back to the system, as the heap would grow around the holes they leave.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        trim_threshold, mmap_threshold, size_bytes = -1, -3, 1 << 30
-        mallopt(mmap_threshold, size_bytes)
-        mallopt(trim_threshold, size_bytes)
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(mmap_threshold, 2 * BLOCK_BYTES_MOST)
+        mallopt(trim_threshold, 1 << 30)
 
 
 def data_folder(setting: str | None) -> Path:

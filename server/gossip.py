@@ -15,7 +15,7 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import Array, Tensors, canonical
 from fedgen.server.exchange import exchange
-from fedgen.server.peer_metrics import consensus_distance, honest_peers, measured, summary, told_of_honest
+from fedgen.server.peer_metrics import consensus_distance, honest_peers, mean_of, measured, summary, told_of_honest
 from fedgen.server.peers import Merging, Sending, merge, send
 from fedgen.server.session import Session, Stopwatch
 from fedgen.server.star import note_redrawn
@@ -39,7 +39,7 @@ def initial_state(federation: Federation) -> Tensors:
 def final_model(federation: Federation, state: Tensors) -> Tensor:
     """The row [d] that a run leaves behind: the mean of the honest peers' models."""
     honest = honest_peers(federation, federation.experiment.federation.rounds)
-    return state["model"][honest].double().mean(0).to(state["model"].dtype)
+    return mean_of(state["model"], honest).to(state["model"].dtype)
 
 
 def check(federation: Federation) -> None:

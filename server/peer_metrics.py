@@ -63,12 +63,18 @@ def measured(session: Session, state: Tensors) -> Tensors:
 
 def consensus_distance(federation: Federation, models: Tensor, round: int) -> float:
     """Root of the mean squared distance of the honest peers' models[N, d] from their mean."""
-    theirs = models[honest_peers(federation, round)]
-    centre = theirs.mean(0)
-    squares = sum(
-        float((theirs[part] - centre).double().square().sum()) for part in columns_of(len(theirs), EVALUATION_PEERS)
-    )
-    return float((squares / len(theirs)) ** 0.5)
+    honest = honest_peers(federation, round)
+    centre = mean_of(models, honest)
+    squares = sum(float((models[part] - centre).square().sum()) for part in honest.split(EVALUATION_PEERS))
+    return float((squares / len(honest)) ** 0.5)
+
+
+def mean_of(models: Tensor, peers: Tensor) -> Tensor:
+    """float64[d]: the mean of those rows of models[N, d], a few at a time: there may be more than fit twice."""
+    total = torch.zeros(models.shape[1], dtype=torch.float64)
+    for part in peers.split(EVALUATION_PEERS):
+        total += models[part].sum(0, dtype=torch.float64)
+    return total / len(peers)
 
 
 def told_of_honest(
@@ -82,6 +88,6 @@ def told_of_honest(
     if FACTOR in means:
         told[FACTOR] = dict(zip(layout.weights, means[FACTOR].tolist(), strict=True))
     if models is not None:
-        measured = variances(models[honest], layout).mean(0).tolist()
+        measured = variances(models, layout)[honest].mean(0).tolist()
         told["variance"] = dict(zip(layout.weights, measured, strict=True))
     return {name: values for name, values in told.items() if values}

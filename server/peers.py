@@ -63,9 +63,10 @@ class Sending:
 
     def commit(self, standing: Standing) -> None:
         """Keep the state of those that trained, and the memory of an attack on what they send."""
-        for report in self.reports:
+        for place, report in enumerate(self.reports):
             if report.client_state:
                 standing.clients.commit(report.clients, report.client_state)
+                self.reports[place] = replace(report, client_state={})  # two copies of one block's, not of all peers'
         standing.attack_memory = self.attack_memory
 
     def counts(self, refused: Collection[int]) -> dict[str, int]:
