@@ -77,6 +77,16 @@ def run_in(tmp_path: Path) -> Callable[..., Result]:
     return start
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for all runs of a file, for up to four workers, larger than the machine where that must be."""
+    from fedgen.server.ray_cluster import connect
+
+    ray, _ = connect(None, 4)
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def registered() -> Iterator[Callable[..., Any]]:
     """registry.register, for parts that are known during this test only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,15 +51,6 @@ def gossip(**tables: dict[str, Any]) -> Experiment:
 def own_model(name: str, **tables: dict[str, Any]) -> Experiment:
     """The same with a model of the user's own."""
     return Experiment(**{**BASE, **tables, "model": {"name": name}})
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    from fedgen.server.ray_cluster import connect
-
-    ray, _ = connect(None, 2)
-    yield
-    ray.shutdown()
 
 
 # Merging.

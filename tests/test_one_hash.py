@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,6 @@ def experiment(rule: str, attack: str | dict[str, Any], **runtime: object) -> Ex
         runtime={"checkpoint_every": 2, **runtime},
         tracking={"report": False},
     )
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One Ray for all runs of this file, larger than the machine where that must be."""
-    from fedgen.server.ray_cluster import connect
-
-    ray, _ = connect(None, 4)
-    yield
-    ray.shutdown()
 
 
 METHODS = ["sgd", "scaffold"]

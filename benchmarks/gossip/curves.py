@@ -43,15 +43,16 @@ def curves(seeds: list[int], tiny: bool) -> str:
         "data": {"clients": PEERS, "dataset": "digits" if tiny else "benchmarks.gossip.curves:EveryTwentieth"},
         "model": {"name": "cnn", "hidden": 64 if tiny else 128, "channels": [8] if tiny else [32, 64]},
     }
-    rounds = {name: 4 if tiny else 800 if "plain" in name else 300 for name in MERGES}
     series, rows = {}, []
     for name, changes in MERGES.items():
-        length = {"federation": {**changes["federation"], "rounds": rounds[name], "evaluate_every": 2 if tiny else 10}}
+        slow = "plain" in name
+        rounds, every = (4, 2) if tiny else (800, 20) if slow else (300, 10)
+        length = {"federation": {**changes["federation"], "rounds": rounds, "evaluate_every": every}}
         found = [np.array(each["accuracy"]) for each in histories(seeds, setting, changes, length)]
         played = np.flatnonzero(np.isfinite(found[0]))
         series[name] = (played + 1).tolist(), np.mean(found, axis=0)[played].tolist()
         reached = [rounded(median(first(each, level) for each in found)) for level in (0.8, 0.9)]
-        rows.append([name, *reached, f"{median(float(each[-1]) for each in found):.3f} ({rounds[name]} rounds)"])
+        rows.append([name, *reached, f"{median(float(each[-1]) for each in found):.3f} ({rounds} rounds)"])
     if not tiny:
         drawn = figures.curves(series, "accuracy (%)", percent=True)
         PICTURE.write_text(standalone(drawn, f"mean test accuracy over the rounds: {', '.join(series)}"))
