@@ -66,7 +66,7 @@ def train_block(
     block = federation.block(clients, start, client_state, exchange.round)
     update, block, failed = surviving(federation, broadcast, block)
     sent, weights = sent_by(federation, exchange, block, update, broadcast.reference)
-    sent, weights, malformed = arrived(federation, exchange, block, sent, weights)
+    sent, weights, malformed = arrived(federation, exchange.expects, exchange.round, block.clients, sent, weights)
 
     if exchange.summed:
         sent = sent.double()
@@ -126,22 +126,22 @@ def sent_by(
 
 
 def arrived(
-    federation: Federation, exchange: Exchange, block: Block, rows: Tensor, weights: Tensor
+    federation: Federation, expects: Layout, round: int, clients: Tensor, rows: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, dict[int, str]]:
     """Rows and weights as they arrive, and why a message does not, by position.
 
-    Only where liars forge messages does it matter that they are bytes; then every row of the block becomes one.
+    Only where liars forge messages does it matter that they are bytes; then every row becomes one.
     """
-    forge, liars = getattr(federation.attack, "forge", None), federation.liars(block.clients, exchange.round)
+    forge, liars = getattr(federation.attack, "forge", None), federation.liars(clients, round)
     if forge is None or not liars.any():
         return rows, weights, {}
     rows, weights, reasons = rows.clone(), weights.clone(), {}
-    for position, client in enumerate(block.clients.tolist()):
-        message = encode(rows[position], float(weights[position]), exchange.expects, exchange.round, client)
+    for position, client in enumerate(clients.tolist()):
+        message = encode(rows[position], float(weights[position]), expects, round, client)
         if liars[position]:
             message = forge(message)
         try:
-            rows[position], weights[position] = decode(message, exchange.expects, exchange.round, client)
+            rows[position], weights[position] = decode(message, expects, round, client)
         except Malformed as error:
             reasons[position] = str(error)
     return rows, weights, reasons

@@ -59,10 +59,14 @@ def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest
     broadcast = exchange.broadcast(start, tensors)
     block = federation.block(clients, canonical(start.index_select(0, clients)), client_state, exchange.round)
     update, block, failed = surviving(federation, broadcast, block)
-    own = update.rows.add_(block.start)
+    exchange = replace(exchange, expects=federation.sent_layout(exchange.expects))
+    if exchange.expects.size > update.rows.shape[1]:
+        own = torch.cat([update.rows + block.start, update.rows], dim=1)
+    else:
+        own = update.rows.add_(block.start)
     nothing = torch.zeros(exchange.expects.size)
     sent, weights = sent_by(federation, exchange, block, replace(update, rows=own), nothing)
-    sent, weights, malformed = arrived(federation, exchange, block, sent, weights)
+    sent, weights, malformed = arrived(federation, exchange.expects, exchange.round, block.clients, sent, weights)
     report = PeerReport(
         clients=block.clients,
         weights=weights,
@@ -114,8 +118,9 @@ class MergeReport:
 def merge_peers(federation: Federation, merge: Merge, own: Tensor, sent: Tensor, *rest: Any) -> MergeReport:
     """Every receiver merges its inbox into its own model, and runs the server half of the method on its own state.
 
-    own[N, d]: all peers' models; sent[m, d]: messages.  rest: the other tensors of all peers' states, then
-    receivers[k], heard csr[k, m] (mixing weights of the messages that arrived) and the memories of rule and attack.
+    own[N, d]: all peers' models; sent[m, d]: messages, both with deltas behind them where the rule wants them.  rest:
+    the other tensors of all peers' states, then receivers[k], heard csr[k, m] (mixing weights of the messages that
+    arrived) and the memories of rule and attack.
     """
     *tensors, receivers, heard, memory, attack_memory = rest
     mine = canonical(own.index_select(0, receivers))
@@ -133,8 +138,9 @@ def merge_peers(federation: Federation, merge: Merge, own: Tensor, sent: Tensor,
         merged = _each(federation, merge, mine, mail, receivers, admitted, memory)
     state = {name: tensor.index_select(0, receivers) for name, tensor in zip(merge.names, tensors, strict=True)}
     equal = torch.ones(len(receivers), dtype=torch.float64)
-    inbox = Inbox(receivers, equal, None, lambda: Aggregation(merged.models.sub_(mine)))
-    state = federation.method.server_update({**state, "model": mine}, inbox, merge.round)
+    size = federation.method.layout.size
+    inbox = Inbox(receivers, equal, None, lambda: Aggregation(merged.models.sub_(mine)[:, :size]))
+    state = federation.method.server_update({**state, "model": mine[:, :size]}, inbox, merge.round)
     return MergeReport(receivers, state, refused, merged.alone, merged.memory, attack_memory, merged.diagnostics)
 
 

@@ -370,7 +370,8 @@ class Rule(Protocol):
     A Gram rule (`from_gram`) also has coefficients(gram, weights, context) -> [n]; a linear rule, and a wrapper around
     one that still can (`mixes`), mix(inboxes) -> Mixed, the merged models of many peers at once:
     own + share * (aggregate of the inbox - own), and observe(models[n, d], layout) -> {name: [n, ...]}, what it wants
-    to know of every message once; one with `root_samples` > 0 needs context.root, trained on so many samples.
+    to know of every message once; one with `root_samples` > 0 needs context.root, trained on so many samples; one with
+    `deltas` merges rows of gossip that carry, behind the model, what its last training changed.
     """
 
     @property

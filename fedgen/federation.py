@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fedgen import registry
+from fedgen.aggregation.delta_sum import with_delta
 from fedgen.config import Choice, Experiment
 from fedgen.contracts import Attack, Block, Facts, Method, Rule, Samples
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
 from fedgen.models.model import Model, takes_channels_last
-from fedgen.parameters import Tensors
+from fedgen.parameters import Layout, Tensors
 from fedgen.rows import SLICE
 from fedgen.streams import Streams
 from fedgen.topology.network import Network, network_of
@@ -121,6 +122,11 @@ class Federation:
         self.rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, self)
         if experiment.federation.mode == "star":
             self._check_bound(experiment)
+            if getattr(self.rule, "deltas", False):
+                raise SettingError(
+                    'aggregation.wrappers "delta_sum" is of gossip, as a server adds to one model; set '
+                    'federation.mode = "gossip", or raise the lr of federation.server_optimizer'
+                )
         self.root, self.validation = self._root(experiment)
         held = self.shards if self.root is None else [*self.shards, self.root]
         self.counts = torch.tensor([len(samples) for samples in held])
@@ -260,6 +266,10 @@ class Federation:
         """Names of state tensors that are the same at every peer of a gossip, which keeps one of each."""
         common: frozenset[str] = getattr(self.method, "common", frozenset())
         return common
+
+    def sent_layout(self, expects: Layout) -> Layout:
+        """Of what peers of a gossip send: what the method expects and, for some rules, what training has changed."""
+        return with_delta(expects) if getattr(self.rule, "deltas", False) else expects
 
     @property
     def slice_width(self) -> int:

@@ -15,6 +15,7 @@ from fedgen.parameters import Array
 from fedgen.server import gossip
 from fedgen.server.peers import Messages, Sending, merge, send
 from fedgen.server.post import MESSAGE, NONE, RECEIVER, SENDER, SENT, Post
+from fedgen.server.rejoin import pulled, returning
 from fedgen.server.session import Session, Stopwatch
 from fedgen.topology.graph import Matrix, entries
 
@@ -27,13 +28,14 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     tick, network = standing.round, federation.network
     # 1. Who is there; who comes back pulls a neighbour's model first.
     gone = network.gone(tick)
-    broadcast = federation.method.broadcast(gossip.pulled(federation, standing.state, tick), tick)
+    broadcast = federation.method.broadcast(pulled(federation, standing.state, tick), tick)
     if broadcast.reduce != "aggregate":
         return gossip.flood(session, broadcast, federation.cohort(tick, everyone=True), clock)
     post = Post.restore(standing.post) if standing.post else _opened(federation, broadcast)
+    post = post.forgetting(returning(federation, tick))
     # 2. Those whose training ends now have trained one round's work, and send.
     ready = np.flatnonzero((post.due <= tick) & ~gone)
-    sending = send(session, broadcast, _blocks(federation, ready), fatal=False)
+    sending = send(session, broadcast, _blocks(federation, ready), post.changed, fatal=False)
     post = _posted(federation, post, sending, ready, tick)
     clock.lap("train")
     # 3. Letters arrive; whose inbox is full merges it, and runs the server half.
@@ -46,7 +48,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     clock.lap("aggregate")
     # 4. Held-back samples; then the tick counts.
     record = gossip.conclude(session, broadcast, sending, merging, len(letters), evaluate, clock)
-    standing.post = post.without(places).tensors()
+    standing.post = post.without(places).forgetting(receivers).tensors()
     staleness = {"staleness": float((tick - letters[:, SENT]).mean())} if len(letters) else {}
     return {**record, **staleness, "merged": len(receivers)}
 
@@ -54,10 +56,12 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
 def _opened(federation: Federation, broadcast: Broadcast) -> Post:
     """Before the first tick: everybody has begun to train, nobody has sent anything."""
     peers, size = broadcast.start.shape
-    nothing = Messages(torch.empty(0, size, dtype=broadcast.expects.dtype), np.empty(0, np.int64), np.empty(0), {})
+    layout = federation.sent_layout(broadcast.expects)
+    nothing = Messages(torch.empty(0, layout.size, dtype=layout.dtype), np.empty(0, np.int64), np.empty(0), {})
+    changed = torch.zeros(peers, layout.size - size, dtype=layout.dtype)
     trained = np.zeros(peers, np.int64)
     due = _durations(federation, np.arange(peers), trained)
-    return Post(due, trained, np.full(peers, NONE), np.empty((0, 5), np.int64), nothing)
+    return Post(due, trained, np.full(peers, NONE), np.empty((0, 5), np.int64), nothing, changed)
 
 
 def _durations(federation: Federation, peers: Array, trained: Array) -> Array:
@@ -99,7 +103,9 @@ def _posted(federation: Federation, post: Post, sending: Sending, ready: Array, 
     due = post.due.copy()
     due[ready] = tick + _durations(federation, ready, trained[ready])
     latest = np.full_like(newest, NONE) if protocol == "push" else newest
-    return Post(due, trained, latest, np.concatenate([post.letters, *letters]), post.messages + fresh)
+    changed = sending.own[:, sending.own.shape[1] - post.changed.shape[1] :]
+    letters_now = np.concatenate([post.letters, *letters])
+    return Post(due, trained, latest, letters_now, post.messages + fresh, changed)
 
 
 def _letters(federation: Federation, tick: int, receivers: Array, senders: Array, message: Array, ways: int) -> Array:

@@ -17,6 +17,7 @@ from fedgen.parameters import Array, Tensors, canonical
 from fedgen.server.exchange import exchange
 from fedgen.server.peer_metrics import consensus_distance, honest_peers, mean_of, measured, summary, told_of_honest
 from fedgen.server.peers import Merging, Sending, merge, send
+from fedgen.server.rejoin import pulled
 from fedgen.server.session import Session, Stopwatch
 from fedgen.server.star import note_redrawn
 from fedgen.topology.graph import Matrix, by_row
@@ -115,7 +116,7 @@ def conclude(
     if federation.lies_to_each(broadcast.phase):
         standing.attack_memory = merging.attack_memory
     standing.state, standing.round = state, round + 1
-    size_bytes = broadcast.expects.size * broadcast.expects.dtype.itemsize * messages
+    size_bytes = sending.sent.models.shape[1] * broadcast.expects.dtype.itemsize * messages
     return {
         "round": round,
         "metrics": metrics,
@@ -134,22 +135,6 @@ def present(blocks: list[Tensor], gone: Array) -> list[Tensor]:
     """The blocks without the peers that are gone bool[N]."""
     kept = [block[torch.from_numpy(~gone[block.numpy()])] for block in blocks]
     return [block for block in kept if len(block)]
-
-
-def pulled(federation: Federation, state: Tensors, round: int) -> Tensors:
-    """The state in which every peer that has just come back holds the model of a neighbour that was there."""
-    network = federation.network
-    back = np.flatnonzero(network.gone(round - 1) & ~network.gone(round))
-    if not len(back):
-        return state
-    graph, there = network.graph(round), ~network.gone(round) & ~network.gone(round - 1)
-    models = state["model"].clone()
-    for peer in back.tolist():
-        near = [each for each in graph.inbox(peer).tolist() if there[each]]
-        if near:
-            word = int(federation.streams.words("pull", round, torch.tensor([peer]), 1)[0, 0])
-            models[peer] = state["model"][near[word % len(near)]]
-    return {**state, "model": models}
 
 
 def arriving(federation: Federation, round: int, silent: list[int]) -> Matrix:

@@ -15,7 +15,7 @@ from fedgen.clients.peer import Merge, MergeReport, PeerReport, merge_peers, obs
 from fedgen.contracts import BlockFailure, Broadcast, View
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
-from fedgen.parameters import Array, Tensors, place_rows
+from fedgen.parameters import Array, Layout, Tensors, place_rows
 from fedgen.rows import LocalRows
 from fedgen.server.checkpoint import Standing
 from fedgen.server.exchange import exchange_of, note_failures, train
@@ -87,13 +87,21 @@ class Sending:
         return means
 
 
-def send(session: Session, broadcast: Broadcast, blocks: list[Tensor], fatal: bool = True) -> Sending:
+def send(
+    session: Session,
+    broadcast: Broadcast,
+    blocks: list[Tensor],
+    changed: Tensor | None = None,
+    fatal: bool = True,
+) -> Sending:
     """All peers after those of `blocks` have trained; the others hold what they held, and are silent.
 
-    fatal: raise FedgenError where all of them failed.
+    changed[N, j]: what stands behind the models of those others, zeros unless given.  fatal: raise FedgenError where
+    all of `blocks` failed.
     """
     federation, standing = session.federation, session.standing
-    own = torch.empty_like(broadcast.start)
+    layout, size = federation.sent_layout(broadcast.expects), broadcast.start.shape[1]
+    own = broadcast.start.new_empty(len(broadcast.start), layout.size)
     weights = np.ones(len(own))
     results: list[Any] = []
     seen: list[Part] = []
@@ -113,7 +121,9 @@ def send(session: Session, broadcast: Broadcast, blocks: list[Tensor], fatal: bo
     reports: list[PeerReport] = [result[0] for result in results if not isinstance(result, BlockFailure)]
     trained = torch.cat([*(report.clients for report in reports), torch.empty(0, dtype=torch.int64)]).sort().values
     idle = torch.from_numpy(np.setdiff1d(np.arange(len(own)), trained.numpy()))
-    place_rows(own, idle, broadcast.start[idle])
+    place_rows(own[:, :size], idle, broadcast.start[idle])
+    if layout.size > size:
+        own[idle, size:] = 0 if changed is None else changed[idle]
     sent, own_seen = own, spread(len(own), seen)
     sent_seen = own_seen
     if lies:
@@ -123,7 +133,7 @@ def send(session: Session, broadcast: Broadcast, blocks: list[Tensor], fatal: bo
         sent_seen = spread(len(own), [(clients, part) for clients, _, part in lies], own_seen)
     memory, lying = standing.attack_memory, bool(federation.liars(trained, standing.round).any())
     if federation.attack.omniscient and lying and not federation.lies_to_each(broadcast.phase):
-        sent, weights, memory = _corrupt(session, broadcast, sent, weights, trained)
+        sent, weights, memory = _corrupt(session, layout, sent, weights, trained)
         sent_seen = spread(len(own), [(trained, observe(federation, sent[trained]))])
     unread = {client for report in reports for client in report.rejected}
     silent = sorted(unread | set(idle.tolist()))
@@ -147,7 +157,7 @@ def spread(peers: int, parts: Iterable[Part], before: Tensors | None = None, bla
 
 
 def _corrupt(
-    session: Session, broadcast: Broadcast, sent: Tensor, weights: Array, trained: Tensor
+    session: Session, layout: Layout, sent: Tensor, weights: Array, trained: Tensor
 ) -> tuple[Tensor, Array, Tensors]:
     """What peers send where liars see all models of the round."""
     federation, standing = session.federation, session.standing
@@ -157,15 +167,15 @@ def _corrupt(
         weights=torch.from_numpy(weights)[trained],
         round=standing.round,
         streams=federation.streams,
-        reference=torch.zeros(broadcast.expects.size),
+        reference=torch.zeros(layout.size),
         rule=federation.rule,
         f=federation.experiment.aggregation.f,
         memory=standing.attack_memory,
-        layout=broadcast.expects,
+        layout=layout,
         rule_memory=standing.rule_memory,
     )
     rows, theirs, memory = federation.attack.corrupt(LocalRows(sent[trained], federation.slice_width), view)
-    lies = sent.index_copy(0, trained, as_sent(rows.collect(), broadcast.expects.dtype))
+    lies = sent.index_copy(0, trained, as_sent(rows.collect(), layout.dtype))
     changed = weights.copy()
     changed[trained.numpy()] = theirs.numpy()
     return lies, changed, memory
@@ -203,7 +213,7 @@ def merge(
     others = {name: value for name, value in standing.state.items() if name in own_names - {"model"}}
     common = Merge(
         round=standing.round,
-        layout=broadcast.expects,
+        layout=federation.sent_layout(broadcast.expects),
         names=tuple(others),
         senders=messages.senders,
         weights=messages.weights,
@@ -220,7 +230,7 @@ def merge(
         )
         for receivers in blocks
     ]
-    before, whole = {"model": own, **others}, sum(map(len, blocks)) == len(own)
+    before, whole = {"model": own[:, : broadcast.start.shape[1]], **others}, sum(map(len, blocks)) == len(own)
     state = {name: torch.empty_like(value) if whole else value.clone() for name, value in before.items()}
     told: list[MergeReport] = []
     for result in session.pool.map(merge_peers, items, (common, own, messages.models, *others.values())):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedgen.parameters import Array, Tensors
 from fedgen.server.peers import Messages
@@ -23,6 +24,7 @@ class Post:
 
     due int64[N]: the tick at which each peer's training ends; trained int64[N]: how often it has trained;
     latest int64[N]: its last message, where somebody may ask for it, else NONE; letters int64[l, 5].
+    changed[N, j]: what its training has changed since it last merged, where messages carry that; else j = 0.
     """
 
     due: Array
@@ -30,6 +32,7 @@ class Post:
     latest: Array
     letters: Array
     messages: Messages
+    changed: Tensor
 
     def tensors(self) -> Tensors:
         """For a checkpoint."""
@@ -38,6 +41,7 @@ class Post:
         return {
             **{name: torch.from_numpy(array) for name, array in (arrays | messages).items()},
             "models": self.messages.models,
+            "changed": self.changed,
             **{f"seen.{name}": value for name, value in self.messages.seen.items()},
         }
 
@@ -47,7 +51,7 @@ class Post:
         seen = {name.removeprefix("seen."): value for name, value in held.items() if name.startswith("seen.")}
         messages = Messages(held["models"], held["senders"].numpy(), held["weights"].numpy(), seen)
         due, trained, latest, letters = (held[name].numpy() for name in ("due", "trained", "latest", "letters"))
-        return cls(due, trained, latest, letters, messages)
+        return cls(due, trained, latest, letters, messages, held["changed"])
 
     def delivered(self, tick: int, gone: Array) -> Post:
         """Of the letters that have arrived only the latest of every sender to every receiver is kept; those that find
@@ -62,7 +66,7 @@ class Post:
         newest = np.ones(len(waiting), dtype=bool)
         newest[:-1] = (pairs[1:] != pairs[:-1]).any(axis=1)
         kept = np.concatenate([waiting[newest], letters[~here]])
-        return Post(self.due, self.trained, self.latest, kept, self.messages)
+        return replace(self, letters=kept)
 
     def inboxes(self, tick: int, needed: Array, weights: Matrix) -> tuple[Array, Array]:
         """(receivers int64[k] whose inbox holds needed[N] letters, the places int64[j] of those letters).
@@ -81,7 +85,13 @@ class Post:
         letters = np.delete(self.letters, places, axis=0)
         wanted = np.union1d(letters[:, MESSAGE], self.latest[self.latest != NONE])
         if len(wanted) == len(self.messages.senders):
-            return Post(self.due, self.trained, self.latest, letters, self.messages)
+            return replace(self, letters=letters)
         letters[:, MESSAGE] = np.searchsorted(wanted, letters[:, MESSAGE])
         latest = np.where(self.latest == NONE, NONE, np.searchsorted(wanted, self.latest))
-        return Post(self.due, self.trained, latest, letters, self.messages.of(wanted))
+        return replace(self, latest=latest, letters=letters, messages=self.messages.of(wanted))
+
+    def forgetting(self, peers: Array) -> Post:
+        """After those peers have merged, or taken another model: what they had changed is part of it, or lost."""
+        changed = self.changed.clone()
+        changed[torch.from_numpy(peers)] = 0
+        return replace(self, changed=changed)

@@ -126,7 +126,7 @@ def _post(generator: np.random.Generator, letters: int, ticks: int) -> Post:
     )
     messages = Messages(torch.randn(20, 3), np.arange(20) % PEERS, np.ones(20), {"length": torch.randn(20)})
     latest = np.where(np.arange(PEERS) < 4, generator.integers(0, 20, PEERS), NONE)
-    return Post(np.zeros(PEERS, np.int64), np.zeros(PEERS, np.int64), latest, held, messages)
+    return Post(np.zeros(PEERS, np.int64), np.zeros(PEERS, np.int64), latest, held, messages, torch.empty(PEERS, 0))
 
 
 @given(seed=st.integers(0, 1000))

@@ -80,6 +80,10 @@ class RuleWrapper(BaseRule):
     def root_samples(self) -> int:
         return getattr(self.inner, "root_samples", 0)
 
+    @property
+    def deltas(self) -> bool:
+        return getattr(self.inner, "deltas", False)
+
     def minimum(self, f: int) -> int:
         return self.inner.minimum(f)
 

@@ -1,0 +1,69 @@
+"""Peers that come back: each pulls the model of a neighbour that was there, before it trains."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedgen.admission import admit
+from fedgen.clients.cohort import arrived
+from fedgen.contracts import View
+from fedgen.federation import Federation
+from fedgen.parameters import Array, Tensors
+from fedgen.rows import LocalRows
+
+
+def returning(federation: Federation, round: int) -> Array:
+    """int64[k]: peers that were gone a round ago and are there now."""
+    network = federation.network
+    return np.flatnonzero(network.gone(round - 1) & ~network.gone(round))
+
+
+def pulled(federation: Federation, state: Tensors, round: int) -> Tensors:
+    """The state in which every peer that has just come back holds what a neighbour answered it.
+
+    A peer that finds no neighbour, or whose answer cannot be admitted, keeps the model that it left with.
+    """
+    network, back = federation.network, returning(federation, round)
+    if not len(back):
+        return state
+    graph, there = network.graph(round), ~network.gone(round) & ~network.gone(round - 1)
+    near = {peer: graph.inbox(peer)[there[graph.inbox(peer)]] for peer in back.tolist()}
+    asking = torch.tensor([peer for peer in near if len(near[peer])], dtype=torch.int64)
+    words = federation.streams.words("pull", round, asking, 1)[:, 0]
+    asked = torch.tensor(
+        [int(near[peer][word % len(near[peer])]) for peer, word in zip(asking.tolist(), words.tolist(), strict=True)],
+        dtype=torch.int64,
+    )
+    answers, read = _answers(federation, state["model"], torch.from_numpy(np.flatnonzero(there)), asked, round)
+    models = state["model"].clone()
+    limit, alike = federation.norm_limit("train"), torch.ones(len(asking), dtype=torch.float64)
+    admitted = read & admit(LocalRows(answers - models[asking]).norms(), alike, limit).mask
+    models[asking[admitted]] = answers[admitted]
+    return {**state, "model": models}
+
+
+def _answers(federation: Federation, models: Tensor, there: Tensor, asked: Tensor, round: int) -> tuple[Tensor, Tensor]:
+    """(what those that are asked send [k, d], bool[k]: whether it can be read): liars send what they make of their
+    model, knowing the models[N, d] of all that are there."""
+    liars, readable = federation.liars(asked, round), torch.ones(len(asked), dtype=torch.bool)
+    if not liars.any():
+        return models[asked], readable
+    layout = federation.method.layout
+    view = View(
+        byzantine=federation.liars(there, round),
+        clients=there,
+        weights=torch.ones(len(there), dtype=torch.float64),
+        round=round,
+        streams=federation.streams,
+        reference=torch.zeros(layout.size),
+        rule=federation.rule,
+        f=federation.experiment.aggregation.f,
+        layout=layout,
+    )
+    told = federation.attack.corrupt(LocalRows(models[there], federation.slice_width), view)[0].collect()
+    rows = told[torch.searchsorted(there, asked)].to(models.dtype)
+    rows, _, unread = arrived(federation, layout, round, asked, rows, torch.ones(len(asked), dtype=torch.float64))
+    readable[list(unread)] = False
+    return rows, readable
