@@ -23,8 +23,8 @@ def write_augmentation(folder: Path, federation: Federation, standing: Standing)
     while not hasattr(method, "findings") and hasattr(method, "inner"):
         method = method.inner
     if hasattr(method, "findings") and standing.round >= 0:
-        found = method.findings(standing.state, _clients(federation, standing))
-        run_folder.write_json(folder / parts.AUGMENTATION, finite(found))
+        found = method.findings(standing.state, _clients(federation, standing), federation.dataset.domain)
+        run_folder.write_json(folder / parts.AUGMENTATION, finite({**found, "domains": federation.dataset.domains}))
 
 
 def _clients(federation: Federation, standing: Standing) -> Iterator[Block]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class Augmentation:
     """What generated samples changed: ``counts[2, clients, classes]`` before and after, distances ``[2, clients]`` from
     everybody's samples, how alike shapes are, some samples on two axes, of the first clients where there are many;
-    ``left_out``: whose statistics were refused; ``privacy``: epsilon and delta of the pooled statistics."""
+    ``domains``: whose shapes they are, clients' where there are none; ``left_out``: whose statistics were refused;
+    ``privacy``: epsilon and delta of the pooled statistics."""
 
     counts: NDArray[np.int64]
     label_distance: NDArray[np.float64]
@@ -31,6 +32,7 @@ class Augmentation:
     clients: int
     upload_bytes: int
     dense_bytes: int
+    domains: list[str]
     left_out: list[int]
     privacy: tuple[float, float] | None
 
@@ -56,6 +58,7 @@ def read_augmentation(value: dict[str, Any], notices: list[str]) -> Augmentation
             clients=int(value["clients"]),
             upload_bytes=int(value["upload_bytes"]),
             dense_bytes=int(value["dense_bytes"]),
+            domains=[str(name) for name in value["domains"]],
             left_out=[int(client) for client in value["left_out"]],
             privacy=None if value["privacy"] is None else (float(value["privacy"][0]), float(value["privacy"][1])),
         )

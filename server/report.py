@@ -111,10 +111,8 @@ def _augmentation(run: RunFolder) -> dict[str, Any]:
     """Words and table about generated samples; nothing where there are none."""
     if run.augmentation is None:
         return {}
-    known = run.partition.classes if run.partition else []
-    classes = known or [str(label) for label in range(run.augmentation.counts.shape[2])]
-    heads, rows = augmentation_rows(run.augmentation, classes)
-    sentence = augmentation_sentence(run.augmentation)
+    heads, rows = augmentation_rows(run.augmentation, run.augmentation_classes)
+    sentence = augmentation_sentence(run.augmentation, run.setting("federation", "mode") == "gossip")
     return {"sentence": sentence, "shapes": similarity_sentence(run.augmentation), "heads": heads, "rows": rows}
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedgen.server.augmentation_record import Augmentation
 from fedgen.server.report_canvas import COLOURS, drawing, legend, plain, plot_axes, whole_numbers, written
+from fedgen.server.report_partition import label_classes, short
 from fedgen.server.words import counted, human_bytes, human_count
 
 if TYPE_CHECKING:
@@ -19,13 +20,15 @@ BLUE = np.array([0x2B, 0x8C, 0xD0], dtype=np.uint8)
 MOST_TABLE_CLASSES = 20
 
 
-def augmentation_sentence(found: Augmentation) -> str:
+def augmentation_sentence(found: Augmentation, gossip: bool) -> str:
     before, after = found.counts.sum(axis=(1, 2))
     times = found.dense_bytes / max(found.upload_bytes, 1)
+    size = human_bytes(found.upload_bytes)
+    sent = f"The statistics of every peer, {size}, were passed on from neighbour to neighbour until all had them"
     sentence = (
-        f"{_whose(found)}{human_count(before)} samples became {human_count(after)}. Every client sent "
-        f"{human_bytes(found.upload_bytes)} of statistics once, {times:.3g} times less than counts, means and whole "
-        f"covariances in float64. "
+        f"{_whose(found)}{human_count(before)} samples became {human_count(after)}. "
+        f"{sent if gossip else f'Every client sent {size} of statistics once'}, {times:.3g} times less than counts, "
+        f"means and whole covariances in float64. "
         f"Half the sum of the differences between the class shares of a client and of all went from "
         f"{found.label_distance[0].mean():.2f} to {found.label_distance[1].mean():.2f} on average, the distance of its "
         f"mean embedding from everybody's from {found.embedding_distance[0].mean():.2f} to "
@@ -54,8 +57,9 @@ def similarity_sentence(found: Augmentation) -> str:
     """Empty where no two clients hold enough samples of anything."""
     if not np.isfinite(found.same):
         return ""
-    other = f", those of different classes {found.different:.2f}" if np.isfinite(found.different) else ""
-    return f"Shapes of one class at different clients agree by {found.same:.2f} on average{other} (1: equal axes)."
+    other = f", those of different classes by {found.different:.2f}" if np.isfinite(found.different) else ""
+    where = "in different domains" if found.domains else "at different clients"
+    return f"Shapes of one class {where} agree by {found.same:.2f} on average{other} (1: equal axes)."
 
 
 def augmentation_rows(found: Augmentation, classes: list[str]) -> tuple[list[str], list[list[str]]]:
@@ -80,7 +84,7 @@ def _decimals(pair: NDArray[np.float64]) -> str:
     return f"{pair[0]:.2f} → {pair[1]:.2f}"
 
 
-def draw_counts(found: Augmentation) -> str:
+def draw_counts(found: Augmentation, classes: list[str]) -> str:
     """Samples of each class at each client, before and after, on one scale."""
     with drawing(width=920, height=270) as figure:
         top = max(int(found.counts.max()), 1)
@@ -89,7 +93,7 @@ def draw_counts(found: Augmentation) -> str:
         ):
             _raster(axes, counts.T / top)
             plain(axes, "class", x_label=f"client ({title}; full colour: {top:,} samples)", grid=False)
-            whole_numbers(axes.yaxis)
+            label_classes(axes, classes)
         return written(figure, "augmentation counts")
 
 
@@ -114,21 +118,33 @@ def draw_similarity(found: Augmentation) -> str:
             for column, value in enumerate(values):
                 if np.isfinite(value):
                     axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
-        plain(axes, "client", x_label="client", grid=False)
-        whole_numbers(axes.yaxis)
+        if found.domains:
+            names = [short(name) for name in found.domains[: len(found.similarity)]]
+            plain(axes, "", grid=False)
+            axes.set_xticks(range(len(names)), names)
+            axes.set_yticks(range(len(names)), names)
+        else:
+            plain(axes, "client", x_label="client", grid=False)
+            whole_numbers(axes.yaxis)
         return written(figure, "augmentation similarity")
 
 
-def draw_samples(found: Augmentation) -> str:
-    """The same clients' samples on the two directions along which the real ones vary most."""
+def draw_samples(found: Augmentation, classes: list[str]) -> str:
+    """The same clients' samples on the two directions along which the real ones vary most; colours repeat where there
+    are more classes than colours, and then have no names."""
     with drawing(width=920, height=330) as figure:
         for axes, kind, title in zip(
             figure.subplots(1, 2, sharex=True, sharey=True), (False, True), ("real", "generated"), strict=True
         ):
-            chosen = found.generated == kind
-            colours = [COLOURS[CLASS_COLOURS[label % 10]] for label in found.labels[chosen]]
-            axes.scatter(*found.points[chosen].T, s=9, color=colours, linewidths=0)
+            for colour, role in enumerate(CLASS_COLOURS[: len(classes)]):
+                chosen = (found.generated == kind) & (found.labels % len(CLASS_COLOURS) == colour)
+                axes.scatter(
+                    *found.points[chosen].T, s=9, color=COLOURS[role], linewidths=0, label=short(classes[colour])
+                )
             plain(axes, "second axis", x_label=f"first axis ({title})", grid=False)
+        if len(classes) <= len(CLASS_COLOURS):
+            axes.legend(loc="upper left", bbox_to_anchor=(1.005, 1.02), frameon=False, title="class", handletextpad=0.1,
+                        markerscale=1.8, alignment="left")  # fmt: skip
         return written(figure, "augmentation samples")
 
 

@@ -81,7 +81,7 @@ def _bars(figure: Figure, partition: Partition) -> None:
     floor = np.zeros(len(counts))
     for index, name in enumerate(partition.classes):
         axes.bar(range(len(counts)), counts[:, index], bottom=floor, width=0.82, color=COLOURS[f"class{index}"],
-                 label=_short(name), linewidth=0)  # fmt: skip
+                 label=short(name), linewidth=0)  # fmt: skip
         floor = floor + counts[:, index]
     axes.set_xlim(-0.7, max(len(counts), 1) - 0.3)
     axes.set_xticks(range(len(counts)))
@@ -97,7 +97,7 @@ def _map(figure: Figure, partition: Partition) -> None:
     _draw_sizes(sizes, partition, columns)
     held = np.array([partition.counts[column].sum(axis=0) for column in columns], dtype=float)
     _draw_shares(shares, (held / np.maximum(held.sum(axis=1, keepdims=True), 1)).T)
-    _label_classes(shares, partition.classes)
+    label_classes(shares, partition.classes)
     if _is_sorted(len(partition.counts)):
         plain(shares, "class", x_label="clients, sorted by main class", grid=False)
         ticks = np.linspace(0, len(columns) - 1, 5).round().astype(int)
@@ -130,9 +130,10 @@ def _draw_shares(axes: Axes, shares: NDArray[np.float64]) -> None:
                     extent=(-0.5, shares.shape[1] - 0.5, -0.5, shares.shape[0] - 0.5))  # fmt: skip
 
 
-def _label_classes(axes: Axes, classes: Sequence[str]) -> None:
+def label_classes(axes: Axes, classes: Sequence[str]) -> None:
+    """Names of at most twelve classes beside the rows of a raster."""
     step = max(1, -(-len(classes) // 12))
-    axes.set_yticks(range(0, len(classes), step), [_short(name) for name in classes[::step]])
+    axes.set_yticks(range(0, len(classes), step), [short(name) for name in classes[::step]])
 
 
 def _mark_byzantine(axes: Axes, byzantine: Sequence[int], tops: NDArray[np.float64]) -> None:
@@ -143,5 +144,6 @@ def _mark_byzantine(axes: Axes, byzantine: Sequence[int], tops: NDArray[np.float
         axes.plot(marked, height, linestyle="", marker="v", markersize=4.5, color=COLOURS["red"], clip_on=False)
 
 
-def _short(name: str, length: int = 14) -> str:
+def short(name: str, length: int = 14) -> str:
+    """A name that fits beside a picture."""
     return name if len(name) <= length else name[: length - 1] + "…"

@@ -11,6 +11,7 @@ from fedgen.server import figures, report_canvas
 from fedgen.server.augmentation_record import Augmentation
 from fedgen.server.graph_picture import plot as plot_graph
 from fedgen.server.report_augmentation import (
+    CLASS_COLOURS,
     draw_counts,
     draw_distances,
     draw_samples,
@@ -52,7 +53,7 @@ def draw(run: RunFolder) -> dict[str, Picture]:
     if run.network is not None:
         pictures += _network_pictures(run, run.network)
     if run.augmentation is not None:
-        pictures += _augmentation_pictures(run.augmentation)
+        pictures += _augmentation_pictures(run.augmentation, run.augmentation_classes)
     if run.partition is not None:
         svg = draw_partition(run.partition)
         pictures.append(Picture("partition", svg, "Who holds what", partition_sentence(run.partition)))
@@ -163,16 +164,19 @@ def _trust_pictures(run: RunFolder) -> list[Picture]:
     return pictures
 
 
-def _augmentation_pictures(found: Augmentation) -> list[Picture]:
+def _augmentation_pictures(found: Augmentation, classes: list[str]) -> list[Picture]:
     """What clients hold before and after they generate samples."""
+    repeated = " (ten colours in turn)" if len(classes) > len(CLASS_COLOURS) else ""
+    samples = f"Real and generated samples of the first clients, coloured by class{repeated}"
     drawn = [
-        ("augmentation", draw_counts, "Samples of every class at every client, before and after"),
-        ("augmentation-distance", draw_distances, "How far clients are from everybody (dotted: before)"),
-        ("augmentation-samples", draw_samples, "Real and generated samples of the first clients, coloured by class"),
+        ("augmentation", draw_counts(found, classes), "Samples of every class at every client, before and after"),
+        ("augmentation-distance", draw_distances(found), "How far clients are from everybody (dotted: before)"),
+        ("augmentation-samples", draw_samples(found, classes), samples),
     ]
     if similarity_sentence(found):
-        drawn.append(("augmentation-shapes", draw_similarity, "How alike the shapes of a class are at two clients"))
-    return [Picture(name, draw(found), caption, caption.lower()) for name, draw, caption in drawn]
+        where = "in two domains" if found.domains else "at two clients"
+        drawn.append(("augmentation-shapes", draw_similarity(found), f"How alike the shapes of a class are {where}"))
+    return [Picture(name, svg, caption, caption.lower()) for name, svg, caption in drawn]
 
 
 def _time_pictures(run: RunFolder) -> list[Picture]:

@@ -127,6 +127,13 @@ class RunFolder:
         return None if clients is None else int(clients)
 
     @property
+    def augmentation_classes(self) -> list[str]:
+        """Names of the classes that samples were generated of, numbers where they have none."""
+        count = 0 if self.augmentation is None else self.augmentation.counts.shape[2]
+        names = self.partition.classes if self.partition else []
+        return list(names) if len(names) == count else [str(label) for label in range(count)]
+
+    @property
     def byzantine(self) -> set[int]:
         """The clients that lie, in any round where they are redrawn; none where that was not recorded."""
         drawn = (event.get("clients") for event in self.events if event.get("event") == "byzantine")

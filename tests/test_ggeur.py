@@ -418,6 +418,9 @@ def test_statistics_are_flooded_in_gossip(tmp_path: Path) -> None:
     assert star.metrics["accuracy"] > 0.8
 
 
+PICTURES = {"augmentation", "augmentation-distance", "augmentation-samples", "augmentation-shapes"}
+
+
 def test_a_report_tells_what_was_generated(tmp_path: Path) -> None:
     """Counts, distances, bytes and pictures; inside another wrapper too, and again from the folder alone."""
     wrappers = [{"name": "ggeur", "target": 30, "minimum_count": 1}, "worker_momentum"]
@@ -434,12 +437,35 @@ def test_a_report_tells_what_was_generated(tmp_path: Path) -> None:
     page = (folder / "report.html").read_text()
     for words in ("Generated samples", f"{int(before[2, 3])} → 30", "Shapes of one class", "172 kB of statistics"):
         assert words in page
-    assert {"augmentation", "augmentation-distance", "augmentation-samples", "augmentation-shapes"} <= {
-        path.stem for path in (folder / "figures").iterdir()
-    }
+    assert {path.stem for path in (folder / "figures").iterdir()} >= PICTURES
     (folder / "augmentation.json").write_text('{"counts": [1]}')
     write_report(folder)
     assert "augmentation.json cannot be understood" in (folder / "report.html").read_text()
+
+
+def test_the_report_of_a_gossip_says_how_statistics_travel(tmp_path: Path) -> None:
+    ring = {"rounds": 1, "mode": "gossip", "topology": {"name": "ring"}}
+    page = (
+        run(experiment(federation=ring, tracking={"report": True}), tmp_path / "run").folder / "report.html"
+    ).read_text()
+    assert "The statistics of every peer, 172 kB, were passed on from neighbour to neighbour until all had them" in page
+    assert "Every client sent" not in page
+
+
+@pytest.mark.data("office_caltech10/mobilenetv1_pw12.npz")
+def test_shapes_are_compared_between_domains_where_there_are_some(data_dir: Path, tmp_path: Path) -> None:
+    """Eight clients of four domains; classes have names in the pictures."""
+    office = {"dataset": "office_caltech10", "partition": "domains", "clients": 8}
+    chosen = experiment(data=office, federation={"rounds": 0}, tracking={"report": True})
+    folder = run(chosen, tmp_path / "run").folder
+    found = read_json(folder / "augmentation.json")
+    assert found["domains"] == ["amazon", "caltech10", "dslr", "webcam"]
+    assert len(found["similarity"]) == 4
+    assert found["same"] > found["different"]
+    pictures = {name: (folder / "figures" / f"{name}.svg").read_text() for name in PICTURES}
+    assert "webcam" in pictures["augmentation-shapes"]
+    assert all("headphones" in pictures[name] for name in ("augmentation", "augmentation-samples"))
+    assert "Shapes of one class in different domains agree by" in (folder / "report.html").read_text()
 
 
 def test_settings_that_do_not_fit_are_explained() -> None:

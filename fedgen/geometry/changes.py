@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedgen.geometry.sampler import Augmented
 from fedgen.geometry.shapes import Shape, shape_of, similarity
-from fedgen.geometry.statistics import statistics_of
+from fedgen.geometry.statistics import Statistics, merge, statistics_of
 
 AXES = 5
 """Axes of two shapes that are compared."""
@@ -26,9 +26,10 @@ class Changes:
 
     counts int64[2, N, C]; label_distance, embedding_distance float64[2, N] from the samples of all clients: half the
     sum of the absolute differences of the classes' shares, and the distance of the means in units of the root mean
-    square distance of all samples from their mean.  similarity float64[K, K] of the shapes of the first K clients,
-    averaged over the classes that both hold enough samples of, NaN where there are none, as a share of the axes;
-    same, different: its mean over different clients, for the same class and for different ones.
+    square distance of all samples from their mean.  similarity float64[K, K] of the shapes of K domains, or of the
+    first K clients where there are no domains, averaged over the classes that both hold enough samples of, NaN where
+    there are none, as a share of the axes; same, different: its mean over different ones of these, for the same class
+    and for different classes.
     points float64[p, 2] of some samples on the first two principal axes, their labels and whether they were generated.
     """
 
@@ -48,18 +49,21 @@ class Changes:
         return {**lists, "same": self.same, "different": self.different}
 
 
-def changes_of(clients: Iterable[Augmented], classes: int) -> Changes:
-    """Of clients one after another, so that no two need be in memory."""
-    counts, means, squares, shapes, shown = [], [], [], [], []
-    for number, client in enumerate(clients):
+def changes_of(clients: Iterable[tuple[Augmented, Tensor | None]], classes: int) -> Changes:
+    """Of clients one after another, so that no two need be in memory, with the domains of their real samples."""
+    counts, means, squares, shown = [], [], [], []
+    holders: dict[int, Statistics] = {}
+    for number, (client, domain) in enumerate(clients):
         real = client.x[: client.real].double()
         before_and_after = (client.y[: client.real], client.y)
         counts.append(torch.stack([torch.bincount(y, minlength=classes) for y in before_and_after]))
         means.append(torch.stack([real.mean(0), client.x.mean(0, dtype=torch.float64)]))
         squares.append(real.square().sum())
         if number < DRAWN_CLIENTS:
-            shapes.append(_shapes(real, client.y[: client.real], classes))
             shown.append(_some(client))
+        if domain is not None or number < DRAWN_CLIENTS:
+            holder = torch.full((client.real,), number) if domain is None else domain
+            _gather(holders, holder, real, client.y[: client.real], classes)
     held, mean = torch.stack(counts, 1), torch.stack(means, 1)
     sizes = held[0].sum(1).double()
     centre = (sizes @ mean[0]) / sizes.sum()
@@ -67,7 +71,7 @@ def changes_of(clients: Iterable[Augmented], classes: int) -> Changes:
     shares = held / held.sum(2, keepdim=True).clamp_min(1)
     pooled = held[0].sum(0) / sizes.sum()
     points, labels, generated = (torch.cat(parts) for parts in zip(*shown, strict=True))
-    alike, same, different = _compared(shapes)
+    alike, same, different = _compared([_shapes(holders.get(holder)) for holder in range(max(holders) + 1)])
     return Changes(
         counts=held,
         label_distance=(shares - pooled).abs().sum(2) / 2,
@@ -81,8 +85,16 @@ def changes_of(clients: Iterable[Augmented], classes: int) -> Changes:
     )
 
 
-def _shapes(x: Tensor, y: Tensor, classes: int) -> dict[int, Shape]:
-    statistics = statistics_of(x, y, classes)
+def _gather(holders: dict[int, Statistics], holder: Tensor, x: Tensor, y: Tensor, classes: int) -> None:
+    """Add the samples x[s, d], y[s] to the statistics of their holders holder[s]."""
+    for each in holder.unique().tolist():
+        own = statistics_of(x[holder == each], y[holder == each], classes)
+        holders[each] = merge(holders[each], own) if each in holders else own
+
+
+def _shapes(statistics: Statistics | None) -> dict[int, Shape]:
+    if statistics is None:
+        return {}
     each = {label: shape_of(statistics.scatter(label), count) for label, count in enumerate(statistics.counts.tolist())}
     return {label: shape for label, shape in each.items() if len(shape.values) >= AXES}
 

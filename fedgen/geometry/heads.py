@@ -86,7 +86,7 @@ def lda(statistics: Statistics, shrinkage: float = 0.3, priors: bool = True) -> 
     return _known(Head(directions.mT.contiguous(), bias), statistics)
 
 
-def ridge(statistics: Statistics, penalty: float = 1e-2, balanced: bool = True) -> Head:
+def ridge(statistics: Statistics, penalty: float = 3e-2, balanced: bool = True) -> Head:
     """Least squares on one-hot targets, with a column of ones for the bias.
 
     S = sum z z^T over all samples, z = [x, 1];  B = sum z onehot(y)^T;  [weight | bias]^T = (S + l I)^-1 B,

@@ -73,7 +73,7 @@ class Ggeur(MethodWrapper):
     target: Annotated[
         Number | Annotated[tuple[Number, ...], Field(strict=False)],
         Field(description="samples that every class is brought to, or a list of one number a class"),
-    ] = 500
+    ] = 100
     prototypes: Annotated[int, Field(ge=0, description="samples around each other participant's mean of a class")] = 0
     minimum_count: Annotated[
         int,
@@ -99,7 +99,7 @@ class Ggeur(MethodWrapper):
         Literal["none", "ridge", "lda", "nearest_mean"],
         Field(description="head in closed form that training begins from; any but none needs a linear model"),
     ] = "ridge"
-    penalty: Annotated[float, Field(gt=0, description="ridge: in units of the mean second moment")] = 0.01
+    penalty: Annotated[float, Field(gt=0, description="ridge: in units of the mean second moment")] = 0.03
     balanced: Annotated[bool, Field(description="ridge: classes weigh the same, whatever their numbers")] = True
     sharpness: Annotated[float, Field(gt=0, description="ridge: factor of its scores where training begins")] = 30.0
     shrinkage: Annotated[float, Field(ge=0, description="lda: in units of the mean variance")] = 0.3
@@ -297,10 +297,17 @@ class Ggeur(MethodWrapper):
         # Scores of ridge lie around 0 .. 1; as logarithms of odds those of one sample would say next to nothing.
         return ridge(statistics, self.penalty, self.balanced).scaled(self.sharpness)
 
-    def findings(self, state: Tensors, blocks: Iterable[Block]) -> dict[str, Any]:
-        """What a report tells of the augmentation: of every client, from blocks of one, and of the uploads."""
+    def findings(self, state: Tensors, blocks: Iterable[Block], domain: Tensor | None) -> dict[str, Any]:
+        """What a report tells of the augmentation: of the clients of the blocks, and of the uploads.
+
+        domain[s] of all samples, where they come from several.
+        """
         tensors = self.broadcast(state, 0).tensors
-        made = (each for block in blocks for each in self.augmentations(tensors, block))
+        made = (
+            (augmented, None if domain is None else domain[places])
+            for block in blocks
+            for augmented, places in zip(self.augmentations(tensors, block), _places(block), strict=True)
+        )
         return {
             **changes_of(made, self.facts.classes).to_json(),
             "clients": self.facts.clients,
