@@ -8,7 +8,7 @@ from itertools import cycle
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgen.server.report_canvas import COLOURS, drawing, legend, plot_axes, whole_numbers, written
+from fedgen.server.report_canvas import COLOURS, drawing, legend, logarithmic, plot_axes, whole_numbers, written
 
 Series = tuple[Sequence[float], Sequence[float]]
 """Rounds and the values at them, of equal length."""
@@ -45,7 +45,7 @@ def curves(series: Mapping[str, Series], label: str, *, percent: bool = False, l
             drawn.append(y)
         every = np.concatenate(drawn) if drawn else np.zeros(0)
         if every.size and every.min() > 1e-12 and (log or every.max() > 1000 * every.min()):
-            axes.set_yscale("log")
+            logarithmic(axes)
         legend(axes)
         return written(figure, f"curves {label}")
 

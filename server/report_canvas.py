@@ -82,6 +82,19 @@ def whole_numbers(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
 
 
+def logarithmic(axes: Axes) -> None:
+    """Equal steps for equal factors; plain numbers beside them, as a formula would be printed as it is written."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}".replace("-", "\N{MINUS SIGN}") if super().__call__(x, pos) else ""
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(Plain())
+    axes.yaxis.set_minor_formatter(Plain(minor_thresholds=(1, 0.4)))
+
+
 def legend(axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if labels:

@@ -49,6 +49,7 @@ def draw(run: RunFolder) -> dict[str, Picture]:
     pictures = _metric_pictures(run)
     if run.records:
         pictures += [_clients_picture(run), *_trust_pictures(run), *_time_pictures(run), *_traffic_pictures(run)]
+        pictures += _staleness_pictures(run)
     pictures += _variance_pictures(run)
     if run.network is not None:
         pictures += _network_pictures(run, run.network)
@@ -194,6 +195,15 @@ def _traffic_pictures(run: RunFolder) -> list[Picture]:
         return []
     svg = figures.traffic(run.rounds, up, down)
     return [Picture("traffic", svg, "Bytes in each round" + _steps_words(run), "bytes up and down in each round")]
+
+
+def _staleness_pictures(run: RunFolder) -> list[Picture]:
+    """In virtual time: how many ticks ago merged messages were sent."""
+    ages = run.told("staleness")
+    if not ages[0]:
+        return []
+    svg = figures.curves({"mean": ages}, "ticks")
+    return [Picture("staleness", svg, "Age of the messages that were merged", "mean age in ticks over the rounds")]
 
 
 def _steps_words(run: RunFolder) -> str:

@@ -66,15 +66,25 @@ def _phase_row(run: RunFolder, phase: str, colour: str) -> Record:
 
 
 def traffic_rows(run: RunFolder) -> list[tuple[str, ...]]:
-    """Each direction: bytes in all, in the mean and in the largest round."""
+    """Each direction: bytes in all, in the mean and in the largest round; in gossip messages too, and of one peer."""
     rows: list[tuple[str, ...]] = []
+    _, messages = run.told("messages")
+    peers = (run.num_clients or 0) if messages else 0
     for words, name in (("up, from clients", "up"), ("down, to clients", "down")):
         values = run.column("bytes", name)
         if values:
-            rows.append(
-                (words, human_bytes(sum(values)), human_bytes(sum(values) / len(values)), human_bytes(max(values)))
-            )
+            rows.append((words, *map(human_bytes, _amounts(values))))
+            if peers:
+                rows.append((f"{name}, of a peer", *(human_bytes(amount / peers) for amount in _amounts(values))))
+    if peers:
+        rows.append(("messages", *map(human_count, _amounts(messages))))
+        rows.append(("messages of a peer", *(f"{amount / peers:,.1f}" for amount in _amounts(messages))))
     return rows
+
+
+def _amounts(values: list[float]) -> tuple[float, float, float]:
+    """In all, in the mean, at most."""
+    return sum(values), sum(values) / len(values), max(values)
 
 
 def event_rows(run: RunFolder) -> list[tuple[str, str, str]]:

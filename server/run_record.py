@@ -161,6 +161,12 @@ class RunFolder:
                 series[name] = ([at for at, _ in known], [value for _, value in known])
         return series
 
+    def told(self, name: str) -> tuple[list[int], list[float]]:
+        """Rounds whose record has a number of that name, and the numbers."""
+        known = [(record["round"], finite(record.get(name))) for record in self.records]
+        found = [(at, value) for at, value in known if value is not None and abs(value) < LARGEST]
+        return [at for at, _ in found], [value for _, value in found]
+
     def names(self, part: str, first: Iterable[str] = ()) -> list[str]:
         """The names under `part` in any round: those of `first` in that order, then the others as they came."""
         seen = dict.fromkeys(name for record in self.records for name in numbers(record.get(part)))

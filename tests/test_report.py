@@ -630,3 +630,29 @@ def test_no_record_event_or_result_breaks_the_report(
 def test_any_curve_can_be_drawn(values: list[float]) -> None:
     svg = figures.curves({"test": (range(len(values)), values)}, "loss")
     ElementTree.fromstring(svg)
+
+
+def test_axes_of_powers_have_plain_numbers(tmp_path: Path) -> None:
+    """Text stays text in the pictures, so that formulas would stay formulas."""
+    from fedgen.server.figures import curves
+
+    for values in ([0.017, 0.042], [1e-6, 1.0]):
+        drawn = curves({"weight": ([0, 1], values)}, "variance", log=True)
+        assert "$" not in drawn
+    assert ">0.01<" in curves({"weight": ([0, 1], [0.001, 1.0])}, "variance", log=True)
+
+
+def test_what_every_peer_of_gossip_sends_and_how_old_it_is(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=3, clients=4)
+    records = [
+        {"round": number, "metrics": {"accuracy": 0.5}, "bytes": {"up": 4000 * sent, "down": 4000 * sent},
+         "messages": 4 * sent, **({"staleness": age} if age else {})}
+        for number, sent, age in ((0, 0, None), (1, 2, 1.5), (2, 4, 3.0))
+    ]  # fmt: skip
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+    page = report_of(folder)
+    assert "messages 24 8 16" in page.text
+    assert "messages of a peer 6.0 2.0 4.0" in page.text
+    assert "up, of a peer 6.0 kB 2.0 kB 4.0 kB" in page.text
+    assert "Age of the messages that were merged" in page.text
+    assert (folder / "figures" / "staleness.svg").exists()
