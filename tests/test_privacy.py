@@ -20,54 +20,60 @@ from fedgen.privacy.accountant import ORDERS, epsilon, multiplier_for, rdp
 from fedgen.privacy.noisy_sums import NoisySums
 
 
-@given(st.floats(0.3, 20), st.sampled_from([1e-3, 1e-5, 1e-8]), st.integers(1, 50))
+@given(st.floats(0.3, 20), st.sampled_from([1e-3, 1e-5, 1e-8]))
 @settings(max_examples=50)
-def test_the_gaussian_mechanism_is_cheaper_than_its_textbook_bound(
-    multiplier: float, delta: float, releases: int
-) -> None:
-    """zCDP: rho = T / (2 sigma^2) gives at most rho + 2 sqrt(rho log(1 / delta)) (Bun and Steinke 2016)."""
-    rho = releases / (2 * multiplier**2)
+def test_the_gaussian_mechanism_is_cheaper_than_its_textbook_bound(multiplier: float, delta: float) -> None:
+    """zCDP: rho = 1 / (2 sigma^2) gives at most rho + 2 sqrt(rho log(1 / delta)) (Bun and Steinke 2016)."""
+    rho = 1 / (2 * multiplier**2)
     best = min(rho * order + log(1 / delta) / (order - 1) for order in ORDERS)
-    spent = epsilon(multiplier, delta, releases=releases)
+    spent = epsilon(multiplier, delta)
     assert spent <= best
     assert spent <= (rho + 2 * sqrt(rho * log(1 / delta))) * 1.2
-    assert epsilon(2 * multiplier, delta, releases=releases) <= spent
-    assert epsilon(multiplier, delta, releases=releases + 1) >= spent
+    assert epsilon(2 * multiplier, delta) <= spent
 
 
-@pytest.mark.parametrize("order", [2.0, 5.0, 32.0])
-def test_sampling_amplifies_between_nothing_and_all(order: float) -> None:
-    whole = rdp(1.5, order)
-    costs = [rdp(1.5, order, sampling) for sampling in (0.0, 0.01, 0.1, 0.5, 0.999999, 1.0)]
-    assert costs == sorted(costs)
-    assert costs[0] == 0
-    assert costs[-2] == pytest.approx(whole, rel=1e-4)
-    assert rdp(1.5, 2.5, 0.1) == rdp(0.0, order) == inf
+def test_no_noise_is_no_privacy() -> None:
+    assert rdp(0.0, 2.5) == epsilon(0.0, 1e-5) == inf
 
 
 @pytest.mark.parametrize("wanted", [0.1, 1.0, 8.0, 50.0])
-@pytest.mark.parametrize("sampling", [1.0, 0.05])
-def test_the_multiplier_is_the_least_that_keeps_the_promise(wanted: float, sampling: float) -> None:
-    multiplier = multiplier_for(wanted, 1e-5, sampling, releases=10)
-    assert epsilon(multiplier, 1e-5, sampling, releases=10) <= wanted
-    assert epsilon(0.999 * multiplier, 1e-5, sampling, releases=10) > wanted
+def test_the_multiplier_is_the_least_that_keeps_the_promise(wanted: float) -> None:
+    multiplier = multiplier_for(wanted, 1e-5)
+    assert epsilon(multiplier, 1e-5) <= wanted
+    assert epsilon(0.999 * multiplier, 1e-5) > wanted
 
 
-@pytest.mark.parametrize("multiplier", [0.5, 1.0, 4.0])
-@pytest.mark.parametrize("sampling", [1.0, 0.1, 0.01])
-@pytest.mark.parametrize("releases", [1, 100])
-def test_the_accountant_agrees_with_dp_accounting(multiplier: float, sampling: float, releases: int) -> None:
+WHOLE_ORDERS = [float(order) for order in range(2, 129)]
+OF_DP_ACCOUNTING = {
+    (0.5, 1e-3): 8.49910638704885, (0.5, 1e-5): 10.801691480042894, (0.5, 1e-8): 13.390446721825711,
+    (1.0, 1e-3): 3.552804900168968, (1.0, 1e-5): 4.752728336819822, (1.0, 1e-8): 6.09164441932225,
+    (2.0, 1e-3): 1.547823508493879, (2.0, 1e-5): 2.1680106367839715, (2.0, 1e-8): 2.8616953588434946,
+    (4.0, 1e-3): 0.6881077857865137, (4.0, 1e-5): 1.0125506277526433, (4.0, 1e-8): 1.3690794432484032,
+    (16.0, 1e-3): 0.13524009271657422, (16.0, 1e-5): 0.22591177142207441, (16.0, 1e-8): 0.3205825155038541,
+}  # fmt: skip
+"""(multiplier, delta) -> epsilon by dp-accounting 0.6.0, in an environment of its own, as it asks for attrs < 24:
+
+from dp_accounting import GaussianDpEvent
+from dp_accounting.rdp import RdpAccountant
+accountant = RdpAccountant([float(order) for order in range(2, 129)])
+accountant.compose(GaussianDpEvent(multiplier))
+accountant.get_epsilon(delta)
+"""
+
+
+@pytest.mark.parametrize(("multiplier", "delta"), OF_DP_ACCOUNTING)
+def test_the_accountant_has_the_figures_of_dp_accounting(multiplier: float, delta: float) -> None:
+    assert epsilon(multiplier, delta, WHOLE_ORDERS) == pytest.approx(OF_DP_ACCOUNTING[multiplier, delta], rel=1e-9)
+
+
+@pytest.mark.parametrize(("multiplier", "delta"), OF_DP_ACCOUNTING)
+def test_dp_accounting_still_has_these_figures(multiplier: float, delta: float) -> None:
     dp_accounting = pytest.importorskip("dp_accounting", reason="pip install dp-accounting runs this test")
     from dp_accounting.rdp import RdpAccountant
 
-    orders = [float(order) for order in range(2, 129)]
-    event: Any = dp_accounting.GaussianDpEvent(multiplier)
-    if sampling < 1:
-        event = dp_accounting.PoissonSampledDpEvent(sampling, event)
-    accountant = RdpAccountant(orders)
-    accountant.compose(event, releases)
-    expected = accountant.get_epsilon(1e-5)
-    assert epsilon(multiplier, 1e-5, sampling, releases, orders) == pytest.approx(expected, rel=1e-6)
+    accountant = RdpAccountant(WHOLE_ORDERS)
+    accountant.compose(dp_accounting.GaussianDpEvent(multiplier))
+    assert accountant.get_epsilon(delta) == pytest.approx(OF_DP_ACCOUNTING[multiplier, delta], rel=1e-9)
 
 
 def noisy(participants: int = 5, wanted: float = 2.0) -> NoisySums:

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fedgen import Experiment, run
 from fedgen.data.minilm import PACKAGE, MiniLm, sentence_vectors, word_pieces, words
 from fedgen.data.text import Text
 from fedgen.errors import SettingError
+from fedgen.federation import Federation
 
 WIDTH, HEADS, LAYERS = 12, 3, 2
 OWN = """
@@ -44,11 +47,11 @@ def test_pieces_are_the_longest_known_ones() -> None:
     assert word_pieces("abcd", {"abc": 0, "ab": 1, "##cd": 2}) == ["[UNK]"], "greedy, without a way back"
 
 
-def reference() -> tuple[nn.TransformerEncoder, dict[str, Tensor]]:
+def reference(heads: int = HEADS) -> tuple[nn.TransformerEncoder, dict[str, Tensor]]:
     """Torch's encoder with random weights, and the same weights under BERT's names."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(
-        WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, layer_norm_eps=1e-12
+        WIDTH, heads, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, layer_norm_eps=1e-12
     )
     encoder = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False).eval()
     weights = {
@@ -85,6 +88,14 @@ def test_sentence_vectors_are_those_of_torchs_encoder() -> None:
     rows = [[1, 5, 9, 2], [1, 2], [1, 7, 7, 7, 3, 2]]
     with torch.no_grad():
         found = sentence_vectors(weights, rows, HEADS)
+    assert_vectors(found, rows, encoder, weights)
+
+
+def assert_vectors(
+    found: Tensor, rows: list[list[int]], encoder: nn.TransformerEncoder, weights: dict[str, Tensor]
+) -> None:
+    """Each row by itself through torch's encoder, then the mean, of length one."""
+    with torch.no_grad():
         for row, vector in zip(rows, found, strict=True):
             x = weights["embeddings.word_embeddings.weight"][row]
             x = x + weights["embeddings.position_embeddings.weight"][: len(row)]
@@ -93,6 +104,50 @@ def test_sentence_vectors_are_those_of_torchs_encoder() -> None:
             x = nn.functional.layer_norm(x, (WIDTH,), scale, shift, 1e-12)
             mean = encoder(x[None])[0].mean(0)
             torch.testing.assert_close(vector, mean / mean.norm(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def small_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[nn.TransformerEncoder, dict[str, Tensor]]:
+    """The package of MiniLM with the same files in it, but a small model of random weights; it must not be imported."""
+    encoder, weights = reference(heads=12)
+    folder = tmp_path / PACKAGE / "model"
+    folder.mkdir(parents=True)
+    (tmp_path / PACKAGE / "__init__.py").write_text("raise ImportError")
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "##a", "##b", "ab", ".", *map(str, range(10))]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    return encoder, weights
+
+
+def test_minilm_reads_the_files_of_its_package(small_package: tuple[nn.TransformerEncoder, dict[str, Tensor]]) -> None:
+    """Words to pieces to vectors, in the order of the texts; long texts are cut."""
+    texts = ["Abba.", "b", "a b A x. " + 9 * "ab ", ""]
+    rows = [[2, 8, 7, 6, 9, 3], [2, 5, 3], [2, 4, 5, 4, 1, 9, *[8] * 9, 3], [2, 3]]
+    cut = [*rows[2][:9], 3]
+    for tokens, expected in ((16, rows), (10, [*rows[:2], cut, rows[3]])):
+        assert_vectors(MiniLm(tokens=tokens, batch=3).encode(texts), expected, *small_package)
+
+
+def test_text_to_report_by_minilm(small_package: object, tmp_path: Path) -> None:
+    """One experiment; embeddings are made once. Random weights make them all alike, so that nothing can be learned."""
+    for name, count in (("train.csv", 60), ("test.csv", 20)):
+        write_csv(
+            tmp_path, name, [f"{5 * ('a ', 'b ')[each % 2]} {each % 10},{'ab'[each % 2]}" for each in range(count)]
+        )
+    text = {"name": "text", "train": "train.csv", "test": "test.csv", "parameters": {"tokens": 16}}
+    experiment = Experiment(
+        data={"dataset": text, "clients": 3, "partition": "label_skew"},
+        model={"name": "logistic"},
+        training={"wrappers": [{"name": "ggeur", "target": 30, "minimum_count": 2}]},
+        federation={"rounds": 1, "cohort": 3},
+        runtime={"backend": "serial", "data_dir": str(tmp_path)},
+    )
+    result = run(experiment, tmp_path / "run")
+    assert result.state == "completed"
+    assert Federation(experiment).dataset.input_shape == (WIDTH,)
+    assert len(list((tmp_path / "encoded").iterdir())) == 1
+    assert "Generated samples" in (result.folder / "report.html").read_text()
 
 
 def write_csv(folder: Path, name: str, lines: list[str]) -> None:

@@ -63,11 +63,11 @@ def nearest_mean(statistics: Statistics) -> Head:
     return _known(Head(statistics.means, -statistics.means.square().sum(1) / 2), statistics)
 
 
-def lda(statistics: Statistics, shrinkage: float = 0.3, priors: bool = True) -> Head:
+def lda(statistics: Statistics, shrinkage: float = 0.3) -> Head:
     """Linear discriminant analysis: the posterior of Gaussian classes with one covariance.
 
     S = within-class scatter / n + shrinkage tr(.) / d I;  weight_c = S^-1 mean_c;  bias_c = -mean_c^T S^-1 mean_c / 2 +
-    log p_c, with p_c the share of class c (equal ones without `priors`).
+    log p_c, with p_c the share of class c.
 
     >>> from fedgen.geometry.statistics import statistics_of
     >>> x, y = [[0.0, 0.0], [1.0, 1.0], [4.0, 0.0], [5.0, 1.0]], [0, 0, 1, 1]
@@ -80,9 +80,8 @@ def lda(statistics: Statistics, shrinkage: float = 0.3, priors: bool = True) -> 
     within = statistics.within().scaled(1 / max(total, 1.0))
     variance = within.trace / within.size or 1.0  # samples that lie on their means: then the nearest mean decides
     directions = within.solve(shrinkage * variance, statistics.means.mT)
-    bias = -(statistics.means * directions.mT).sum(1) / 2
-    if priors:
-        bias = bias + (statistics.counts / total).clamp_min(1e-300).log()
+    priors = (statistics.counts / max(total, 1.0)).clamp_min(1e-300)
+    bias = priors.log() - (statistics.means * directions.mT).sum(1) / 2
     return _known(Head(directions.mT.contiguous(), bias), statistics)
 
 
