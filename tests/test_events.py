@@ -209,7 +209,7 @@ def test_resumed_runs_have_the_hash_of_whole_ones(variant: str, aggregation: dic
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_any_number_of_workers_has_the_hash_of_none(variant: str, workers: int, tmp_path: Path) -> None:
+def test_any_number_of_workers_has_the_hash_of_none(variant: str, workers: int, cluster: None, tmp_path: Path) -> None:
     experiment = ticking(variant, aggregation=CORRECTED)
     expected = hashes(run(experiment, tmp_path / "serial"))
     spread = experiment.replace(runtime={"backend": "ray", "workers": workers})

@@ -3,7 +3,8 @@
 python -m benchmarks.gossip [--tiny] [SEED ...] [PART ...]
 
 Parts: topologies, norms, liars, events, loss, churn; speed, memory, beside (gossipy, in the environment of
-`python -m benchmarks.engines --setup`); curves (MNIST, needs FEDGEN_DATA_DIR; writes docs/images/gossip.svg).
+`python -m benchmarks.engines --setup`); example (writes docs/images/gossip-variance.svg);
+curves (MNIST, needs FEDGEN_DATA_DIR; writes docs/images/gossip.svg).
 
 Inputs standardised, MLP 64-64-64-10, Xavier with another seed at every peer, Dirichlet .5, SGD .01 with momentum .9 and
 weight decay 5e-4, batch 16, keep .5, evaluated every round (plain averaging every fifth); a cell is the first round in
@@ -20,7 +21,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks.gossip import rounds
-from benchmarks.gossip.curves import curves
+from benchmarks.gossip.curves import curves, example
 from benchmarks.gossip.liars import liars
 from benchmarks.gossip.speed import beside, memory, speed
 from benchmarks.harness import header
@@ -31,14 +32,17 @@ PARTS: dict[str, Callable[[list[int], bool], str]] = {
     "speed": speed,
     "memory": memory,
     "beside": beside,
+    "example": example,
     "curves": curves,
 }
+SEEDED = {*rounds.PARTS, "liars", "curves"}
 
 
 def main(parts: list[str], seeds: list[int], tiny: bool) -> None:
     print(header(f"python -m benchmarks.gossip {' '.join(parts)}", ("torch", "numpy", "scipy")))
     for part in parts:
-        print(f"\n{PARTS[part].__doc__} Seeds {', '.join(map(str, seeds))}.\n")
+        told = f" Seeds {', '.join(map(str, seeds))}." if part in SEEDED else ""
+        print(f"\n{PARTS[part].__doc__}{told}\n")
         print(PARTS[part](seeds, tiny), flush=True)
 
 
