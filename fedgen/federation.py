@@ -106,6 +106,8 @@ class Federation:
         prepare_process(experiment.training.threads)
         self.streams = Streams(experiment.experiment.seed)
         source = registry.build("dataset", **_call(experiment.data.dataset))
+        if hasattr(source, "check_partition"):
+            source.check_partition(experiment.data.partition.name, experiment.data.partition.params)
         dataset = _loaded(source, experiment)
         self.dataset = dataset.standardised() if experiment.data.standardise else dataset
         self.training, self.validation = self._hold_back(experiment.data.validation)

@@ -520,3 +520,15 @@ def test_classes_per_client_are_few_and_evenly_held(per_client: int, clients: in
 def test_too_few_clients_for_all_classes_are_explained() -> None:
     with pytest.raises(SettingError, match=r"3 clients with 2 classes each cannot hold all 10 classes"):
         ClassesPerClient(per_client=2).split(np.arange(50) % 10, 3, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    "partition",
+    ["iid", {"name": "domains", "beta": 0.5, "seed": 1}, {"name": "domains", "beta": 0.1}],
+    ids=["another", "beta", "no seed"],
+)
+def test_a_cut_and_a_partition_of_different_draws_are_refused(partition: Any) -> None:
+    """Before the file is read."""
+    dataset = {"name": "office_caltech10", "seed": 1, "beta": 0.1}
+    with pytest.raises(SettingError, match=r'set data\.partition = \{ name = "domains", beta = 0\.1, seed = 1 \}'):
+        Federation(Experiment(data={"dataset": dataset, "clients": 4, "partition": partition}))

@@ -80,8 +80,15 @@ def test_features_that_do_not_fit_are_explained(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"x_train \(12, 3\) and x_test \(6, 2\)"):
         Features().load(tmp_path)
     (tmp_path / "features.npz").write_bytes(b"nothing")
-    with pytest.raises(SettingError, match=r"runtime\.data_dir: .*cannot be read"):
+    with pytest.raises(SettingError, match=r"data\.dataset\.path: .*cannot be read"):
         Features().load(tmp_path)
+
+
+def test_a_wrong_path_is_a_wrong_path(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingError, match=r"data\.dataset\.path: features are not at .*mine/all\.npz; correct data\.dataset\."
+    ):
+        Features(path="mine/all.npz").load(tmp_path)
 
 
 def test_patches_are_learned_without_labels_and_tell_digits_apart() -> None:

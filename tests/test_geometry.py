@@ -68,6 +68,26 @@ def test_pooled_statistics_are_those_of_all_samples(case: tuple[int, int, int, i
     torch.testing.assert_close(shared.within().dense(), pooled(parts).within().dense(), **EXACT)
 
 
+def test_mean_and_covariance_of_two_samples_are_the_samples() -> None:
+    """x = mean +- sqrt(lambda_1) axis_1, which is why minimum_count = 2 reveals them; of three a turn is left open."""
+    x, _, _ = samples_of(2, 5, 1, 0)
+    statistics = statistics_of(x, [0, 0], 1)
+    shape = shape_of(statistics.scatters[0], 2)
+    away = shape.values[0].sqrt() * shape.axes[0]
+    found = torch.stack([statistics.means[0] + away, statistics.means[0] - away])
+    torch.testing.assert_close(found[found[:, 0].argsort()], x[x[:, 0].argsort()], rtol=1e-8, atol=1e-8)
+    three, _, _ = samples_of(3, 5, 1, 0)
+    mean = three.mean(0)
+    basis = torch.linalg.svd(three - mean).Vh[:2]
+    flat, turn = (three - mean) @ basis.mT, torch.tensor([[0.6, -0.8], [0.8, 0.6]]).double()
+    thirds = torch.linalg.svd(flat, full_matrices=False)
+    others = mean + (thirds.U @ turn * thirds.S) @ thirds.Vh @ basis
+    assert (others - three).abs().max() > 0.1
+    one, other = statistics_of(three, [0] * 3, 1), statistics_of(others, [0] * 3, 1)
+    torch.testing.assert_close(one.means, other.means, **EXACT)
+    torch.testing.assert_close(one.covariance(0), other.covariance(0), **EXACT)
+
+
 def test_merging_is_stable_far_from_the_origin() -> None:
     """Means of 1e6 and deviations of one: raw second moments would have lost them."""
     x, y, _ = samples_of(200, 4, 1, 0)
@@ -93,6 +113,33 @@ def test_a_scatter_of_few_samples_never_becomes_a_matrix() -> None:
     torch.testing.assert_close(
         outer.square().sum(), (whole.scatters[0].rows @ whole.scatters[0].rows.mT).square().sum()
     )
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros((3, 2)), [0, 1, 2], "labels run from 0 to 2; expected 0 to 1"),
+        (np.zeros((3, 2)), [0, -1, 1], "labels run from -1 to 1"),
+        (np.zeros((3, 2)), [0, 1], r"x \(3, 2\) and y \(2,\): expected"),
+        (np.zeros(3), [0, 1, 1], r"x \(3,\) and y \(3,\): expected"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(x: Any, y: Any, message: str) -> None:
+    fitting = statistics_of(np.zeros((2, 2)), [0, 1], classes=2)
+    with pytest.raises(ValueError, match=message):
+        statistics_of(x, y, classes=2)
+    with pytest.raises(ValueError, match=message):
+        augment(x, y, geometry_of(fitting), target=3)
+
+
+def test_a_geometry_of_other_features_is_refused() -> None:
+    with pytest.raises(ValueError, match="x has 3 features, the geometry 2"):
+        augment(np.zeros((2, 3)), [0, 1], geometry_of(statistics_of(np.zeros((2, 2)), [0, 1], classes=2)), target=3)
+
+
+def test_the_pool_of_nobody_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one participant"):
+        pooled([])
 
 
 # Uploads.

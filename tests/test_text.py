@@ -165,7 +165,7 @@ def test_text_files_are_encoded_once(
     assert dataset.x.tolist() == [[6, 3, 1], [9, 1, 1], [4, 0, 1]]
     assert dataset.classes == ("fruit", "other")
     assert dataset.y.tolist() == [0, 1, 0]
-    monkeypatch.setattr(Text, "_rows", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(Text, "_encoded", lambda *_: pytest.fail("encoded again"))
     assert source.load(tmp_path).sha256 == dataset.sha256
 
 

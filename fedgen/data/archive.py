@@ -30,21 +30,25 @@ def read_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) 
         return {name: file[name] for name in (*names, *(name for name in optional if name in file))}
 
 
-def read_embeddings(path: Path, names: Sequence[str], what: str, optional: Sequence[str] = ()) -> Arrays:
-    """The named arrays of a file of embeddings that nobody else can make.
+def read_embeddings(
+    folder: Path, name: Path, names: Sequence[str], what: str, optional: Sequence[str] = (), key: str = ""
+) -> Arrays:
+    """The named arrays of a file below the data directory that nobody else can make; key: the setting that names it.
 
     Raises SettingError where it is not there or damaged.
     """
+    path = folder / name
     try:
         return read_arrays(path, names, optional)
     except FileNotFoundError as error:
         raise SettingError(
-            f"runtime.data_dir: {what} are not at {path}; set runtime.data_dir, or the variable FEDGEN_DATA_DIR, to "
-            f"the folder that holds {path.parent.name}/{path.name}"
+            f"{key or 'runtime.data_dir'}: {what} are not at {path}; {f'correct {key}, or ' if key else ''}set "
+            f"runtime.data_dir, or the variable FEDGEN_DATA_DIR, to the folder that holds {name}"
         ) from error
     except DAMAGE as error:
         raise SettingError(
-            f"runtime.data_dir: {path} cannot be read ({error}); expected an .npz file with {', '.join(names)}"
+            f"{key or 'runtime.data_dir'}: {path} cannot be read ({error}); expected an .npz file with "
+            f"{', '.join(names)}"
         ) from error
 
 

@@ -33,7 +33,7 @@ class Banking77:
 
     def load(self, folder: Path) -> Dataset:
         names = ("x_train", "y_train", "x_test", "y_test", "classes")
-        arrays = read_embeddings(folder / FILE, names, "the embeddings of Banking77")
+        arrays = read_embeddings(folder, FILE, names, "the embeddings of Banking77")
         x, test_x = (arrays[name].astype(np.float32) for name in ("x_train", "x_test"))
         y, test_y = (torch.from_numpy(arrays[name].astype(np.int64)) for name in ("y_train", "y_test"))
         return Dataset(

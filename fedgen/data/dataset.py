@@ -86,7 +86,10 @@ class Dataset:
 
 
 class Source(Protocol):
-    """What is registered as a "dataset": a frozen dataclass whose `load` reads, or makes, the data."""
+    """What is registered as a "dataset": a frozen dataclass whose `load` reads, or makes, the data.
+
+    One whose cut belongs to a partition has check_partition(name, parameters), too.
+    """
 
     def load(self, folder: Path) -> Dataset:
         """The data set, from its files under the data directory `folder`."""

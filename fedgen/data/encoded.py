@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,11 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedgen import registry
-from fedgen.data.archive import keep, kept
 from fedgen.data.dataset import Dataset
-from fedgen.errors import SettingError
-from fedgen.mistakes import validated
+from fedgen.data.embeddings import Encoding, Parts, built
 from fedgen.models.model import own_generator, seed_generator
 from fedgen.registry import register
 
@@ -47,10 +40,9 @@ class Encoded:
 
     def load(self, folder: Path) -> Dataset:
         inner: Dataset = self._inner().load(folder)
-        path = folder / "encoded" / f"{self._hash(inner)}.npz"
-        x, test_x = kept(path) or keep(path, self._encoded(inner))
-        factor = 1.0 if self.norm is None else self.norm / float(x.norm(dim=1).mean())
-        return replace(inner, name=f"{inner.name} by {self.encoder}", x=factor * x, test_x=factor * test_x)
+        made, encoding = self._seeded(self._maker), Encoding(self.encoder, self.parameters, self.norm)
+        x, test_x = encoding.embeddings(folder, made, inner.sha256, lambda: self._encoded(made, inner, encoding))
+        return replace(inner, name=f"{inner.name} by {self.encoder}", x=x, test_x=test_x)
 
     def _inner(self) -> Any:
         table = {"name": self.dataset} if isinstance(self.dataset, str) else dict(self.dataset)
@@ -59,30 +51,17 @@ class Encoded:
     def _maker(self) -> Any:
         return built("encoder", "data.dataset.encoder", self.encoder, self.parameters)
 
-    def _hash(self, inner: Dataset) -> str:
-        """Of everything that the embeddings depend on; of a module of the user's own its weights too."""
-        made = self._seeded(self._maker)
-        digest = hashlib.sha256(inner.sha256.encode())
-        digest.update(json.dumps([self.encoder, self.parameters, torch.__version__], sort_keys=True).encode())
-        source = inspect.getsourcefile(type(made))
-        digest.update(Path(source).read_bytes() if source else b"")
-        for name, tensor in made.state_dict().items() if isinstance(made, nn.Module) else ():
-            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:32]
-
-    def _encoded(self, inner: Dataset) -> tuple[Tensor, Tensor]:
-        made = self._seeded(self._maker)
+    @staticmethod
+    def _encoded(made: Any, inner: Dataset, encoding: Encoding) -> Parts:
         module = made if isinstance(made, nn.Module) else made.module(inner.x)
         module.eval()
+
+        def rows(samples: Tensor) -> Tensor:
+            together = torch.cat([module(batch) for batch in samples.split(TOGETHER)])
+            return encoding.checked(together, len(samples), "sample")
+
         with torch.no_grad():
-            parts = [torch.cat([module(batch) for batch in part.split(TOGETHER)]) for part in (inner.x, inner.test_x)]
-        for part, samples in zip(parts, (inner.x, inner.test_x), strict=True):
-            if part.dim() != 2 or len(part) != len(samples) or not part.is_floating_point():
-                raise SettingError(
-                    f"data.dataset.encoder {self.encoder!r} gives {tuple(part.shape)} of {part.dtype} for "
-                    f"{len(samples)} samples; expected one row of numbers a sample, [samples, features]"
-                )
-        return parts[0].float(), parts[1].float()
+            return rows(inner.x), rows(inner.test_x)
 
     @staticmethod
     def _seeded(make: Any) -> Any:
@@ -90,8 +69,3 @@ class Encoded:
         with own_generator():
             seed_generator(0)
             return make()
-
-
-def built(kind: str, key: str, name: str, params: Mapping[str, Any]) -> Any:
-    """The part of that name with its parameters checked; key: of the experiment file, for what is wrong with them."""
-    return registry.build(kind, name, validated(registry.parameters(registry.find(kind, name)), params, name, key))

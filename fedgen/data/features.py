@@ -32,7 +32,9 @@ class Features:
 
     def load(self, folder: Path) -> Dataset:
         path, names = folder / self.path, ("x_train", "y_train", "x_test", "y_test")
-        arrays = read_embeddings(path, names, "features", optional=("domain_train", "domain_test"))
+        arrays = read_embeddings(
+            folder, Path(self.path), names, "features", ("domain_train", "domain_test"), "data.dataset.path"
+        )
         x, test_x = (arrays[name].astype(np.float32) for name in ("x_train", "x_test"))
         if x.ndim != 2 or test_x.ndim != 2 or x.shape[1] != test_x.shape[1]:
             raise SettingError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from fedgen.data.archive import read_embeddings, scaled
 from fedgen.data.dataset import Dataset
+from fedgen.errors import SettingError
 from fedgen.registry import register
 
 FILE = Path("office_caltech10") / "mobilenetv1_pw12.npz"
@@ -29,7 +31,7 @@ class OfficeCaltech10:
     Every domain is shuffled and cut 70 / 30 into training and test by default_rng(seed).  With `beta` that generator
     draws the shares of the partition "domains" of the same beta and seed first, as the published split does.
 
-    Raises SettingError where the file is not there, or damaged.
+    Raises SettingError where the file is not there or damaged, or the partition has another beta or seed.
     Source: B. Gong, Y. Shi, F. Sha, K. Grauman, Geodesic flow kernel for unsupervised domain adaptation, CVPR 2012.
     """
 
@@ -38,9 +40,20 @@ class OfficeCaltech10:
     seed: Annotated[int, Field(ge=0, description="seed of the cut into training and test samples")] = 0
     beta: Annotated[float | None, Field(gt=0, description="label skew that the cut's generator draws first")] = None
 
+    def check_partition(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Raises SettingError where `beta` reproduces the draws of another partition than is asked for."""
+        given = parameters.get("beta"), parameters.get("seed")
+        if self.beta is not None and (name, *given) != ("domains", self.beta, self.seed):
+            raise SettingError(
+                f"data.dataset 'office_caltech10': beta = {self.beta} with seed = {self.seed} is for the partition of "
+                f"the same beta and seed, and data.partition is {name!r} with beta = {given[0]} and seed = {given[1]}; "
+                f'set data.partition = {{ name = "domains", beta = {self.beta}, seed = {self.seed} }}, or leave out '
+                "data.dataset.beta"
+            )
+
     def load(self, folder: Path) -> Dataset:
         names = ("x", "y", "domain", "domains", "classes")
-        arrays = read_embeddings(folder / FILE, names, "the embeddings of Office-Caltech-10")
+        arrays = read_embeddings(folder, FILE, names, "the embeddings of Office-Caltech-10")
         y, domain = arrays["y"].astype(np.int64), arrays["domain"].astype(np.int64)
         domains, classes = (tuple(map(str, arrays[name])) for name in ("domains", "classes"))
         training, test = self._cut(domain, len(domains), len(classes))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import inspect
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedgen.data.archive import keep, kept
 from fedgen.data.dataset import Dataset
-from fedgen.data.encoded import built
+from fedgen.data.embeddings import Encoding, Parts, built
 from fedgen.data.features import numbered
 from fedgen.errors import SettingError
 from fedgen.registry import register
@@ -47,12 +44,14 @@ class Text:
         columns = [self._read(folder / name) for name in (self.train, self.test)]
         (texts, labels), (test_texts, test_labels) = columns
         encoder = built("text_encoder", "data.dataset.encoder", self.encoder, self.parameters)
-        path = folder / "encoded" / f"{self._hash(encoder, texts, test_texts)}.npz"
-        x, test_x = kept(path) or keep(path, (self._rows(encoder, texts), self._rows(encoder, test_texts)))
-        factor = 1.0 if self.norm is None else self.norm / float(x.norm(dim=1).mean())
+        encoding = Encoding(self.encoder, self.parameters, self.norm)
+        content = json.dumps([texts, test_texts])
+        x, test_x = encoding.embeddings(
+            folder, encoder, content, lambda: self._encoded(encoder, encoding, texts, test_texts)
+        )
         classes, (y, test_y) = numbered(np.array(labels), np.array(test_labels))
         name = f"{Path(self.train).stem} by {self.encoder}"
-        return Dataset(name=name, x=factor * x, y=y, test_x=factor * test_x, test_y=test_y, classes=classes)
+        return Dataset(name=name, x=x, y=y, test_x=test_x, test_y=test_y, classes=classes)
 
     def _read(self, path: Path) -> tuple[list[str], list[str]]:
         """The two columns of a file."""
@@ -66,18 +65,11 @@ class Text:
                 f"file with the columns {self.text!r} and {self.label!r}"
             ) from error
 
-    def _hash(self, encoder: Any, *parts: list[str]) -> str:
-        digest = hashlib.sha256(json.dumps([parts, self.encoder, self.parameters, torch.__version__]).encode())
-        source = inspect.getsourcefile(type(encoder))
-        digest.update(Path(source).read_bytes() if source else b"")
-        return digest.hexdigest()[:32]
+    @staticmethod
+    def _encoded(encoder: Any, encoding: Encoding, *parts: list[str]) -> Parts:
+        def rows(texts: list[str]) -> Tensor:
+            return encoding.checked(torch.as_tensor(encoder.encode(texts)), len(texts), "text")
 
-    def _rows(self, encoder: Any, texts: list[str]) -> Tensor:
         with torch.no_grad():
-            rows = torch.as_tensor(encoder.encode(texts))
-        if rows.dim() != 2 or len(rows) != len(texts) or not rows.is_floating_point():
-            raise SettingError(
-                f"data.dataset.encoder {self.encoder!r} gives {tuple(rows.shape)} of {rows.dtype} for {len(texts)} "
-                "texts; expected one row of numbers a text, [texts, features]"
-            )
-        return rows.float()
+            training, test = map(rows, parts)
+        return training, test

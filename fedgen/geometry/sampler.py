@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedgen.geometry.shapes import Geometry
+from fedgen.geometry.statistics import checked_samples
 from fedgen.parameters import canonical
 
 Centre = Literal["sample", "mean"]
@@ -49,6 +50,8 @@ def augment(
     prototypes[D, C, d]: means of the classes in other domains, NaN where there are none; each is the centre of
     `per_prototype` further samples.  seed: of every class and centre; equal seeds make equal samples.
 
+    Raises ValueError where samples, labels, geometry and target do not fit together.
+
     >>> from fedgen.geometry.shapes import geometry_of
     >>> from fedgen.geometry.statistics import statistics_of
     >>> x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
@@ -60,8 +63,11 @@ def augment(
     Source: Y. Ma et al., arXiv 2503.06457 (2025), algorithms 1 and 2; around the pooled mean as M. Luo et al., arXiv
     2106.05001 (2021), sample at the server.
     """
-    x, y = torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y)
     classes, features = geometry.means.shape
+    x, y = checked_samples(x, y, classes)
+    if x.shape[1] != features:
+        raise ValueError(f"x has {x.shape[1]} features, the geometry {features}")
+    x = x.float()
     held = torch.bincount(y, minlength=classes).tolist()
     fill = to_draw(held, geometry, target, centre)
     around = prototypes if prototypes is not None and per_prototype else torch.full((0, classes, features), torch.nan)

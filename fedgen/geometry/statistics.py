@@ -151,8 +151,10 @@ def statistics_of(x: Any, y: Any, classes: int) -> Statistics:
     """The statistics of embeddings x[s, d] with class numbers y[s]; arrays of numpy or torch.
 
     n = |{s: y_s = c}|, mean = sum x / n, scatter = sum (x - mean)(x - mean)^T
+
+    Raises ValueError where x and y do not fit together, or a label is no class.
     """
-    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    x, y = checked_samples(x, y, classes)
     features = x.shape[1]
     counts, means, scatters = [], [], []
     for label in range(classes):
@@ -163,6 +165,18 @@ def statistics_of(x: Any, y: Any, classes: int) -> Statistics:
         # One sample lies on its mean: there is no row to keep.
         scatters.append(Scatter((own - mean)[: len(own) if len(own) > 1 else 0]).folded())
     return Statistics(torch.tensor(counts, dtype=torch.float64), torch.stack(means), tuple(scatters))
+
+
+def checked_samples(x: Any, y: Any, classes: int) -> tuple[Tensor, Tensor]:
+    """(x[s, d], y[s]) as tensors. Raises ValueError where they do not fit together, or a label is no class."""
+    x, y = torch.as_tensor(x), torch.as_tensor(y)
+    if x.dim() != 2 or tuple(y.shape) != (len(x),):
+        raise ValueError(
+            f"x {tuple(x.shape)} and y {tuple(y.shape)}: expected embeddings [samples, features] and a label each"
+        )
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise ValueError(f"labels run from {int(y.min())} to {int(y.max())}; expected 0 to {classes - 1}")
+    return x, y
 
 
 def merge(one: Statistics, other: Statistics) -> Statistics:
@@ -185,5 +199,11 @@ def merge(one: Statistics, other: Statistics) -> Statistics:
 
 
 def pooled(parts: Iterable[Statistics]) -> Statistics:
-    """All of them merged, one after another."""
-    return reduce(merge, parts)
+    """All of them merged, one after another. Raises ValueError where there are none."""
+    left = iter(parts)
+    first = next(left, None)
+    if first is None:
+        raise ValueError(
+            "nobody's statistics are no statistics; give those of at least one participant, who may be empty"
+        )
+    return reduce(merge, left, first)

@@ -77,7 +77,10 @@ class Ggeur(MethodWrapper):
     prototypes: Annotated[int, Field(ge=0, description="samples around each other participant's mean of a class")] = 0
     minimum_count: Annotated[
         int,
-        Field(ge=1, description="fewest samples of a class whose statistics a participant sends; 1 reveals embeddings"),
+        Field(
+            ge=1,
+            description="fewest samples of a class whose statistics a participant sends; 1 and 2 reveal embeddings",
+        ),
     ] = 8
     upload: Annotated[
         Literal["packed", "low_rank", "second_moment"],
