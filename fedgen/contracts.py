@@ -422,6 +422,10 @@ class Pool(Protocol):
         """
         ...
 
+    def fetch(self, handle: Any) -> Any:
+        """What stayed with the workers, here."""
+        ...
+
     def close(self) -> None: ...
 
 

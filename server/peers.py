@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedgen.admission import as_sent
-from fedgen.clients.peer import Merge, MergeReport, PeerReport, merge_peers, observe, train_peers
+from fedgen.clients.peer import Merge, PeerReport, merge_peers, observe, train_peers
 from fedgen.contracts import BlockFailure, Broadcast, View
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
@@ -104,17 +104,18 @@ def send(
     own = broadcast.start.new_empty(len(broadcast.start), layout.size)
     weights = np.ones(len(own))
     results: list[Any] = []
-    seen: list[Part] = []
+    seen = ByPeer(len(own))
     lies: list[tuple[Tensor, Tensor, Tensors]] = []
-    for result in train(session, train_peers, exchange_of(session, broadcast), broadcast, blocks):
+    for result in train(session, train_peers, exchange_of(session, broadcast), broadcast, blocks, keep=1):
         if isinstance(result, BlockFailure):
             results.append(result)
             continue
-        report, models = result
+        report, handle = result
+        models = session.pool.fetch(handle)  # apart from the report, which is held until the round ends
         results.append((report,))
         place_rows(own, report.clients, models.own)
         weights[report.clients.numpy()] = report.weights.numpy()
-        seen.append((report.clients, models.seen))
+        seen.place(report.clients, models.seen)
         if models.sent is not None:
             lies.append((report.clients, models.sent, models.sent_seen or models.seen))
     failed = note_failures(session, blocks, results, fatal) if blocks else 0
@@ -124,36 +125,39 @@ def send(
     place_rows(own[:, :size], idle, broadcast.start[idle])
     if layout.size > size:
         own[idle, size:] = 0 if changed is None else changed[idle]
-    sent, own_seen = own, spread(len(own), seen)
-    sent_seen = own_seen
+    sent, sent_seen = own, seen
     if lies:
-        sent = own.clone()
-        for clients, rows, _ in lies:
+        sent, sent_seen = own.clone(), ByPeer(len(own), seen.tensors)
+        for clients, rows, part in lies:
             place_rows(sent, clients, rows)
-        sent_seen = spread(len(own), [(clients, part) for clients, _, part in lies], own_seen)
+            sent_seen.place(clients, part)
     memory, lying = standing.attack_memory, bool(federation.liars(trained, standing.round).any())
     if federation.attack.omniscient and lying and not federation.lies_to_each(broadcast.phase):
         sent, weights, memory = _corrupt(session, layout, sent, weights, trained)
-        sent_seen = spread(len(own), [(trained, observe(federation, sent[trained]))])
+        sent_seen = ByPeer(len(own))
+        sent_seen.place(trained, observe(federation, sent[trained]))
     unread = {client for report in reports for client in report.rejected}
     silent = sorted(unread | set(idle.tolist()))
-    messages = Messages(sent, np.arange(len(own)), weights, sent_seen)
-    return Sending(own, own_seen, messages, silent, failed, reports, memory)
+    messages = Messages(sent, np.arange(len(own)), weights, sent_seen.tensors)
+    return Sending(own, seen.tensors, messages, silent, failed, reports, memory)
 
 
-Part = tuple[Tensor, Tensors]
-"""Of some peers, by number[k], {name: [k, ...]}."""
+class ByPeer:
+    """{name: [N, ...]}, filled block by block, so that no block's own tensors are held.
 
+    Of peers that no block is about stands what there was before, or blank.
+    """
 
-def spread(peers: int, parts: Iterable[Part], before: Tensors | None = None, blank: float = 0.0) -> Tensors:
-    """{name: [N, ...]}: what parts say, by peer; of the other peers what there was before, or blank."""
-    whole = {name: value.clone() for name, value in (before or {}).items()}
-    for clients, part in parts:
+    def __init__(self, peers: int, before: Tensors | None = None, blank: float = 0.0) -> None:
+        self.peers, self.blank = peers, blank
+        self.tensors = {name: value.clone() for name, value in (before or {}).items()}
+
+    def place(self, clients: Tensor, part: Tensors) -> None:
+        """part {name: [n, ...]} of these clients[n]."""
         for name, value in part.items():
-            if name not in whole:
-                whole[name] = torch.full((peers, *value.shape[1:]), blank, dtype=value.dtype)
-            place_rows(whole[name], clients, value)
-    return whole
+            if name not in self.tensors:
+                self.tensors[name] = torch.full((self.peers, *value.shape[1:]), self.blank, dtype=value.dtype)
+            place_rows(self.tensors[name], clients, value)
 
 
 def _corrupt(
@@ -232,50 +236,42 @@ def merge(
     ]
     before, whole = {"model": own[:, : broadcast.start.shape[1]], **others}, sum(map(len, blocks)) == len(own)
     state = {name: torch.empty_like(value) if whole else value.clone() for name, value in before.items()}
-    told: list[MergeReport] = []
+    memory, own_memory = ByPeer(len(own), standing.rule_memory if mixes else None), dict(standing.rule_memory)
+    diagnostics = ByPeer(len(own), blank=torch.nan)
+    refused: dict[int, tuple[str, int]] = {}
+    alone: list[int] = []
     for result in session.pool.map(merge_peers, items, (common, own, messages.models, *others.values())):
         if isinstance(result, BlockFailure):
             raise FedgenError(f"round {standing.round}: models could not be merged: {result.reason}")
         for name, value in result.state.items():
             place_rows(state[name], result.receivers, value)
-        told.append(replace(result, state={}))
-    memory = dict(standing.rule_memory)
-    if mixes:
-        memory = spread(len(own), [(report.receivers, report.memory) for report in told], memory)
-    diagnostics = [
-        (report.receivers, {name: value.double() for name, value in report.diagnostics.items()}) for report in told
-    ]
-    for report in told:
-        memory |= {} if mixes else report.memory
-        attack_memory = attack_memory | report.attack_memory
+        if mixes:
+            memory.place(result.receivers, result.memory)
+        else:
+            own_memory |= {name: value.clone() for name, value in result.memory.items()}
+        attack_memory = attack_memory | {name: value.clone() for name, value in result.attack_memory.items()}
+        diagnostics.place(result.receivers, {name: value.double() for name, value in result.diagnostics.items()})
+        alone += result.alone
+        for sender, (why, times) in result.refused.items():
+            refused[sender] = refused.get(sender, (why, 0))[0], refused.get(sender, (why, 0))[1] + times
+    _note(session, refused, sorted(alone))
     return Merging(
         state={name: state.get(name, value) for name, value in standing.state.items()},
-        refused=_refused(session, told),
-        alone=_alone(session, told),
-        memory=memory,
+        refused=refused,
+        alone=sorted(alone),
+        memory=memory.tensors if mixes else own_memory,
         attack_memory=attack_memory,
-        diagnostics=spread(len(own), diagnostics, blank=torch.nan),
+        diagnostics=diagnostics.tensors,
     )
 
 
-def _refused(session: Session, told: list[MergeReport]) -> dict[int, tuple[str, int]]:
-    """Sender -> (why it was turned away, by how many receivers)."""
-    refused: dict[int, tuple[str, int]] = {}
-    for report in told:
-        for sender, (why, times) in report.refused.items():
-            first, before = refused.get(sender, (why, 0))
-            refused[sender] = first, before + times
+def _note(session: Session, refused: dict[int, tuple[str, int]], alone: list[int]) -> None:
+    """Log whom receivers turned away, and who heard too little to merge."""
+    journal, round = session.journal, session.standing.round
     for sender, (why, times) in sorted(refused.items()):
-        session.journal.event("rejected", session.standing.round, client=sender, reason=why, receivers=times)
-    return refused
-
-
-def _alone(session: Session, told: list[MergeReport]) -> list[int]:
-    """Receivers of fewer messages than the rule needs."""
-    alone = sorted(receiver for report in told for receiver in report.alone)
+        journal.event("rejected", round, client=sender, reason=why, receivers=times)
     if alone:
-        session.journal.event("alone", session.standing.round, clients=alone, reason="too few messages to merge")
-    return alone
+        journal.event("alone", round, clients=alone, reason="too few messages to merge")
 
 
 def _memory_of(memory: Tensors, receivers: Tensor, mixes: bool) -> Tensors:

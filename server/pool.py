@@ -41,5 +41,8 @@ class SerialPool:
             self._interrupt.check()
             yield task(self._federation, *arguments, *item)
 
+    def fetch(self, handle: Any) -> Any:
+        return handle
+
     def close(self) -> None:
         pass

@@ -174,14 +174,19 @@ class RayPool:
         if not done:
             self._end_stuck(job, refs)
 
+    def fetch(self, handle: Any) -> Any:
+        try:
+            return self._ray.get(handle)
+        except self._ray.exceptions.RayError as error:
+            raise FedgenError(f"what a worker had computed was lost with its machine: {error}") from error
+
     def _handles(self, shared: Sequence[Any]) -> list[Any]:
-        """Tensors go out once: an unchanged one keeps its handle from call to call."""
-        kept = {id(each): self._put[id(each)] for each in shared if id(each) in self._put}
+        """Tensors go out once: an unchanged one keeps its handle from call to call; the others' room is free first."""
+        self._put = {id(each): self._put[id(each)] for each in shared if id(each) in self._put}
         for each in shared:
-            if isinstance(each, Tensor) and id(each) not in kept:
-                kept[id(each)] = each, self._ray.put(each)
-        self._put = kept
-        return [kept[id(each)][1] if isinstance(each, Tensor) else each for each in shared]
+            if isinstance(each, Tensor) and id(each) not in self._put:
+                self._put[id(each)] = each, self._ray.put(each)
+        return [self._put[id(each)][1] if isinstance(each, Tensor) else each for each in shared]
 
     def _send(self, job: _Job, refs: dict[Any, tuple[int, _Seat, list[Any]]]) -> None:
         for depth in range(IN_FLIGHT):
