@@ -225,10 +225,15 @@ class FederationSection(Section):
     training_ticks: tuple[Count, Count] = Field(
         (8, 12), strict=False, description="events: least and most ticks that a peer's training takes, drawn each time"
     )
+    stragglers: float = Field(0.0, ge=0, lt=1, description="events: share of the peers whose training takes longer")
+    slowdown: float = Field(4.0, ge=1, description="events: times as many ticks as the others that stragglers take")
     delay: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = Field(
         (0, 0), strict=False, description="events: least and most ticks that a message is on its way"
     )
     inbox: Share = Field(1.0, description="events: share of its neighbours that a peer waits for before it merges")
+    age_decay: float = Field(
+        0.0, ge=0, description="events: a message that was sent t ticks ago weighs (1 + t)^-age_decay; 0: all alike"
+    )
     loss: float = Field(0.0, ge=0, lt=1, description="probability that a message of gossip is lost")
     churn: float = Field(0.0, ge=0, lt=1, description="probability that a peer of gossip leaves, each round")
     churn_rounds: tuple[int, int] | None = Field(

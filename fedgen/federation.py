@@ -240,6 +240,14 @@ class Federation:
         return torch.from_numpy(keys.argsort(kind="stable")[:count])
 
     @cached_property
+    def stragglers(self) -> Tensor:
+        """bool[N]: whose training takes longer, in gossip in virtual time."""
+        clients = self.experiment.data.clients
+        slow = torch.zeros(clients, dtype=torch.bool)
+        slow[self._drawn("straggler", 0, round(self.experiment.federation.stragglers * clients))] = True
+        return slow
+
+    @cached_property
     def network(self) -> Network:
         """Who hears whom in gossip; only the coordinator asks."""
         return network_of(self.experiment)

@@ -43,7 +43,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     weights = network.mixing.weights(network.graph(tick))
     receivers, places = post.inboxes(tick, _needed(federation, weights, gone), weights)
     letters = post.letters[places]
-    heard = _heard(letters, weights, len(post.messages.senders))
+    heard = _heard(federation, letters, weights, len(post.messages.senders), tick)
     merging = merge(session, broadcast, _blocks(federation, receivers), sending.own, post.messages, heard)
     clock.lap("aggregate")
     # 4. Held-back samples; then the tick counts.
@@ -73,6 +73,8 @@ def _durations(federation: Federation, peers: Array, trained: Array) -> Array:
         clients = torch.from_numpy(peers[those])
         words = federation.streams.words("duration", int(count), clients, 1)[:, 0].astype(np.int64)
         durations[those] = least + words % (most - least + 1)
+    slow = federation.stragglers.numpy()[peers]
+    durations[slow] = np.ceil(durations[slow] * federation.experiment.federation.slowdown)
     return durations
 
 
@@ -129,9 +131,14 @@ def _needed(federation: Federation, weights: Matrix, gone: Array) -> Array:
     return np.where(gone, np.iinfo(np.int64).max, needed)
 
 
-def _heard(letters: Array, weights: Matrix, messages: int) -> Matrix:
-    """csr[N, m]: mixing weights of the letters that are read."""
+def _heard(federation: Federation, letters: Array, weights: Matrix, messages: int, tick: int) -> Matrix:
+    """csr[N, m]: mixing weights of the letters that are read; older ones weigh less where the experiment says so.
+
+    w <- w (1 + t)^-age_decay, t: ticks since a letter was sent.  Source: C. Xie, S. Koyejo, I. Gupta, Asynchronous
+    federated optimization, arXiv 1903.03934 (2019), section 5.2, polynomial.
+    """
     values = entries(weights, letters[:, RECEIVER], letters[:, SENDER])
+    values = values * (1.0 + tick - letters[:, SENT]) ** -federation.experiment.federation.age_decay
     heard = csr_array((values, (letters[:, RECEIVER], letters[:, MESSAGE])), shape=(weights.shape[0], messages))
     heard.sort_indices()
     return heard

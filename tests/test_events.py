@@ -17,6 +17,7 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.server import events
 from fedgen.server.checkpoint import Standing, load_newest
+from fedgen.server.events import _heard
 from fedgen.server.journal import Journal, read_lines
 from fedgen.server.peers import Messages
 from fedgen.server.pool import Interrupt, SerialPool
@@ -57,6 +58,28 @@ def records(result: Result) -> list[dict[str, Any]]:
 
 
 # Paces and inboxes.
+
+
+def test_stragglers_train_less_often(run_in: Callable[..., Result]) -> None:
+    slow_experiment = ticking(federation={**BASE["federation"], "rounds": 120, "stragglers": 0.25, "slowdown": 3.0})
+    result = run_in(slow_experiment)
+    newest = load_newest(result.folder)
+    assert newest is not None
+    trained, slow = newest[0].post["trained"], Federation(slow_experiment).stragglers
+    assert slow.sum() == PEERS // 4
+    assert trained[slow].max() < trained[~slow].min()
+    assert trained[slow].double().mean() == pytest.approx(120 / 30, abs=1)
+
+
+def test_old_letters_weigh_less() -> None:
+    """Of two neighbours, the message of one is three ticks older: (1 + 3)^-1 against 1."""
+    federation = Federation(ticking(federation={**BASE["federation"], "age_decay": 1.0}))
+    weights = federation.network.mixing.weights(federation.network.graph(0))
+    near = federation.network.graph(0).inbox(2)[:2]
+    letters = np.array([[9, 2, near[0], 9, 0], [9, 2, near[1], 6, 1]])
+    heard = _heard(federation, letters, weights, 2, tick=9)
+    assert heard.toarray()[2].tolist() == [1.0, 0.25]
+    assert heard.sum() == 1.25
 
 
 def test_everybody_trains_at_its_own_pace_and_merges_when_all_neighbours_were_heard(
