@@ -2,7 +2,7 @@
 
 python -m benchmarks.gossip [--tiny] [SEED ...] [PART ...]
 
-Parts: topologies, norms, liars, events, loss, churn; speed, memory, beside (gossipy, in the environment of
+Parts: topologies, norms, delta, liars, events, loss, churn; speed, memory, beside (gossipy, in the environment of
 `python -m benchmarks.engines --setup`); example (writes docs/images/gossip-variance.svg);
 curves (MNIST, needs FEDGEN_DATA_DIR; writes docs/images/gossip.svg).
 
