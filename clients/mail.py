@@ -9,8 +9,11 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from fedgen.federation import Federation
 from fedgen.parameters import Array, Tensors
 from fedgen.topology.graph import Matrix
+
+LENGTH = "length"
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,15 @@ class Mail:
             {name: torch.cat([value, seen[name]]) for name, value in self.seen.items()},
             heard,
         )
+
+
+def observe(federation: Federation, models: Tensor) -> Tensors:
+    """{name: [n, ...]}: what is wanted of models[n, d] once, not once for everybody who hears them.
+
+    LENGTH: their Euclidean lengths, rounded up; infinite or NaN where float32 does not hold their squares.  The rest is
+    the rule's.
+    """
+    length = torch.linalg.vector_norm(models, dim=1).double().mul_(1 + 1e-4)
+    if not getattr(federation.rule, "mixes", False):
+        return {LENGTH: length}
+    return {LENGTH: length, **federation.rule.observe(models, federation.method.layout)}  # type: ignore[attr-defined]

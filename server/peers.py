@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fedgen.admission import as_sent
-from fedgen.clients.peer import Merge, PeerReport, merge_peers, observe, train_peers
+from fedgen.clients.mail import observe
+from fedgen.clients.merging import Merge, Refused, merge_peers
+from fedgen.clients.peer import PeerReport, train_peers
 from fedgen.contracts import BlockFailure, Broadcast, View
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
@@ -190,7 +192,7 @@ class Merging:
     """All peers after merging: state {name: [N, ...]}, diagnostics too, NaN where nobody merged; see MergeReport."""
 
     state: Tensors
-    refused: dict[int, tuple[str, int]]
+    refused: Refused
     alone: list[int]
     memory: Tensors
     attack_memory: Tensors
@@ -238,7 +240,7 @@ def merge(
     state = {name: torch.empty_like(value) if whole else value.clone() for name, value in before.items()}
     memory, own_memory = ByPeer(len(own), standing.rule_memory if mixes else None), dict(standing.rule_memory)
     diagnostics = ByPeer(len(own), blank=torch.nan)
-    refused: dict[int, tuple[str, int]] = {}
+    refused: Refused = {}
     alone: list[int] = []
     for result in session.pool.map(merge_peers, items, (common, own, messages.models, *others.values())):
         if isinstance(result, BlockFailure):
@@ -265,7 +267,7 @@ def merge(
     )
 
 
-def _note(session: Session, refused: dict[int, tuple[str, int]], alone: list[int]) -> None:
+def _note(session: Session, refused: Refused, alone: list[int]) -> None:
     """Log whom receivers turned away, and who heard too little to merge."""
     journal, round = session.journal, session.standing.round
     for sender, (why, times) in sorted(refused.items()):

@@ -15,7 +15,8 @@ from torch import Tensor
 from fedgen import Experiment, Result, resume, run
 from fedgen.aggregation.delta_sum import DeltaSum, with_delta
 from fedgen.aggregation.mean import Mean
-from fedgen.clients.peer import Merge, merge_peers, observe
+from fedgen.clients.mail import observe
+from fedgen.clients.merging import Merge, merge_peers
 from fedgen.contracts import Broadcast, Context, Inboxes
 from fedgen.errors import SettingError
 from fedgen.federation import Federation

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedgen import Experiment, Result, registry, resume, run
-from fedgen.clients.peer import Merge, merge_peers, observe
+from fedgen.clients.mail import observe
+from fedgen.clients.merging import Merge, merge_peers
 from fedgen.contracts import Broadcast, Context, Inbox, Update
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedgen import Experiment, Result, registry, resume, run
 from fedgen.clients.lies import Known, lies_to_each
-from fedgen.clients.mail import Mail
-from fedgen.clients.peer import Merge, merge_peers, observe
+from fedgen.clients.mail import Mail, observe
+from fedgen.clients.merging import Merge, merge_peers
 from fedgen.contracts import Context, View
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
