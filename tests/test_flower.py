@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import runpy
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,19 +61,27 @@ LIES: dict[str, tuple[Callable[[Message], Message], str]] = {
 class MemoryGrid(Grid):
     """Hands every message to the app at once; `lie` changes the replies of the first node."""
 
-    def __init__(self, lie: Callable[[Message], Message] = lambda reply: reply, twice: bool = False) -> None:
+    def __init__(
+        self,
+        lie: Callable[[Message], Message] = lambda reply: reply,
+        twice: bool = False,
+        client_app: ClientApp = app,
+        nodes: int = NODES,
+    ) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
-        self.lie, self.twice = lie, twice
-        self.contexts = {
-            node: Context(run_id=0, node_id=node, node_config={}, state=RecordDict(), run_config={})
-            for node in range(1, NODES + 1)
-        }
+        self.lie, self.twice, self.app = lie, twice, client_app
+        self.contexts = {node: self.context(node) for node in range(1, nodes + 1)}
+
+    @staticmethod
+    def context(node: int) -> Context:
+        config: Any = {"partition-id": node - 1}
+        return Context(run_id=0, node_id=node, node_config=config, state=RecordDict(), run_config={})
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         replies = []
         for message in messages:
             node = message.metadata.dst_node_id
-            reply = app(message, self.contexts[node])
+            reply = self.app(message, self.contexts[node])
             liar = node == 1 and message.metadata.message_type == "train"
             replies += [self.lie(reply) if liar else reply] * (2 if liar and self.twice else 1)
         return replies
@@ -84,6 +94,21 @@ class MemoryGrid(Grid):
 
     run = property(unused)
     set_run = create_message = push_messages = pull_messages = unused
+
+
+@pytest.mark.parametrize(("name", "words"), [("flower_app", ["accuracy"]), ("flower_ggeur", ["without", "after"])])
+def test_an_example_learns(
+    name: str, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The apps of examples/NAME.py, every message in memory; each line ends with an accuracy."""
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    monkeypatch.setattr("sys.argv", [str(path)])
+    example = runpy.run_path(str(path))
+    grid = MemoryGrid(client_app=example["client_app"], nodes=example["NODES"])
+    example["server_app"](grid=grid, context=grid.context(1))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == words
+    assert min(float(line.split()[-1]) for line in lines) > 0.8
 
 
 @pytest.fixture(autouse=True)

@@ -397,8 +397,11 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "workers"), [*product(COMPOSED, (1, 2))])
+QUICK = {("flag under ipm", 2), ("trimmed mean under ipm", 2)}
+CASES = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in product(COMPOSED, (1, 2))]
+
+
+@pytest.mark.parametrize(("name", "workers"), CASES)
 def test_workers_have_the_hash_of_none(cluster: None, name: str, workers: int, tmp_path: Path) -> None:
     expected = run(COMPOSED[name](backend="serial"), tmp_path / "serial")
     assert run(COMPOSED[name](backend="ray", workers=workers), tmp_path / "ray").sha256 == expected.sha256
