@@ -92,6 +92,8 @@ class Post:
 
     def forgetting(self, peers: Array) -> Post:
         """After those peers have merged, or taken another model: what they had changed is part of it, or lost."""
+        if not len(peers):
+            return self
         changed = self.changed.clone()
         changed[torch.from_numpy(peers)] = 0
         return replace(self, changed=changed)
