@@ -21,7 +21,18 @@ ROOT = Path(__file__).resolve().parents[1]
         ("kappa", ("flag", "nnm, geometric_median")),
         (
             "gossip",
-            ("ring", "LayerNorm", "corrected | 50%", "trimmed mean, auto", "64", "100 | 3", "fedgen |", "federation"),
+            (
+                "ring",
+                "LayerNorm",
+                "corrected | 50%",
+                "trimmed mean, auto",
+                "64",
+                "100 | 3",
+                "fedgen |",
+                "delta_sum, corrected",
+                "plain",
+                "federation",
+            ),
         ),
     ],
 )
