@@ -191,6 +191,24 @@ def test_sums_of_rows_are_rows_of_the_pool() -> None:
         torch.testing.assert_close(received.within().dense(), expected.within().dense(), **EXACT)
 
 
+@given(partitions, st.sampled_from([0.0, 10.0, 100.0, 1e4]))
+@settings(max_examples=40)
+def test_sums_lose_the_square_of_the_offset_and_merged_statistics_nothing(
+    case: tuple[int, int, int, int, int], offset: float
+) -> None:
+    """Means of so many deviations: 1e-10 holds to some hundred of them in sums, and always where statistics merge."""
+    count, features, classes, clients, seed = case
+    x, y, generator = samples_of(count, features, classes, seed)
+    x, upload = x + offset, Sums(classes, features)
+    owner = generator.integers(0, clients, count)
+    parts = [statistics_of(x[owner == client], y[owner == client], classes) for client in range(clients)]
+    received, merged = upload.decode(torch.stack([upload.encode(part) for part in parts]).sum(0)), pooled(parts)
+    for label in range(classes):
+        expected = direct(x, y, label)[2]
+        assert (received.covariance(label) - expected).abs().max() <= 5e-15 * (100 + offset**2)
+        assert (merged.covariance(label) - expected).abs().max() <= 1e-10
+
+
 def test_a_truncated_upload_keeps_the_variance() -> None:
     x, y, _ = samples_of(400, 30, 2, 0)
     sent = statistics_of(x, y, 2)
