@@ -22,9 +22,12 @@ class ClientStore:
         return {name: held.take(clients.tolist()) for name, held in self._held.items()}
 
     def commit(self, clients: Tensor, state: Tensors) -> None:
-        """The new state[n, ...] of admitted clients."""
+        """The new state[n, ...] of admitted clients, whose memory may become the store's."""
+        held = {page.data_ptr() for pages in self._held.values() for page in pages.pages}
         for name, values in state.items():
-            self._held.setdefault(name, _Pages()).commit(clients.tolist(), values)
+            alone = values.data_ptr() not in held
+            held.add(values.data_ptr())
+            self._held.setdefault(name, _Pages()).commit(clients.tolist(), values if alone else values.clone())
 
     def tensors(self) -> Tensors:
         """For a checkpoint: "<name>" [k, ...] and "<name>#clients" [k], clients in order."""
@@ -47,9 +50,9 @@ class ClientStore:
 
 @dataclass
 class _Pages:
-    """Rows of clients that were first committed together lie together: a block that stays one is copied as one.
+    """Rows of clients that were first committed together lie together: a block that stays one is a page, not copied.
 
-    place: client -> (page, row of it).
+    place: client -> (page, row of it).  Whoever takes a page reads it before the next commit.
     """
 
     pages: list[Tensor] = field(default_factory=list)
@@ -60,7 +63,8 @@ class _Pages:
         if len(by_page) == 1:
             ((page, (positions, rows)),) = by_page.items()
             if len(positions) == len(clients):
-                return self.pages[page].index_select(0, torch.tensor(rows))
+                whole = self._is_page(page, rows)
+                return self.pages[page] if whole else self.pages[page].index_select(0, torch.tensor(rows))
         taken = self.pages[0].new_zeros(len(clients), *self.pages[0].shape[1:])
         for page, (positions, rows) in by_page.items():
             taken[positions] = self.pages[page][rows]
@@ -69,11 +73,17 @@ class _Pages:
     def commit(self, clients: list[int], values: Tensor) -> None:
         for page, (positions, rows) in self._by_page(clients).items():
             theirs = values if len(positions) == len(clients) else values[positions]
-            place_rows(self.pages[page], torch.tensor(rows), theirs)
+            if self._is_page(page, rows) and _owned(theirs):
+                self.pages[page] = theirs
+            else:
+                place_rows(self.pages[page], torch.tensor(rows), theirs)
         new = [position for position, client in enumerate(clients) if client not in self.place]
         if new or not self.pages:
             self.place |= {clients[position]: (len(self.pages), row) for row, position in enumerate(new)}
             self.pages.append(values[new])
+
+    def _is_page(self, page: int, rows: list[int]) -> bool:
+        return rows == list(range(len(self.pages[page])))
 
     def _by_page(self, clients: list[int]) -> dict[int, tuple[list[int], list[int]]]:
         """page -> (positions in clients, rows of the page) of those that hold something."""
@@ -84,3 +94,9 @@ class _Pages:
                 found[page][0].append(position)
                 found[page][1].append(row)
         return found
+
+
+def _owned(values: Tensor) -> bool:
+    """Whether this memory is the tensor's alone and this process's: no part of another, nor a worker's."""
+    memory = values.untyped_storage()
+    return values.is_contiguous() and memory.resizable() and memory.nbytes() == values.nbytes

@@ -105,7 +105,7 @@ def _posted(federation: Federation, post: Post, sending: Sending, ready: Array, 
     due = post.due.copy()
     due[ready] = tick + _durations(federation, ready, trained[ready])
     latest = np.full_like(newest, NONE) if protocol == "push" else newest
-    changed = sending.own[:, sending.own.shape[1] - post.changed.shape[1] :]
+    changed = sending.own[:, sending.own.shape[1] - post.changed.shape[1] :].clone()
     letters_now = np.concatenate([post.letters, *letters])
     return Post(due, trained, latest, letters_now, post.messages + fresh, changed)
 

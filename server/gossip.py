@@ -115,6 +115,8 @@ def conclude(
     standing.rule_memory = merging.memory
     if federation.lies_to_each(broadcast.phase):
         standing.attack_memory = merging.attack_memory
+    session.spare.give(standing.state["model"])
+    session.spare.give(sending.own)
     standing.state, standing.round = state, round + 1
     size_bytes = sending.sent.models.shape[1] * broadcast.expects.dtype.itemsize * messages
     return {

@@ -103,7 +103,7 @@ def send(
     """
     federation, standing = session.federation, session.standing
     layout, size = federation.sent_layout(broadcast.expects), broadcast.start.shape[1]
-    own = broadcast.start.new_empty(len(broadcast.start), layout.size)
+    own = session.spare.empty_like(broadcast.start, layout.size)
     weights = np.ones(len(own))
     results: list[Any] = []
     seen = ByPeer(len(own))
@@ -237,7 +237,10 @@ def merge(
         for receivers in blocks
     ]
     before, whole = {"model": own[:, : broadcast.start.shape[1]], **others}, sum(map(len, blocks)) == len(own)
-    state = {name: torch.empty_like(value) if whole else value.clone() for name, value in before.items()}
+    state = {name: session.spare.empty_like(value) for name, value in before.items()}
+    if not whole:
+        for name, value in before.items():
+            state[name].copy_(value)
     memory, own_memory = ByPeer(len(own), standing.rule_memory if mixes else None), dict(standing.rule_memory)
     diagnostics = ByPeer(len(own), blank=torch.nan)
     refused: Refused = {}

@@ -255,6 +255,7 @@ class _Life:
                     journal.commit(record)
                     self.view.round(record)
                     if standing.round % experiment.runtime.checkpoint_every == 0 or standing.round == rounds:
+                        session.spare.clear()  # a checkpoint packs what clients keep, and wants the room
                         self._save(standing, journal)
         finally:
             pool.close()

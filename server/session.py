@@ -15,6 +15,7 @@ from fedgen.parameters import Tensors
 from fedgen.rows import columns_of
 from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal
+from fedgen.server.spare import Spare
 
 EVALUATION_SAMPLES = 2_048
 """Samples that one task evaluates."""
@@ -32,6 +33,7 @@ class Session:
     standing: Standing
     journal: Journal
     given_up: dict[tuple[int, int], str] = field(default_factory=dict)
+    spare: Spare = field(default_factory=Spare)
 
     @property
     def suspects(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ class Recorded(SerialPool):
     def map(
         self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
     ) -> Iterator[Any]:
-        items = list(items)
+        items, shared = deepcopy((list(items), list(shared)))  # their memory is used again
         results = list(super().map(task, items, shared, keep))
         self.trace.append((task, items, shared, results))
         return iter(results)
