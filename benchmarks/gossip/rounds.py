@@ -13,6 +13,7 @@ from benchmarks.gossip.setting import (
     CORRECTED,
     MERGES,
     PAPER,
+    SUMMED,
     TOPOLOGIES,
     History,
     Tables,
@@ -21,6 +22,8 @@ from benchmarks.gossip.setting import (
     rounded,
 )
 from benchmarks.harness import table
+
+ADDED_UP: dict[str, Tables] = {"delta_sum, corrected": {"aggregation": SUMMED}}
 
 
 def cell(seeds: list[int], *changes: Tables) -> str:
@@ -71,13 +74,13 @@ def norms(seeds: list[int], tiny: bool) -> str:
 
 def events(seeds: list[int], tiny: bool) -> str:
     """Virtual time: 50 peers, 8-regular, 8 to 12 ticks a training, merging when all neighbours were heard; ticks."""
-    longest = {"plain": 8_000, "corrected": 1_500, "same initial model": 1_500}
+    longest = {"plain": 8_000}
     rows = []
-    for merge, changes in MERGES.items():
+    for merge, changes in {**MERGES, **ADDED_UP}.items():
         clock = {
             "clock": "events",
             "topology": TOPOLOGIES["8-regular"],
-            "rounds": 60 if tiny else longest[merge],
+            "rounds": 60 if tiny else longest.get(merge, 1_500),
             **every(merge, 5),
         }
         found = histories(seeds, {"data": {"clients": 50}, "federation": clock}, changes)
@@ -94,10 +97,10 @@ def each_seed(found: list[History], level: float) -> str:
 def loss(seeds: list[int], tiny: bool) -> str:
     """Half of all messages lost, 4-regular; rounds."""
     rows = []
-    for merge in ("corrected", "same initial model"):
-        for share in (0.0, 0.5):
+    for merge, changes in {**MERGES, **ADDED_UP}.items():
+        for share in () if merge == "plain" else (0.0, 0.5):
             lossy = {"loss": share, "rounds": 10 if tiny else 200}
-            found = histories(seeds, {"federation": lossy}, MERGES[merge])
+            found = histories(seeds, {"federation": lossy}, changes)
             rows.append([merge, f"{share:.0%}", *(each_seed(found, level) for level in (0.8, 0.9))])
     return table(("merge", "lost", "80 %: median (each seed)", "90 %: median (each seed)"), rows)
 
@@ -131,20 +134,17 @@ def points(values: list[float]) -> str:
 
 def delta(seeds: list[int], tiny: bool) -> str:
     """Adding up what training changed (delta_sum): to 80 %, 90 %, tenth percentile (last mean accuracy)."""
-    merges: dict[str, list[str]] = {
-        "mean, corrected": ["variance_correction"],
-        "delta_sum": ["delta_sum"],
-        "delta_sum, corrected": ["delta_sum", "variance_correction"],
+    merges: dict[str, Tables] = {
+        "mean, corrected": {"aggregation": CORRECTED},
+        "delta_sum": {"aggregation": {"wrappers": ["delta_sum"]}},
+        **ADDED_UP,
     }
     graphs = [name for name in TOPOLOGIES if name != "ring"][: 1 if tiny else None]
 
     def played(name: str) -> Tables:
         return {"federation": {"topology": TOPOLOGIES[name], "rounds": 10 if tiny else 150}}
 
-    rows = [
-        [merge, *(cell(seeds, played(name), {"aggregation": {"wrappers": wrappers}}) for name in graphs)]
-        for merge, wrappers in merges.items()
-    ]
+    rows = [[merge, *(cell(seeds, played(name), changes) for name in graphs)] for merge, changes in merges.items()]
     return table(("merge", *graphs), rows)
 
 

@@ -22,6 +22,7 @@ History = dict[str, Any]
 
 CORRECTED: dict[str, Any] = {"wrappers": ["variance_correction"]}
 PAPER: dict[str, Any] = {"wrappers": [{"name": "variance_correction", "policy": "paper"}]}
+SUMMED: dict[str, Any] = {"wrappers": ["delta_sum", "variance_correction"]}
 MERGES: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {},
     "corrected": {"aggregation": CORRECTED},
