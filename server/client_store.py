@@ -52,10 +52,11 @@ class ClientStore:
 class _Pages:
     """Rows of clients that were first committed together lie together: a block that stays one is a page, not copied.
 
-    place: client -> (page, row of it).  Whoever takes a page reads it before the next commit.
+    place: client -> (page, row of it).  lent: pages that somebody took, which stay as they are from then on.
     """
 
     pages: list[Tensor] = field(default_factory=list)
+    lent: set[int] = field(default_factory=set)
     place: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def take(self, clients: list[int]) -> Tensor:
@@ -63,8 +64,10 @@ class _Pages:
         if len(by_page) == 1:
             ((page, (positions, rows)),) = by_page.items()
             if len(positions) == len(clients):
-                whole = self._is_page(page, rows)
-                return self.pages[page] if whole else self.pages[page].index_select(0, torch.tensor(rows))
+                if not self._is_page(page, rows):
+                    return self.pages[page].index_select(0, torch.tensor(rows))
+                self.lent.add(page)
+                return self.pages[page]
         taken = self.pages[0].new_zeros(len(clients), *self.pages[0].shape[1:])
         for page, (positions, rows) in by_page.items():
             taken[positions] = self.pages[page][rows]
@@ -76,7 +79,10 @@ class _Pages:
             if self._is_page(page, rows) and _owned(theirs):
                 self.pages[page] = theirs
             else:
+                if page in self.lent:
+                    self.pages[page] = self.pages[page].clone()
                 place_rows(self.pages[page], torch.tensor(rows), theirs)
+            self.lent.discard(page)
         new = [position for position, client in enumerate(clients) if client not in self.place]
         if new or not self.pages:
             self.place |= {clients[position]: (len(self.pages), row) for row, position in enumerate(new)}

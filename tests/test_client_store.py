@@ -29,7 +29,9 @@ def test_the_store_is_a_dictionary_of_clients(cohorts: list[tuple[list[int], str
             "part": {"a": torch.cat([values, values])[: len(cohort)], "b": values.expand(1, -1, -1)[0]},
         }[kind]
         wanted = {name: value.clone() for name, value in state.items()}
+        before = {name: value.clone() for name, value in taken.items()}
         store.commit(clients, state)
+        assert all(torch.equal(taken[name], value) for name, value in before.items())
         for name, value in wanted.items():
             reference[name] |= dict(zip(cohort, value, strict=True))
     everyone = torch.arange(9)

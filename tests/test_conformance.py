@@ -829,8 +829,9 @@ def test_a_data_set_loads_alike_or_says_what_is_missing(
     monkeypatch.setattr("sklearn.datasets.fetch_openml", no_network)
     source = registry.build("dataset", name, {})
     if name != "digits":
-        with pytest.raises(SettingError, match=rf"runtime\.data_dir: .*{re.escape(str(tmp_path))}"):
+        with pytest.raises(SettingError, match=re.escape(str(tmp_path))) as raised:
             source.load(tmp_path)
+        assert "runtime.data_dir" in str(raised.value)
         return
     dataset = source.load(tmp_path)
     assert isinstance(dataset, Dataset)

@@ -79,7 +79,7 @@ def test_mean_and_covariance_of_two_samples_are_the_samples() -> None:
     three, _, _ = samples_of(3, 5, 1, 0)
     mean = three.mean(0)
     basis = torch.linalg.svd(three - mean).Vh[:2]
-    flat, turn = (three - mean) @ basis.mT, torch.tensor([[0.6, -0.8], [0.8, 0.6]]).double()
+    flat, turn = (three - mean) @ basis.mT, torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
     thirds = torch.linalg.svd(flat, full_matrices=False)
     others = mean + (thirds.U @ turn * thirds.S) @ thirds.Vh @ basis
     assert (others - three).abs().max() > 0.1
