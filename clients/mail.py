@@ -66,6 +66,6 @@ def observe(federation: Federation, models: Tensor) -> Tensors:
     the rule's.
     """
     length = torch.linalg.vector_norm(models, dim=1).double().mul_(1 + 1e-4)
-    if not getattr(federation.rule, "mixes", False):
+    if not federation.mixes:
         return {LENGTH: length}
     return {LENGTH: length, **federation.rule.observe(models, federation.method.layout)}  # type: ignore[attr-defined]

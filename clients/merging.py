@@ -99,7 +99,7 @@ def merge_peers(federation: Federation, merge: Merge, own: Tensor, sent: Tensor,
     if federation.lies_to_each("train"):
         peers, attack_memory = _lied_to(federation, merge, peers, memory, attack_memory)
     admitted, refused = _admitted(federation, peers)
-    merged = (_mixed if _mixes(federation) else _each)(federation, merge, peers, admitted, memory)
+    merged = (_mixed if federation.mixes else _each)(federation, merge, peers, admitted, memory)
     size = federation.method.layout.size
     state = {name: tensor.index_select(0, clients) for name, tensor in zip(merge.names, tensors, strict=True)}
     equal = torch.ones(len(clients), dtype=torch.float64)
@@ -121,7 +121,7 @@ def _lied_to(
         layout=merge.layout,
         memory=[_of(client, attack_memory) for client in clients],
         rule_memory=[
-            {name: value[place] for name, value in memory.items()} if _mixes(federation) else _of(client, memory)
+            {name: value[place] for name, value in memory.items()} if federation.mixes else _of(client, memory)
             for place, client in enumerate(clients)
         ],
     )
@@ -179,10 +179,6 @@ def _each(federation: Federation, merge: Merge, peers: Receivers, admitted: Matr
         kept |= _named(receiver, result.memory)
         told.append({**result.diagnostics, **_trust(federation, merge.round, context.clients, result.coefficients)})
     return Merged(merged, alone, kept, _stacked(told))
-
-
-def _mixes(federation: Federation) -> bool:
-    return getattr(federation.rule, "mixes", False)
 
 
 def _named(receiver: int, memory: Tensors) -> Tensors:

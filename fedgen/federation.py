@@ -277,6 +277,11 @@ class Federation:
         common: frozenset[str] = getattr(self.method, "common", frozenset())
         return common
 
+    @property
+    def mixes(self) -> bool:
+        """Whether the rule merges the inboxes of many peers at once."""
+        return getattr(self.rule, "mixes", False)
+
     def sent_layout(self, expects: Layout) -> Layout:
         """Of what peers of a gossip send: what the method expects and, for some rules, what training has changed."""
         return with_delta(expects) if getattr(self.rule, "deltas", False) else expects

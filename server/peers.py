@@ -214,7 +214,7 @@ def merge(
     Raises FedgenError where a block cannot.
     """
     federation, standing = session.federation, session.standing
-    mixes, each = getattr(federation.rule, "mixes", False), federation.lies_to_each(broadcast.phase)
+    mixes, each = federation.mixes, federation.lies_to_each(broadcast.phase)
     own_names = standing.state.keys() - federation.common_state
     others = {name: value for name, value in standing.state.items() if name in own_names - {"model"}}
     common = Merge(
