@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedgen.admission import admit, as_sent, check_update
+from fedgen.admission import as_sent, check_update, judge
 from fedgen.contracts import Block, Broadcast, Update, View
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
@@ -70,8 +70,8 @@ def train_block(
 
     if exchange.summed:
         sent = sent.double()
-    norms = LocalRows(sent, federation.slice_width).norms()
-    admission = admit(norms, weights, federation.norm_limit(exchange.phase)).without(malformed)
+    rows, limits = LocalRows(sent, federation.slice_width), federation.limits(exchange.phase)
+    admission = judge(rows, weights, broadcast.reference, exchange.expects, limits).without(malformed)
 
     def admitted(values: Tensor) -> Tensor:
         return values[admission.mask] if admission.reasons else values
@@ -101,10 +101,18 @@ def train_root(federation: Federation, exchange: Exchange, start: Tensor, *tenso
 
 
 def sent_by(
-    federation: Federation, exchange: Exchange, block: Block, update: Update, reference: Tensor
+    federation: Federation,
+    exchange: Exchange,
+    block: Block,
+    update: Update,
+    reference: Tensor,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Rows and weights as they leave the clients: a row-wise attack acts here, an omniscient one on the whole round, an
-    attack on single inboxes where they are merged."""
+    attack on single inboxes where they are merged.
+
+    start[n, d]: what training began from, where rows are models.
+    """
     attack, liars = federation.attack, federation.liars(block.clients, exchange.round)
     aggregation = federation.experiment.aggregation
     weights = torch.ones_like(update.weights) if aggregation.weights == "equal" else update.weights
@@ -120,6 +128,7 @@ def sent_by(
         rule=federation.rule,
         f=aggregation.f,
         layout=exchange.expects,
+        start=start,
     )
     rows, weights, _ = attack.corrupt(LocalRows(update.rows, federation.slice_width), view)
     return as_sent(rows.collect(), exchange.expects.dtype), weights

@@ -9,11 +9,12 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from fedgen.admission import refused_statistics
 from fedgen.federation import Federation
-from fedgen.parameters import Array, Tensors
+from fedgen.parameters import Array, Layout, Tensors
 from fedgen.topology.graph import Matrix
 
-LENGTH = "length"
+LENGTH, SOUND = "length", "sound"
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,23 @@ class Mail:
 def observe(federation: Federation, models: Tensor) -> Tensors:
     """{name: [n, ...]}: what is wanted of models[n, d] once, not once for everybody who hears them.
 
-    LENGTH: their Euclidean lengths, rounded up; infinite or NaN where float32 does not hold their squares.  The rest is
-    the rule's.
+    LENGTH: their Euclidean lengths without statistics, rounded up; infinite or NaN where float32 does not hold their
+    squares.  SOUND, where there are statistics: bool[n], whether these can be admitted.  The rest is the rule's.
     """
-    length = torch.linalg.vector_norm(models, dim=1).double().mul_(1 + 1e-4)
+    layout = federation.method.layout
+    seen = {LENGTH: _lengths(models, layout).double().mul_(1 + 1e-4)}
+    if layout.statistics:
+        limit, sound = federation.limits("train").statistic, torch.ones(len(models), dtype=torch.bool)
+        sound[list(refused_statistics(models[:, layout.measured], layout.of_statistics, limit))] = False
+        seen[SOUND] = sound
     if not federation.mixes:
-        return {LENGTH: length}
-    return {LENGTH: length, **federation.rule.observe(models, federation.method.layout)}  # type: ignore[attr-defined]
+        return seen
+    return {**seen, **federation.rule.observe(models, layout)}  # type: ignore[attr-defined]
+
+
+def _lengths(models: Tensor, layout: Layout) -> Tensor:
+    if layout.statistics:
+        models = models.clone()
+        models[:, layout.measured] = 0
+    lengths: Tensor = torch.linalg.vector_norm(models, dim=1)
+    return lengths

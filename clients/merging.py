@@ -14,10 +14,11 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from fedgen.admission import WEIGHT_LIMIT, admit
+from fedgen.admission import WEIGHT_LIMIT, judge
+from fedgen.aggregation.statistics import apply_rule
 from fedgen.aggregation.variance_correction import FACTOR
 from fedgen.clients.lies import Known, lies_to_each
-from fedgen.clients.mail import LENGTH, Mail, observe
+from fedgen.clients.mail import LENGTH, SOUND, Mail, observe
 from fedgen.contracts import Aggregation, Context, Inbox, Inboxes
 from fedgen.federation import Federation
 from fedgen.parameters import Array, Layout, Tensors, canonical
@@ -98,7 +99,7 @@ def merge_peers(federation: Federation, merge: Merge, own: Tensor, sent: Tensor,
     peers = Receivers(clients, mine, seen, Mail(sent, merge.senders, merge.weights, merge.seen, heard))
     if federation.lies_to_each("train"):
         peers, attack_memory = _lied_to(federation, merge, peers, memory, attack_memory)
-    admitted, refused = _admitted(federation, peers)
+    admitted, refused = _admitted(federation, merge.layout, peers)
     merged = (_mixed if federation.mixes else _each)(federation, merge, peers, admitted, memory)
     size = federation.method.layout.size
     state = {name: tensor.index_select(0, clients) for name, tensor in zip(merge.names, tensors, strict=True)}
@@ -174,7 +175,7 @@ def _each(federation: Federation, merge: Merge, peers: Receivers, admitted: Matr
             share=float(shares[place]),
         )
         rows = LocalRows(peers.mail.sent.index_select(0, messages).sub_(peers.own[place]), federation.slice_width)
-        result = federation.rule.aggregate(rows, torch.from_numpy(admitted.data[inside]), context)
+        result = apply_rule(federation.rule, rows, torch.from_numpy(admitted.data[inside]), context)
         merged[place].add_(result.aggregate, alpha=context.share)
         kept |= _named(receiver, result.memory)
         told.append({**result.diagnostics, **_trust(federation, merge.round, context.clients, result.coefficients)})
@@ -216,22 +217,25 @@ def _share(federation: Federation, received: Array) -> Array:
     return mixing_of(section.mixing, section.keep).share(received)
 
 
-def _admitted(federation: Federation, peers: Receivers) -> tuple[Matrix, Refused]:
+def _admitted(federation: Federation, layout: Layout, peers: Receivers) -> tuple[Matrix, Refused]:
     """The messages that pass admission, with their weights, and why others do not.
 
     |sent - own| <= |sent| + |own| spares almost every message the way to its own difference.
     """
-    limit, mail = federation.norm_limit("train"), peers.mail
+    limits, mail = federation.limits("train"), peers.mail
     heard, message = mail.heard, mail.heard.indices
     receiver = by_row(heard, np.arange(len(peers.own)))
     weighty = (mail.weights[message] > 0) & (mail.weights[message] <= WEIGHT_LIMIT)
     longest = peers.seen[LENGTH].numpy()[receiver] + mail.seen[LENGTH].numpy()[message]
-    passed = (longest <= limit) & weighty
+    passed = (longest <= limits.norm) & weighty
+    if SOUND in mail.seen:
+        passed &= mail.seen[SOUND].numpy()[message]
     refused: Refused = {}
     for edge in np.flatnonzero(~passed).tolist():
-        difference = mail.sent[int(message[edge])] - peers.own[int(receiver[edge])]
+        own = peers.own[int(receiver[edge])]
+        difference = LocalRows((mail.sent[int(message[edge])] - own)[None])
         weight = torch.from_numpy(mail.weights[message[edge : edge + 1]])
-        admission = admit(LocalRows(difference[None]).norms(), weight, limit)
+        admission = judge(difference, weight, own, layout, limits)
         passed[edge] = bool(admission.mask[0])
         if not passed[edge]:
             sender = int(mail.senders[message[edge]])

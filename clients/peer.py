@@ -49,11 +49,14 @@ def train_peers(federation: Federation, exchange: Exchange, start: Tensor, *rest
     update, block, failed = surviving(federation, broadcast, block)
     exchange = replace(exchange, expects=federation.sent_layout(exchange.expects))
     if exchange.expects.size > update.rows.shape[1]:
-        own = torch.cat([update.rows + block.start, update.rows], dim=1)
+        changed = update.rows[:, federation.method.layout.parameters]
+        own = torch.cat([update.rows + block.start, changed], dim=1)
     else:
         own = update.rows.add_(block.start)
     nothing = torch.zeros(exchange.expects.size)
-    sent, weights = sent_by(federation, exchange, block, replace(update, rows=own), nothing)
+    unchanged = torch.zeros(len(own), own.shape[1] - block.start.shape[1])
+    start = torch.cat([block.start, unchanged], dim=1) if unchanged.numel() else block.start
+    sent, weights = sent_by(federation, exchange, block, replace(update, rows=own), nothing, start)
     sent, weights, malformed = arrived(federation, exchange.expects, exchange.round, block.clients, sent, weights)
     report = PeerReport(
         clients=block.clients,

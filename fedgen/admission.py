@@ -8,12 +8,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgen.contracts import Columns, Update
+from fedgen.aggregation.statistics import decisive, statistics_of
+from fedgen.contracts import Columns, Rows, Update
 from fedgen.errors import FedgenError
 from fedgen.parameters import Layout
 
 WEIGHT_LIMIT = 1e9
 """Largest admitted weight: no client holds more samples."""
+
+
+VARIANCE_SLACK = 1e-6
+"""How far below 0 a variance may lie: rounding leaves what honest clients send there."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """norm: longest admitted row, without its statistics.  statistic: largest admitted statistic; of a variance, its
+    square root."""
+
+    norm: float
+    statistic: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,46 @@ def admit(norms: Tensor, weights: Tensor, norm_limit: float) -> Admission:
         else:
             reasons[row] = f"weight {weights[row]:.3g} is not in 0 .. {WEIGHT_LIMIT:.0e}"
     return Admission(torch.from_numpy(mask), reasons)
+
+
+def judge(rows: Rows, weights: Tensor, reference: Tensor, layout: Layout, limits: Limits) -> Admission:
+    """The admission of rows[n, d], differences from reference[d] or [n, d]: lengths and weights by `admit`, statistics
+    by themselves, as the module would hold them."""
+    admission = admit(decisive(rows, layout).norms(), weights, limits.norm)
+    if not layout.statistics:
+        return admission
+    changes = statistics_of(rows, layout).double()
+    held = reference[..., layout.measured].double()
+    return admission.without(refused_statistics(held + changes, layout.of_statistics, limits.statistic))
+
+
+def refused_statistics(values: Tensor, layout: Layout, limit: float) -> dict[int, str]:
+    """Row -> why values[n, s] are no statistics: not finite, a variance below 0, or beyond the limit.
+
+    >>> layout = Layout({"running_var": (2,)}, statistics=frozenset({"running_var"}))
+    >>> refused_statistics(torch.tensor([[0.0, -1.0], [0.0, 1.0]]), layout, 1e6)
+    {0: 'statistic running_var is -1, below 0'}
+    """
+    reasons: dict[int, str] = {}
+    for name, (columns, _) in layout.columns.items():
+        part, variance = values[:, columns], name in layout.variances
+        if part.shape[1] == 0:
+            continue
+        low, high = part.amin(1), part.amax(1)
+        bound = limit**2 if variance else limit
+        for row in (
+            (~((low >= (-VARIANCE_SLACK if variance else -bound)) & (high <= bound))).nonzero().flatten().tolist()
+        ):
+            least, most = float(low[row]), float(high[row])
+            if not np.isfinite([least, most]).all():
+                reason = "is not finite"
+            elif variance and least < -VARIANCE_SLACK:
+                reason = f"is {least:.3g}, below 0"
+            else:
+                worst = most if most > bound else least
+                reason = f"is {worst:.3g}, beyond {bound:.3g} (aggregation.statistics_limit)"
+            reasons.setdefault(row, f"statistic {name} {reason}")
+    return reasons
 
 
 def _apart(large: float, small: float) -> tuple[str, str]:

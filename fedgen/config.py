@@ -277,6 +277,9 @@ class AggregationSection(Section):
         None, description="weight of an update: the client's number of samples (star), or the same for all (gossip)"
     )
     norm_limit: float = Field(1e6, gt=0, description="longest admitted update, Euclidean length")
+    statistics_limit: float = Field(
+        1e6, gt=0, description="largest admitted running mean, and root of a running variance, as BatchNorm has them"
+    )
     slice: Literal["auto"] | Annotated[int, Field(ge=64, multiple_of=64)] = Field(
         "auto", description="columns of an update that are aggregated together"
     )

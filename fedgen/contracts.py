@@ -257,7 +257,7 @@ class View:
     byzantine bool[n], clients[n], weights[n], reference[d], the rule that is running and the f it withstands (rejected
     rows already deducted), memory as this attack returned it last round; layout of the rows; what the rule remembers
     and trusts; share: see `Context`.  receiver: the one peer that gets these rows, where every neighbour is told
-    something else.
+    something else.  start[n, d]: the models that training began from, where rows are models and not differences.
     """
 
     byzantine: Tensor
@@ -274,6 +274,7 @@ class View:
     root: Tensor | None = None
     share: float = 1.0
     receiver: int | None = None
+    start: Tensor | None = None
 
     @property
     def context(self) -> Context:
@@ -293,7 +294,10 @@ class View:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method, rule or attack is built from besides its own parameters."""
+    """What a method, rule or attack is built from besides its own parameters.
+
+    weights float64[clients]: how much each client counts in the mean of all of them.
+    """
 
     clients: int
     input_shape: tuple[int, ...]
@@ -302,6 +306,7 @@ class Facts:
     trainer: Trainer
     server_optimizer: ServerOptimizer
     streams: Streams
+    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -371,7 +376,8 @@ class Rule(Protocol):
     one that still can (`mixes`), mix(inboxes) -> Mixed, the merged models of many peers at once:
     own + share * (aggregate of the inbox - own), and observe(models[n, d], layout) -> {name: [n, ...]}, what it wants
     to know of every message once; one with `root_samples` > 0 needs context.root, trained on so many samples; one with
-    `deltas` merges rows of gossip that carry, behind the model, what its last training changed.
+    `deltas` merges rows of gossip that carry, behind the model, what its last training changed.  Statistics that a
+    module measures are no business of a rule (see `fedgen.aggregation.statistics`), unless it `merges_statistics`.
     """
 
     @property

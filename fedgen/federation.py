@@ -19,21 +19,26 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fedgen import registry
+from fedgen.admission import Limits
 from fedgen.aggregation.delta_sum import with_delta
 from fedgen.config import Choice, Experiment
 from fedgen.contracts import Attack, Block, Facts, Method, Rule, Samples
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
-from fedgen.models.model import Model, takes_channels_last
+from fedgen.models.model import Model
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import SLICE
 from fedgen.streams import Streams
 from fedgen.topology.network import Network, network_of
 from fedgen.training.choose import choose_engine
 from fedgen.training.trainer import Trainer
+from fedgen.training.trial import measured
 
 BLOCK_BYTES_LEAST, BLOCK_BYTES_MOST = 2 << 20, 64 << 20
 """Memory of a block's rows where the experiment leaves it to us; training holds a few copies of them."""
+
+TRIED = 8
+"""Samples on which a module is tried before the run."""
 
 
 def prepare_process(threads: int) -> None:
@@ -132,6 +137,7 @@ class Federation:
         self.root, self.validation = self._root(experiment)
         held = self.shards if self.root is None else [*self.shards, self.root]
         self.counts = torch.tensor([len(samples) for samples in held])
+        self._check_batches(experiment)
         self._index = pad_sequence(held, batch_first=True, padding_value=len(self.dataset.y))
         self.attack: Attack = registry.build("attack", **_call(experiment.byzantine.attack), facts=self.facts)
         self.byzantine = self._liars(0)
@@ -194,7 +200,9 @@ class Federation:
         training = experiment.training
         model = _model(experiment, self.dataset)
         optimizer = registry.build("optimizer", **_call(training.optimizer))
-        self.engine, self.engine_reason = choose_engine(training.engine, model, self.dataset.x[:2], self.dataset.y[:2])
+        self.engine, self.engine_reason = choose_engine(
+            training.engine, model, self.dataset.x[:TRIED], self.dataset.y[:TRIED]
+        )
         return Facts(
             clients=experiment.data.clients,
             input_shape=self.dataset.input_shape,
@@ -214,7 +222,33 @@ class Federation:
             ),
             server_optimizer=registry.build("server_optimizer", **_call(experiment.federation.server_optimizer)),
             streams=self.streams,
+            weights=self._weights(experiment),
         )
+
+    def _weights(self, experiment: Experiment) -> Tensor:
+        """float64[N]: what each client counts in the mean of all; rules but the mean do not weigh by samples."""
+        aggregation = experiment.aggregation
+        linear = not aggregation.wrappers and getattr(registry.find("rule", aggregation.rule.name), "linear", False)
+        samples = torch.tensor([float(len(shard)) for shard in self.shards], dtype=torch.float64)
+        return samples if experiment.weighs_samples and linear else torch.ones_like(samples)
+
+    def _check_batches(self, experiment: Experiment) -> None:
+        """Raises SettingError where a module that normalises over its batch would get a single sample."""
+        smallest = self.facts.model.smallest_batch
+        name = type(self.facts.model.module).__name__
+        if experiment.training.batch_size < smallest:
+            raise SettingError(
+                f"training.batch_size = {experiment.training.batch_size}: {name} cannot be trained on a single sample, "
+                f"as it normalises over its batch; give at least {smallest}"
+            )
+        short = (self.counts < smallest).nonzero().flatten().tolist()
+        if short:
+            named = ", ".join("the server" if each == len(self.shards) else str(each) for each in short[:10])
+            raise SettingError(
+                f"model.name {name} cannot be trained on a single sample, as it normalises over its batch, and "
+                f"{len(short)} clients hold no more: {named}{', ...' if len(short) > 10 else ''}; lower data.clients, "
+                "choose another data.partition, or normalise with GroupNorm"
+            )
 
     def _check_bound(self, experiment: Experiment) -> None:
         f, cohort = experiment.aggregation.f, experiment.cohort_size
@@ -286,6 +320,11 @@ class Federation:
         """Of what peers of a gossip send: what the method expects and, for some rules, what training has changed."""
         return with_delta(expects) if getattr(self.rule, "deltas", False) else expects
 
+    def exported(self, row: Tensor) -> Tensors:
+        """{name: tensor} of a model's row[d], as `load_state_dict` of its module takes it."""
+        model, layout = self.facts.model, self.method.layout
+        return model.state_dict(row) if layout == model.layout else layout.view(row)
+
     @property
     def slice_width(self) -> int:
         """Columns of an update that are aggregated together."""
@@ -293,9 +332,10 @@ class Federation:
         assert isinstance(width, int)
         return width
 
-    def norm_limit(self, phase: str) -> float:
-        """Longest admitted row: only differences of models, in phase "train", are limited."""
-        return self.experiment.aggregation.norm_limit if phase == "train" else inf
+    def limits(self, phase: str) -> Limits:
+        """Of admitted rows: only differences of models, in phase "train", are limited."""
+        aggregation = self.experiment.aggregation
+        return Limits(aggregation.norm_limit if phase == "train" else inf, aggregation.statistics_limit)
 
     def lies_to_each(self, phase: str) -> bool:
         """Whether every neighbour of a liar is told something else: of models, as what is flooded is one for all."""
@@ -399,11 +439,12 @@ def _model(experiment: Experiment, dataset: Dataset) -> Model:
         return network.module(input_shape, outputs)  # type: ignore[no-any-return]
 
     metrics: Mapping[str, Any] = {name: registry.build("metric", name, {}) for name in choice.metrics}
-    model = Model(make, registry.build("loss", choice.loss, {}), metrics, xavier=choice.init == "xavier")
+    seed = Streams(experiment.experiment.seed).seed_for("initial_model", 0)
+    model = Model(make, registry.build("loss", choice.loss, {}), metrics, xavier=choice.init == "xavier", seed=seed)
     if model.parameters.size == 0:
         raise SettingError(f"model.name {choice.name!r} has no parameters to train")
     _check_measures(experiment, model, dataset)
-    return replace(model, channels_last=takes_channels_last(model, dataset.x[:2]))
+    return measured(model, dataset.x[:TRIED], dataset.y[:TRIED])
 
 
 def _check_measures(experiment: Experiment, model: Model, dataset: Dataset) -> None:

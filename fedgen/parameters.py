@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import accumulate
 from math import prod
@@ -21,22 +21,31 @@ ALIGNMENT_BYTES = 64
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named tensor lies in a flat row of one dtype.
+    """Where each named tensor lies in a flat row of one dtype, and what it is.
+
+    A tensor of a row is a statistic where `statistics` names it: what a module measures of its inputs, such as a
+    running mean.  Any other is a parameter, or something else that is added up like one.  Statistics lie side by side.
+    A tensor of the module that is not in the row is a constant: it is not trained, and not sent.
 
     shapes: name -> shape, in row order.  dtype: of the row.  scale_free: names of tensors that a normalisation follows,
     so that their scale changes nothing.  running: name of a running variance -> name of the running mean it belongs to.
 
-    >>> layout = Layout({"weight": (2, 3), "bias": (2,)})
-    >>> layout.size
-    8
-    >>> {name: tuple(t.shape) for name, t in layout.view(torch.zeros(5, 8)).items()}
-    {'weight': (5, 2, 3), 'bias': (5, 2)}
+    >>> layout = Layout({"weight": (2, 3), "bias": (2,), "mean": (2,)}, statistics=frozenset({"mean"}))
+    >>> layout.size, layout.measured
+    (10, slice(8, 10, None))
+    >>> {name: tuple(t.shape) for name, t in layout.view(torch.zeros(5, 10)).items()}
+    {'weight': (5, 2, 3), 'bias': (5, 2), 'mean': (5, 2)}
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     dtype: torch.dtype = torch.float32
     scale_free: frozenset[str] = frozenset()
     running: Mapping[str, str] = field(default_factory=dict)
+    statistics: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        paired = {*self.running, *self.running.values()}
+        object.__setattr__(self, "statistics", frozenset({*self.statistics, *paired} & self.shapes.keys()))
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -56,8 +65,37 @@ class Layout:
 
     @cached_property
     def weights(self) -> list[str]:
-        """Names of the weights: tensors of two dimensions and more, no biases, no norms' own."""
-        return [name for name, shape in self.shapes.items() if len(shape) > 1]
+        """Names of the weights: parameters of two dimensions and more, no biases, no norms' own."""
+        return [name for name, shape in self.shapes.items() if len(shape) > 1 and name not in self.statistics]
+
+    @cached_property
+    def measured(self) -> slice:
+        """The columns of the statistics; empty, at the end, where there are none."""
+        parts = [part for name, (part, _) in self.columns.items() if name in self.statistics]
+        return slice(parts[0].start, parts[-1].stop) if parts else slice(self.size, self.size)
+
+    @cached_property
+    def parameters(self) -> slice:
+        """The columns before the statistics: those of the parameters, in a row that is a model."""
+        return slice(0, self.measured.start)
+
+    @cached_property
+    def of_statistics(self) -> Layout:
+        """Of the columns of the statistics alone."""
+        return replace(self, shapes={name: shape for name, shape in self.shapes.items() if name in self.statistics})
+
+    @cached_property
+    def variances(self) -> list[str]:
+        """Names of the statistics that no negative number can be."""
+        return [name for name in self.shapes if name in self.statistics and "var" in name.rpartition(".")[2]]
+
+    def extended(self, **shapes: tuple[int, ...]) -> Layout:
+        """Of rows that carry more tensors behind these.
+
+        >>> Layout({"weight": (2, 3)}).extended(control=(6,)).shapes
+        {'weight': (2, 3), 'control': (6,)}
+        """
+        return replace(self, shapes={**self.shapes, **shapes})
 
     def view(self, rows: Tensor) -> Tensors:
         """rows[..., d] -> {name: [..., *shape]}, views of the same memory."""

@@ -32,6 +32,16 @@ def columns_of(size: int, width: int) -> list[Columns]:
     return [slice(first, min(first + width, size)) for first in range(0, max(size, 1), width)]
 
 
+def inside(part: Columns, columns: Columns) -> Columns:
+    """Where columns of a row lie in a slab of it, counted from the slab's first; empty where they do not.
+
+    >>> inside(slice(60, 70), slice(64, 128)), inside(slice(0, 10), slice(64, 128))
+    (slice(0, 6, None), slice(0, 0, None))
+    """
+    first = max(part.start, columns.start) - columns.start
+    return slice(first, max(first, min(part.stop, columns.stop) - columns.start))
+
+
 def apply(functions: Sequence[SlabFunction], slab: Tensor, columns: Columns) -> Tensor:
     """slab[n, c] through every function in turn."""
     for function in functions:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedgen.admission import AsSent, admit
+from fedgen.admission import AsSent, judge
+from fedgen.aggregation.statistics import apply_rule
 from fedgen.clients.cohort import BlockReport, Exchange, train_block, train_root
 from fedgen.contracts import Aggregation, BlockFailure, Broadcast, Inbox, Rows, View
 from fedgen.errors import FedgenError
@@ -115,7 +116,7 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
         rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
     allowed, weighing = max(0, f - len(rejected)), broadcast.reduce != "sum"
     context = replace(view.context, clients=clients, f=allowed)
-    combine = partial(federation.rule.aggregate, rows, weights, context) if weighing else partial(_plain_sum, rows)
+    combine = partial(apply_rule, federation.rule, rows, weights, context) if weighing else partial(_plain_sum, rows)
     inbox = Inbox(clients, weights, rows, combine, allowed)
     return Outcome(inbox, reports, rejected, failed, memory if training else standing.attack_memory)
 
@@ -216,7 +217,8 @@ def _admit_again(
     session: Session, broadcast: Broadcast, rows: Rows, clients: Tensor, weights: Tensor
 ) -> tuple[Tensor, dict[int, str]]:
     """(bool[n]: the rows that pass admission after an omniscient attack; client -> why it does not)."""
-    admission = admit(rows.norms(), weights, session.federation.norm_limit(broadcast.phase))
+    limits = session.federation.limits(broadcast.phase)
+    admission = judge(rows, weights, broadcast.reference, broadcast.expects, limits)
     refused = {int(clients[row]): reason for row, reason in admission.reasons.items()}
     for client, reason in refused.items():
         session.journal.event("rejected", session.standing.round, client=client, reason=reason)

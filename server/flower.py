@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgen.admission import admit
+from fedgen.admission import Limits, judge
 from fedgen.aggregation.call import rule_of
+from fedgen.aggregation.statistics import apply_rule
 from fedgen.contracts import Context
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows
@@ -148,7 +149,7 @@ class RuleStrategy(FedAvg):
         context = Context(
             self.model.row, self.model.layout, clients, allowed, self.memory, server_round, self.streams, own
         )
-        result = self.rule.aggregate(LocalRows(rows), weights, context)
+        result = apply_rule(self.rule, LocalRows(rows), weights, context)
         self.memory = result.memory
         return self.model.moved(result.aggregate), metrics
 
@@ -184,7 +185,7 @@ class RuleStrategy(FedAvg):
             weights.append(weight)
         matrix = torch.stack(rows) if rows else torch.zeros(0, model.layout.size, dtype=model.layout.dtype)
         shares = torch.tensor(weights, dtype=torch.float64)
-        admission = admit(LocalRows(matrix).norms(), shares, self.norm_limit)
+        admission = judge(LocalRows(matrix), shares, model.row, model.layout, Limits(self.norm_limit, inf))
         rejected |= {kept[place].metadata.src_node_id: reason for place, reason in admission.reasons.items()}
         mask = admission.mask
         admitted = [reply for reply, good in zip(kept, mask.tolist(), strict=True) if good]

@@ -135,7 +135,7 @@ def send(
             sent_seen.place(clients, part)
     memory, lying = standing.attack_memory, bool(federation.liars(trained, standing.round).any())
     if federation.attack.omniscient and lying and not federation.lies_to_each(broadcast.phase):
-        sent, weights, memory = _corrupt(session, layout, sent, weights, trained)
+        sent, weights, memory = _corrupt(session, layout, broadcast.start, sent, weights, trained)
         sent_seen = ByPeer(len(own))
         sent_seen.place(trained, observe(federation, sent[trained]))
     unread = {client for report in reports for client in report.rejected}
@@ -163,10 +163,11 @@ class ByPeer:
 
 
 def _corrupt(
-    session: Session, layout: Layout, sent: Tensor, weights: Array, trained: Tensor
+    session: Session, layout: Layout, start: Tensor, sent: Tensor, weights: Array, trained: Tensor
 ) -> tuple[Tensor, Array, Tensors]:
-    """What peers send where liars see all models of the round."""
+    """What peers send where liars see all models of the round; start[N, d]: what training began from."""
     federation, standing = session.federation, session.standing
+    unchanged = torch.zeros(len(trained), layout.size - start.shape[1])
     view = View(
         byzantine=federation.liars(trained, standing.round),
         clients=trained,
@@ -179,6 +180,7 @@ def _corrupt(
         memory=standing.attack_memory,
         layout=layout,
         rule_memory=standing.rule_memory,
+        start=torch.cat([start[trained], unchanged], dim=1),
     )
     rows, theirs, memory = federation.attack.corrupt(LocalRows(sent[trained], federation.slice_width), view)
     lies = sent.index_copy(0, trained, as_sent(rows.collect(), layout.dtype))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgen.admission import admit
+from fedgen.admission import judge
 from fedgen.clients.cohort import arrived
 from fedgen.contracts import View
 from fedgen.federation import Federation
@@ -38,8 +38,9 @@ def pulled(federation: Federation, state: Tensors, round: int) -> Tensors:
     )
     answers, read = _answers(federation, state["model"], torch.from_numpy(np.flatnonzero(there)), asked, round)
     models = state["model"].clone()
-    limit, alike = federation.norm_limit("train"), torch.ones(len(asking), dtype=torch.float64)
-    admitted = read & admit(LocalRows(answers - models[asking]).norms(), alike, limit).mask
+    layout, alike = federation.method.layout, torch.ones(len(asking), dtype=torch.float64)
+    differences = LocalRows(answers - models[asking])
+    admitted = read & judge(differences, alike, models[asking], layout, federation.limits("train")).mask
     models[asking[admitted]] = answers[admitted]
     return {**state, "model": models}
 
@@ -61,6 +62,7 @@ def _answers(federation: Federation, models: Tensor, there: Tensor, asked: Tenso
         rule=federation.rule,
         f=federation.experiment.aggregation.f,
         layout=layout,
+        start=models[there],
     )
     told = federation.attack.corrupt(LocalRows(models[there], federation.slice_width), view)[0].collect()
     rows = told[torch.searchsorted(there, asked)].to(models.dtype)

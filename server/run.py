@@ -319,7 +319,7 @@ class _Life:
             seconds=self._seconds(),
             message=message,
         )
-        model = self.federation.method.layout.view(self.loop.final_model(self.federation, standing.state))
+        model = self.federation.exported(self.loop.final_model(self.federation, standing.state))
         checkpoint.save_tensors(self.folder / parts.MODEL, model, {"sha256": result.sha256})
         run_folder.write_json(self.folder / parts.RESULT, result.to_json())
         report = self._report(standing) if self.federation.experiment.tracking.report else ""

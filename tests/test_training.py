@@ -60,7 +60,9 @@ def block_of(
     return Block(torch.tensor(numbers), torch.zeros(len(counts), 1), held, torch.tensor(counts), {}, 4, Streams(seed))
 
 
-def listed_batches(block: Block, row: int, batch_size: int, epochs: int | None, steps: int | None) -> list[list[int]]:
+def listed_batches(
+    block: Block, row: int, batch_size: int, epochs: int | None, steps: int | None, smallest: int = 1
+) -> list[list[int]]:
     """The sample numbers of every step of one client, as one would write it without arrays."""
     client, count = block.clients[row : row + 1], int(block.counts[row])
     taken: list[list[int]] = []
@@ -68,7 +70,10 @@ def listed_batches(block: Block, row: int, batch_size: int, epochs: int | None, 
     while epoch < epochs if epochs is not None else len(taken) < (steps or 1):
         keys = block.streams.uniform(f"shuffle.{epoch}", block.round, client, count)[0].tolist()
         order = list(range(count)) if count <= batch_size else sorted(range(count), key=lambda sample: keys[sample])
-        taken += [order[first : first + batch_size] for first in range(0, count, batch_size)]
+        cut = [order[first : first + batch_size] for first in range(0, count, batch_size)]
+        if len(cut) > 1 and len(cut[-1]) < smallest:
+            cut[-2:] = [cut[-2] + cut[-1]]
+        taken += cut
         epoch += 1
     return taken if epochs is not None else taken[:steps]
 
@@ -77,16 +82,17 @@ COUNTS = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 LENGTH = st.one_of(st.tuples(st.integers(1, 3), st.none()), st.tuples(st.none(), st.integers(1, 9)))
 
 
-@given(COUNTS, st.integers(1, 10), LENGTH, st.integers(0, 99))
+@given(COUNTS, st.integers(1, 10), LENGTH, st.integers(0, 99), st.integers(1, 3))
 def test_batches_are_those_of_the_plain_list(
-    counts: list[int], batch_size: int, length: tuple[int | None, int | None], seed: int
+    counts: list[int], batch_size: int, length: tuple[int | None, int | None], seed: int, smallest: int
 ) -> None:
+    """A last batch of fewer than `smallest` samples joins the one before it."""
     block = block_of(counts, seed=seed)
-    batches = draw_batches(block, batch_size, *length)
+    batches = draw_batches(block, batch_size, *length, smallest := min(smallest, batch_size))
     assert batches.index.shape[:2] == batches.sizes.shape
     assert ((batches.index >= 0) & (batches.index < max(counts))).all()
     for row in range(len(counts)):
-        expected = listed_batches(block, row, batch_size, *length)
+        expected = listed_batches(block, row, batch_size, *length, smallest)
         steps = zip(batches.index[row], batches.sizes[row], strict=True)
         drawn = [index[:size].tolist() for index, size in steps]
         assert drawn == expected + [[]] * (len(drawn) - len(expected))
@@ -307,13 +313,13 @@ def test_a_kept_optimizer_goes_on_where_it_stopped(engine: str) -> None:
     trainer = Trainer(model, registry.build("engine", engine, {}), Sgd(momentum=0.5), 1, steps=1, keep_optimizer=True)
     train = trainer.train
     first = train(block)
-    assert list(first.optimizer_state) == ["optimizer.momentum"]
-    second = train(replace(block, start=first.rows, client_state=first.optimizer_state))
+    assert list(first.client_state) == ["optimizer.momentum"]
+    second = train(replace(block, start=first.rows, client_state=first.client_state))
     both = replace(trainer, steps=2, keep_optimizer=False).train(block)
     torch.testing.assert_close(second.rows, both.rows)
     forgotten = train(replace(block, start=first.rows))
     assert not torch.allclose(forgotten.rows, both.rows)
-    assert both.optimizer_state == {}
+    assert both.client_state == {}
 
 
 @pytest.mark.parametrize("engine", registry.members("engine"))

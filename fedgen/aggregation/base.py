@@ -25,6 +25,7 @@ class BaseRule(ABC):
     """
 
     linear: ClassVar[bool] = False
+    merges_statistics: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         model, given = parameters(type(self)), vars(self)

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedgen.aggregation.base import RuleWrapper
+from fedgen.aggregation.statistics import apply_rule
 from fedgen.contracts import Aggregation, Context, Inboxes, Mixed, Rows, Rule
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import register
@@ -20,12 +21,12 @@ DELTA = "delta"
 
 
 def with_delta(layout: Layout) -> Layout:
-    """The layout of rows that carry, behind the model, what the last training changed of it.
+    """The layout of rows that carry, behind the model, what the last training changed of its parameters.
 
     >>> with_delta(Layout({"weight": (2, 3)})).shapes
     {'weight': (2, 3), 'delta': (6,)}
     """
-    return replace(layout, shapes={**layout.shapes, DELTA: (layout.size,)})
+    return layout.extended(**{DELTA: (layout.parameters.stop,)})
 
 
 @register("rule_wrapper", "delta_sum")
@@ -38,7 +39,7 @@ class DeltaSum(RuleWrapper):
 
     Averaging makes every step shorter by the number of neighbours; adding up does not.  The sum moves a model by
     scale * (k + 1) times what averaging would: many neighbours, many local steps or a high learning rate want a smaller
-    scale.  Running statistics of a normalisation are merged as models are.  A message is twice as long.  Rows without
+    scale.  Statistics are merged, not summed.  A message is twice as long.  Rows without
     deltas are left to the inner rule.
 
     Source: T. Goethals et al., Delta Sum Learning, arXiv 2512.01549 (2025), who raise the scale over time; here it is
@@ -48,6 +49,7 @@ class DeltaSum(RuleWrapper):
     inner: Rule
     scale: Annotated[float, Field(gt=0, description="part of the sum of all changes that is applied")] = 0.25
     linear: ClassVar[bool] = False
+    merges_statistics: ClassVar[bool] = True
 
     @property
     def deltas(self) -> bool:
@@ -70,7 +72,7 @@ class DeltaSum(RuleWrapper):
         return mixed
 
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
-        inner = self.inner.aggregate(rows, weights, context)
+        inner = apply_rule(self.inner, rows, weights, context)
         if DELTA not in context.layout.shapes or context.share == 0:
             return inner
         own, share = context.reference[None], np.array([context.share])
@@ -83,12 +85,10 @@ class DeltaSum(RuleWrapper):
         if DELTA not in layout.shapes:
             return
         behind = layout.columns[DELTA][0]
-        models, mixed, delta = merged[:, : behind.start], merged[:, behind], own[:, behind]
+        mixed, delta = merged[:, behind], own[:, behind]
         times = np.divide(received, share, out=np.zeros_like(share), where=share > 0)
         # A(D) = D + (mixed - D) / share, and what is wanted is D + received * A(D).
         of_own, of_mixed = (torch.from_numpy(each[:, None]).to(own.dtype) for each in (1 + received - times, times))
         step = (self.scale * (of_own * delta + of_mixed * mixed)).sub_(mixed)
         step[torch.from_numpy(received == 0)] = 0
-        for name in (*layout.running, *layout.running.values()):
-            step[:, layout.columns[name][0]] = 0
-        models.add_(step)
+        merged[:, : step.shape[1]].add_(step)

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedgen.aggregation.base import RuleWrapper
+from fedgen.aggregation.statistics import apply_rule, statistics_of, total_variances
 from fedgen.aggregation.variances import RowMoments, mix_running_variances, rescale, variances
 from fedgen.contracts import Aggregation, Context, Inboxes, Mixed, Rows, Rule
 from fedgen.parameters import Array, Layout, Tensors
@@ -46,6 +47,7 @@ class VarianceCorrection(RuleWrapper):
     tolerance: Annotated[float, Field(ge=0, lt=1, description="auto: change of scale that may stay uncorrected")] = 0.02
     limit: Annotated[float, Field(gt=1, description="auto: largest ratio of target and own variance")] = 4.0
     linear: ClassVar[bool] = False
+    merges_statistics: ClassVar[bool] = True
 
     @property
     def mixes(self) -> bool:
@@ -71,7 +73,7 @@ class VarianceCorrection(RuleWrapper):
         return Mixed(mixed.models, memory, {**mixed.diagnostics, **_tensors(told)})
 
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
-        inner = self.inner.aggregate(rows, weights, context)
+        inner = apply_rule(self.inner, rows, weights, context)
         if context.share == 0:
             return inner
         reference, layout = context.reference[None], context.layout
@@ -80,9 +82,11 @@ class VarianceCorrection(RuleWrapper):
         memory = {name: value[None] for name, value in context.memory.items() if name == DRIFT}
         told = self._correct(model, own, self._target(received[None], own), _drift(memory, own), layout)
         if self.policy == "auto" and layout.running:
-            sent = rows.collect() + context.reference
-            even = np.full((1, len(sent)), 1 / len(sent))
-            mix_running_variances(model, reference, sent, even, np.array([context.share]), layout)
+            own_statistics = context.reference[layout.measured]
+            sent = statistics_of(rows, layout) + own_statistics
+            total_variances(
+                model[0, layout.measured], own_statistics, sent, inner.coefficients, context.share, layout.of_statistics
+            )
         first = {name: torch.from_numpy(value[0]) for name, value in told.items()}
         return replace(
             inner,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedgen.contracts import Columns, Rows
 from fedgen.parameters import Array, Layout
+from fedgen.rows import inside
 
 
 def variances(models: Tensor, layout: Layout) -> Array:
@@ -46,7 +47,7 @@ class RowMoments:
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
         """slab[n, c] -> float64[n, 2 t]."""
         values = slab.double() + self.reference[columns].double()
-        parts = [_inside(self.layout.columns[name][0], columns) for name in self.layout.weights]
+        parts = [inside(self.layout.columns[name][0], columns) for name in self.layout.weights]
         sums = [values[:, part].sum(1) for part in parts]
         squares = [values[:, part].square().sum(1) for part in parts]
         return torch.stack([*sums, *squares], dim=1) if parts else values[:, :0]
@@ -58,12 +59,6 @@ class RowMoments:
         moments = parts.reshape(len(parts), parts.shape[1] // max(1, 2 * len(sizes)), 2, len(sizes)).sum(1) / sizes
         measured: Array = np.maximum(moments[:, 1] - moments[:, 0] ** 2, 0)
         return measured
-
-
-def _inside(part: slice, columns: Columns) -> slice:
-    """The part of the columns, counted from their first."""
-    first = max(part.start, columns.start) - columns.start
-    return slice(first, max(first, min(part.stop, columns.stop) - columns.start))
 
 
 def mix_running_variances(mixed: Tensor, own: Tensor, sent: Tensor, weights: Any, share: Array, layout: Layout) -> None:

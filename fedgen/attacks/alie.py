@@ -63,7 +63,7 @@ class ALittleIsEnough(BaseAttack):
             return rows, view.weights, view.memory
         deviation = Deviation(honest)
         lie = Along(honest, 1.0, self._strength(rows, view, deviation), deviation)
-        return rows.map(Replace(view.byzantine, lie)), view.weights, view.memory
+        return rows.map(Replace.of(view, lie)), view.weights, view.memory
 
     def _strength(self, rows: Rows, view: View, deviation: Deviation) -> float:
         if self.optimize:

@@ -71,7 +71,7 @@ class Backdoor(BaseAttack):
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         if self.boost == 1:
             return rows, view.weights, view.memory
-        return rows.map(Distort(view.byzantine, Scaled(self.boost))), view.weights, view.memory
+        return rows.map(Distort.of(view, Scaled(self.boost))), view.weights, view.memory
 
     def triggered(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(x, y) of the samples of other classes, with the trigger and labelled as the liars want them to be."""

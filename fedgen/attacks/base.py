@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from fedgen.aggregation.mean import Mean
 from fedgen.contracts import Block, Columns, Rows, Rule, SlabFunction, View
 from fedgen.parameters import Layout, Tensors
-from fedgen.rows import LocalRows
+from fedgen.rows import LocalRows, inside
 from fedgen.streams import Streams
 
 
@@ -77,27 +77,42 @@ def carrier(slab: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Replace:
-    """slab -> the slab with the Byzantine rows replaced by those of lie(slab), which may be [n, c] or [1, c]."""
+    """slab -> the slab with the Byzantine rows replaced by those of lie(slab), which may be [n, c] or [1, c].
+
+    spared: columns that are sent as they are.  The published attacks are of gradients: statistics that a module
+    measures are not among them.
+    """
 
     byzantine: Tensor
     lie: SlabFunction
+    spared: Columns = field(default_factory=lambda: slice(0, 0))
+
+    @classmethod
+    def of(cls, view: View, lie: SlabFunction) -> Self:
+        """What an attack on the parameters does to the rows of this view."""
+        return cls(view.byzantine, lie, view.layout.measured)
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
         honest = carrier(slab)
-        return torch.where(self.byzantine[:, None], self.lie(wide(slab), columns).to(honest.dtype), honest)
+        sent = torch.where(self.byzantine[:, None], self.lie(wide(slab), columns).to(honest.dtype), honest)
+        return self._kept(sent, honest, columns)
+
+    def _kept(self, sent: Tensor, honest: Tensor, columns: Columns) -> Tensor:
+        here = inside(self.spared, columns)
+        if here.start < here.stop:
+            sent[:, here] = honest[:, here]
+        return sent
 
 
 @dataclass(frozen=True)
-class Distort:
+class Distort(Replace):
     """slab -> the slab with the k Byzantine rows replaced by lie(those rows), which may be [k, c] or [1, c]."""
 
-    byzantine: Tensor
-    lie: SlabFunction
-
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
-        sent = carrier(slab).clone()
+        honest = carrier(slab)
+        sent = honest.clone()
         sent[self.byzantine] = self.lie(wide(slab[self.byzantine]), columns).to(sent.dtype)
-        return sent
+        return self._kept(sent, honest, columns)
 
 
 @dataclass(frozen=True)

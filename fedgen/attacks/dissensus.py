@@ -39,7 +39,7 @@ class Dissensus(BaseAttack):
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         shares = view.weights.where(~view.byzantine, 0) / view.weights[view.byzantine].sum()
-        return rows.map(Replace(view.byzantine, Against(self.epsilon * shares))), view.weights, view.memory
+        return rows.map(Replace.of(view, Against(self.epsilon * shares))), view.weights, view.memory
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Dropped(BaseAttack):
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         lie = Drop(Draws.of(view, "dropped"), self.share)
-        return rows.map(Distort(view.byzantine, lie)), view.weights, view.memory
+        return rows.map(Distort.of(view, lie)), view.weights, view.memory
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedgen.aggregation.base import squared_distances
 from fedgen.aggregation.krum import by_score
+from fedgen.aggregation.statistics import decisive
 from fedgen.attacks.base import BaseAttack, Draws, Replace
 from fedgen.attacks.gram import Along, Geometry, Sign, honest_mean
 from fedgen.contracts import Columns, Rows, View
@@ -47,8 +48,8 @@ class FangKrum(BaseAttack):
         if not honest.any():
             return rows, view.weights, view.memory
         sign = Sign(honest)
-        size = self._size(Geometry.of(rows, honest, sign), rows.size)
-        return rows.map(Replace(view.byzantine, Along(honest, 0.0, -size, sign))), view.weights, view.memory
+        size = self._size(Geometry.of(decisive(rows, view.layout), honest, sign), rows.size)
+        return rows.map(Replace.of(view, Along(honest, 0.0, -size, sign))), view.weights, view.memory
 
     def _size(self, geometry: Geometry, d: int) -> float:
         """lambda."""
@@ -98,7 +99,7 @@ class FangTrimmedMean(BaseAttack):
         if not honest.any():
             return rows, view.weights, view.memory
         lie = Beyond(view.byzantine, self.b, Draws.of(view, "fang_trimmed_mean"))
-        return rows.map(Replace(view.byzantine, lie)), view.weights, view.memory
+        return rows.map(Replace.of(view, lie)), view.weights, view.memory
 
 
 @dataclass(frozen=True)

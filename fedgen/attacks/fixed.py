@@ -32,7 +32,7 @@ class Constant(BaseAttack):
     value: Annotated[float, Field(allow_inf_nan=False, description="the number")] = 1.0
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
-        return rows.map(Distort(view.byzantine, Fill(self.value))), view.weights, view.memory
+        return rows.map(Distort.of(view, Fill(self.value))), view.weights, view.memory
 
 
 @register("attack", "zeros")
@@ -50,7 +50,7 @@ class Zeros(BaseAttack):
     """
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
-        return rows.map(Distort(view.byzantine, Fill(0.0))), view.weights, view.memory
+        return rows.map(Distort.of(view, Fill(0.0))), view.weights, view.memory
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ class FreeRider(BaseAttack):
     remember together as the attack's memory; in their first round the difference is 0.  Only the coordinator keeps an
     attack's memory, so free riders act on the whole round, of which they look at nothing.
 
+    In gossip, where models are sent, a free rider sends the model that its training would have begun from, which holds
+    what the others achieved: g_i <- start_i + noise.
+
     >>> FreeRider()([[1.0, 2.0], [3.0, 4.0]], liars=[1])
     tensor([[1., 2.],
             [0., 0.]])
@@ -45,20 +48,23 @@ class FreeRider(BaseAttack):
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         known, now = view.memory.get(REFERENCE, view.reference), view.reference
-        step = now - known if self.update == "last" else torch.zeros_like(now)
+        if view.start is not None:
+            step = view.start[view.byzantine]
+        else:
+            step = now - known if self.update == "last" else torch.zeros_like(now)
         noise = self.noise * (view.round + 1) ** -self.decay
         lie = Pretence(step, noise, Draws.of(view, "free_rider"))
-        return rows.map(Distort(view.byzantine, lie)), view.weights, {REFERENCE: now}
+        return rows.map(Distort.of(view, lie)), view.weights, {REFERENCE: now}
 
 
 @dataclass(frozen=True)
 class Pretence:
-    """slab[k, c] -> step[c] + noise * N(0, 1)."""
+    """slab[k, c] -> step[c] or [k, c] + noise * N(0, 1)."""
 
     step: Tensor
     noise: float
     draws: Draws
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
-        same = self.step[columns][None].to(slab.dtype)
+        same = self.step[..., columns].expand(slab.shape).to(slab.dtype)
         return same + self.noise * self.draws.normal(columns) if self.noise else same

@@ -45,4 +45,4 @@ class InnerProductManipulation(BaseAttack):
         if not honest.any():
             return rows, view.weights, view.memory
         epsilon = strongest(rows, view, lambda factor: (-factor, 0.0)) if self.optimize else self.epsilon
-        return rows.map(Replace(view.byzantine, Along(honest, -epsilon, 0.0))), view.weights, view.memory
+        return rows.map(Replace.of(view, Along(honest, -epsilon, 0.0))), view.weights, view.memory

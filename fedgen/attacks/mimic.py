@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedgen.aggregation.statistics import decisive
 from fedgen.attacks.base import BaseAttack, Replace
 from fedgen.attacks.gram import Geometry
 from fedgen.contracts import Columns, Rows, View
@@ -49,9 +50,9 @@ class Mimic(BaseAttack):
             return rows, view.weights, view.memory
         place = self._wanted(view, honest)
         if place is None:
-            place = farthest(rows, honest)
+            place = farthest(decisive(rows, view.layout), honest)
         memory = {VICTIM: view.clients[place].reshape(1)}
-        return rows.map(Replace(view.byzantine, Copy(place))), view.weights, memory
+        return rows.map(Replace.of(view, Copy(place))), view.weights, memory
 
     def _wanted(self, view: View, honest: Tensor) -> int | None:
         """The place of the client that is to be copied, where it is there."""

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedgen.aggregation.statistics import decisive
 from fedgen.attacks.base import BaseAttack, Replace
 from fedgen.attacks.gram import Along, Deviation, Geometry, Sign
 from fedgen.contracts import Rows, SlabFunction, View
@@ -42,9 +43,9 @@ class Bounded(BaseAttack):
             return rows, view.weights, view.memory
         statistics: dict[str, SlabFunction | None] = {"unit": None, "std": Deviation(honest), "sign": Sign(honest)}
         statistic = statistics[self.perturbation]
-        along, across = self._lie(Geometry.of(rows, honest, statistic), statistic is None)
+        along, across = self._lie(Geometry.of(decisive(rows, view.layout), honest, statistic), statistic is None)
         lie = Along(honest, along, across, statistic)
-        return rows.map(Replace(view.byzantine, lie)), view.weights, view.memory
+        return rows.map(Replace.of(view, lie)), view.weights, view.memory
 
     def _lie(self, geometry: Geometry, unit: bool) -> tuple[float, float]:
         """(along, across): what of the mean and of the statistic row is sent."""

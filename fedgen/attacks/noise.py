@@ -33,7 +33,7 @@ class Gaussian(BaseAttack):
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         lie = GaussianNoise(Draws.of(view, "gaussian"), self.scale)
-        return rows.map(Distort(view.byzantine, lie)), view.weights, view.memory
+        return rows.map(Distort.of(view, lie)), view.weights, view.memory
 
 
 @register("attack", "uniform")
@@ -63,7 +63,7 @@ class Uniform(BaseAttack):
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         lie = UniformNoise(Draws.of(view, "uniform"), self.low, self.high)
-        return rows.map(Distort(view.byzantine, lie)), view.weights, view.memory
+        return rows.map(Distort.of(view, lie)), view.weights, view.memory
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from math import exp, log, sqrt
 import numpy as np
 import torch
 
+from fedgen.aggregation.statistics import decisive
 from fedgen.attacks.base import Replace
 from fedgen.attacks.gram import Along, Geometry
 from fedgen.contracts import Rows, SlabFunction, View
@@ -27,7 +28,7 @@ def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None =
     A rule that decides from inner products is asked on n x n numbers, after one pass over the rows; any other
     aggregates the mapped rows for every candidate.
     """
-    honest = ~view.byzantine
+    honest, rows = ~view.byzantine, decisive(rows, view.layout)
     rule, context = view.rule, view.context
     if len(honest) < rule.minimum(view.f):
         return 1.0  # the round will be skipped
@@ -46,7 +47,7 @@ def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None =
         centre = rows.map(Along(honest, 1.0, 0.0)).collect()[0].double()
 
         def moved(strength: float) -> float:
-            sent = rows.map(Replace(view.byzantine, Along(honest, *lie(strength), statistic)))
+            sent = rows.map(Replace.of(view, Along(honest, *lie(strength), statistic)))
             aggregate = rule.aggregate(sent, view.weights, context).aggregate
             return float((aggregate.double() - centre).square().sum())
 

@@ -31,7 +31,7 @@ class SignFlip(BaseAttack):
     scale: Annotated[float, Field(gt=0, description="factor of the flipped update")] = 1.0
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
-        return rows.map(Distort(view.byzantine, Scaled(-self.scale))), view.weights, view.memory
+        return rows.map(Distort.of(view, Scaled(-self.scale))), view.weights, view.memory
 
 
 @register("attack", "scaling")
@@ -51,4 +51,4 @@ class Scaling(BaseAttack):
     scale: Annotated[float, Field(gt=0, description="factor of the update")] = 30.0
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
-        return rows.map(Distort(view.byzantine, Scaled(self.scale))), view.weights, view.memory
+        return rows.map(Distort.of(view, Scaled(self.scale))), view.weights, view.memory

@@ -22,7 +22,7 @@ class WorkerMomentum(MethodWrapper):
 
     m_i <- beta * m_i + (1 - beta) * g_i, kept as client state "worker_momentum"; the client sends m_i
 
-    Columns of a row that are no model, such as SCAFFOLD's controls, are sent as they are.
+    Statistics, and columns of a row that are no model, such as SCAFFOLD's controls, are sent as they are.
 
     Source: S. P. Karimireddy, L. He, M. Jaggi, Learning from history for Byzantine robust optimization, arXiv
     2012.10333 (2021), algorithm 1.
@@ -34,7 +34,7 @@ class WorkerMomentum(MethodWrapper):
         update = self.inner.client_update(broadcast, block)
         if broadcast.phase != "train":
             return update
-        moved, rest = update.rows.tensor_split([block.start.shape[1]], dim=1)
+        moved, rest = update.rows.tensor_split([self.layout.parameters.stop], dim=1)
         mean = self.beta * block.stored(STATE, moved) + (1 - self.beta) * moved
         state = {**update.client_state, STATE: mean}
         return replace(update, rows=torch.cat([mean, rest], dim=1), client_state=state)

@@ -10,9 +10,10 @@ import torch
 from fedgen.contracts import Block, Broadcast, Inbox, Update
 from fedgen.errors import SettingError
 from fedgen.methods.sgd import LocalSgd
-from fedgen.parameters import Layout, Tensors
+from fedgen.parameters import Tensors
 from fedgen.registry import register
 from fedgen.training.optimizers import Sgd
+from fedgen.training.server_optimizers import stepped
 
 CONTROL = "control"
 
@@ -23,13 +24,14 @@ class Scaffold(LocalSgd):
     """Local SGD whose every gradient is corrected by the difference of two control variates.
 
     w <- w - lr (g_i(w) - c_i + c);  c_i+ = c_i - c + (w_start - w_end) / (K lr);  row = [w_end - w_start | c_i+ - c_i]
-    c <- c + |S| / N * aggregate of the second half
+    c <- c + sum of p_i over S * aggregate of the second half, so that c = sum of p_i c_i over all clients, for the mean
 
-    K: steps of the client in this round, S: clients admitted, N: all clients.  c is state "control", c_i client state.
+    K: steps of the client in this round, S: clients admitted, p_i: the weight of client i over that of all clients
+    (facts.weights).  c is state "control", c_i client state.  A client that was never admitted has c_i = 0.
 
     Raises SettingError for an optimiser other than plain SGD, for which (w_start - w_end) / (K lr) is no gradient.
     Source: S. P. Karimireddy et al., arXiv 1910.06378 (2020), algorithm 1 with option II.  There all clients weigh the
-    same; here the experiment's weights and rule apply to both halves of the row.
+    same, p_i = 1 / N; here the experiment's weights and rule apply to both halves of the row.
     """
 
     modes: ClassVar[frozenset[str]] = frozenset({"star"})
@@ -45,7 +47,7 @@ class Scaffold(LocalSgd):
         return {**super().initial_state(replica), CONTROL: torch.zeros(self.facts.model.parameters.size)}
 
     def broadcast(self, state: Tensors, round: int) -> Broadcast:
-        expects = Layout({"model": (self.layout.size,), CONTROL: state[CONTROL].shape[-1:]})
+        expects = self.layout.extended(**{CONTROL: state[CONTROL].shape[-1:]})
         return Broadcast(state["model"], expects, {CONTROL: state[CONTROL]})
 
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
@@ -55,12 +57,16 @@ class Scaffold(LocalSgd):
         trained = trainer.train(block, control=correction)
         moved = trained.rows.sub_(block.start)
         lr = trainer.schedule.factor(block.round) * trainer.optimizer.lr
-        change = -common - moved[:, : len(common)] / (lr * trained.steps.clamp_min(1))[:, None]
-        state = {**trained.optimizer_state, CONTROL: own + change}
+        if lr == 0:  # nothing moved, and nothing is known of the gradients
+            change = torch.zeros_like(own)
+        else:
+            change = -common - moved[:, : len(common)] / (lr * trained.steps.clamp_min(1))[:, None]
+        state = {**trained.client_state, CONTROL: own + change}
         return Update(torch.cat([moved, change], 1), block.counts.double(), state, {"train_loss": trained.losses})
 
     def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
         update, change = inbox.aggregate.tensor_split([self.layout.size], dim=-1)
-        model, changed = self.facts.server_optimizer.step(state["model"], update, state)
-        share = len(inbox.clients) / self.facts.clients
-        return {**state, **changed, "model": model, CONTROL: state[CONTROL] + share * change}
+        weights = self.facts.weights
+        share = float(weights[inbox.clients].sum() / weights.sum())
+        stepping = stepped(self.facts.server_optimizer, state, update, self.layout)
+        return {**stepping, CONTROL: state[CONTROL] + share * change}

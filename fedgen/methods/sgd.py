@@ -10,6 +10,7 @@ from torch import Tensor
 from fedgen.contracts import Block, Broadcast, Facts, Inbox, Update
 from fedgen.parameters import Layout, Tensors
 from fedgen.registry import register
+from fedgen.training.server_optimizers import opened, stepped
 
 
 @register("method", "sgd")
@@ -33,7 +34,7 @@ class LocalSgd:
 
     def initial_state(self, replica: int) -> Tensors:
         model = self.facts.model.initial(self.facts.streams, replica)
-        return {"model": model, **self.facts.server_optimizer.state(model)}
+        return opened(self.facts.server_optimizer, model, self.layout)
 
     def broadcast(self, state: Tensors, round: int) -> Broadcast:
         return Broadcast(state["model"], self.layout)
@@ -41,11 +42,10 @@ class LocalSgd:
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
         trained = self.facts.trainer.train(block)
         metrics = {"train_loss": trained.losses}
-        return Update(trained.rows.sub_(block.start), block.counts.double(), trained.optimizer_state, metrics)
+        return Update(trained.rows.sub_(block.start), block.counts.double(), trained.client_state, metrics)
 
     def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
-        model, changed = self.facts.server_optimizer.step(state["model"], inbox.aggregate, state)
-        return {**state, **changed, "model": model}
+        return stepped(self.facts.server_optimizer, state, inbox.aggregate, self.layout)
 
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
         return self.facts.model.evaluate(state["model"], x, y)

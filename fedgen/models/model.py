@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedgen.models.spectral import derived
 from fedgen.parameters import Layout, Tensors
 from fedgen.streams import Streams
 
@@ -24,7 +25,8 @@ class Model:
 
     make() -> a fresh module, initialised from torch's generator; loss and metrics give one number a sample;
     channels_last: images reach the module in torch's memory format of that name.  xavier: first parameters are drawn by
-    Xavier's law instead.
+    Xavier's law instead.  seed: from which replica 0 is initialised; its constants are everybody's.  kept: names of
+    the constants that training changes, which stay with whoever trains.  smallest_batch: fewest samples of a step.
     """
 
     make: Callable[[], nn.Module]
@@ -32,6 +34,9 @@ class Model:
     metrics: Mapping[str, PerSample]
     channels_last: bool = False
     xavier: bool = False
+    seed: int = 0
+    kept: tuple[str, ...] = ()
+    smallest_batch: int = 1
 
     @cached_property
     def module(self) -> nn.Module:
@@ -44,22 +49,31 @@ class Model:
         return self.fresh()
 
     def fresh(self) -> nn.Module:
-        """A module of its own; torch's generator is left as it was."""
+        """A module of its own, as replica 0 is initialised; torch's generator is left as it was."""
         with own_generator():
+            seed_generator(self.seed)
             return self.make()
 
     @cached_property
     def parameters(self) -> Layout:
         """Of what gradients train: the first columns of a row."""
-        trained = {name: each for name, each in self.module.named_parameters() if each.requires_grad}
-        return Layout({name: tuple(parameter.shape) for name, parameter in trained.items()})
+        return Layout({name: tuple(parameter.shape) for name, parameter in trained_of(self.module).items()})
 
     @cached_property
     def layout(self) -> Layout:
-        """Of a row: trained parameters, then frozen ones and floating-point buffers (running statistics)."""
-        rest = {name: tuple(tensor.shape) for name, tensor in held_by(self.module).items()}
-        shapes = {**self.parameters.shapes, **rest}
-        return Layout(shapes, scale_free=scale_free(self.module), running=running_statistics(shapes))
+        """Of a row: trained parameters, then the statistics that the module measures."""
+        statistics = {name: tuple(buffer.shape) for name, buffer in measured_by(self.module).items()}
+        return Layout(
+            {**self.parameters.shapes, **statistics},
+            scale_free=scale_free(self.module),
+            running=running_statistics(statistics),
+            statistics=frozenset(statistics),
+        )
+
+    @cached_property
+    def first_kept(self) -> Tensors:
+        """{name: tensor}: what replica 0 begins with of the constants that training changes."""
+        return {name: self.module.get_buffer(name).clone() for name in self.kept}
 
     def initial(self, streams: Streams, replica: int) -> Tensor:
         """row[d] as torch, or Xavier's law, initialises the module, from a seed of this experiment and replica."""
@@ -72,11 +86,33 @@ class Model:
 
     def row_of(self, module: nn.Module) -> Tensor:
         """row[d] of what a module holds."""
-        return self.layout.flatten(held_by(module))
+        return self.layout.flatten(travelling(module))
+
+    def state_dict(self, row: Tensor) -> Tensors:
+        """What `state_dict()` of the module holds with the tensors of row[d], so that `load_state_dict` takes it."""
+        module, values = self.fresh(), self.layout.view(row)
+        vectors = derived(module, values)
+        held = {**travelling(module), **{name: module.get_buffer(name) for name in vectors}}
+        for name, value in {**values, **vectors}.items():
+            held[name].copy_(value)
+        return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
     def forward(self, tensors: Tensors, x: Tensor) -> Tensor:
-        """Outputs of the module with these parameters."""
-        return functional_call(self.module, tensors, (x,))  # type: ignore[no-any-return]
+        """Outputs of the module with these tensors; those that are missing are its own, which stay as they are."""
+        kept = {name: value.clone() for name, value in self.first_kept.items()}
+        try:
+            return functional_call(self.module, {**kept, **tensors}, (x,))  # type: ignore[no-any-return]
+        finally:
+            for held, name, tensor in self._shared:
+                held[name] = tensor
+
+    @cached_property
+    def _shared(self) -> list[tuple[dict[str, Tensor | None], str, Tensor | None]]:
+        """Where a module that stands at two places holds its tensors: torch's functional_call leaves others there."""
+        every = list(self.module.named_modules(remove_duplicate=False))
+        twice = {part for _, part in every if sum(part is other for _, other in every) > 1}
+        homes = [home for part in twice for home in (part._parameters, part._buffers)]
+        return [(home, name, tensor) for home in homes for name, tensor in home.items()]
 
     def arranged(self, x: Tensor) -> Tensor:
         """x[s, ...] in the memory format that the module computes with; the same numbers."""
@@ -89,18 +125,16 @@ class Model:
 
     def evaluate(self, rows: Tensor, x: Tensor, y: Tensor) -> Tensors:
         """Mean loss and metrics of rows[..., d] over x[s, ...], y[s]: {name: float64[...]}."""
-        self.module.eval()
-        try:
+        with torch.no_grad(), own_generator(), evaluating(self.module):
             x = self.arranged(x)
-            with torch.no_grad():
-                each = [self._measure(row, x, y) for row in rows.reshape(-1, self.layout.size)]
-        finally:
-            self.module.train()
+            each = [self._measure(row, x, y) for row in rows.reshape(-1, self.layout.size)]
         lead = rows.shape[:-1]
         return {name: torch.stack([one[name] for one in each]).reshape(lead) for name in each[0]}
 
     def _measure(self, row: Tensor, x: Tensor, y: Tensor) -> Tensors:
-        outputs = self.forward(self.layout.view(row), x)
+        tensors = self.layout.view(row)
+        seed_generator(self.seed)  # for a module that draws in evaluation too
+        outputs = self.forward({**tensors, **derived(self.module, tensors)}, x)
         measures = {**self.metrics, "loss": self.loss}
         return {name: measure(outputs, y).double().mean() for name, measure in measures.items()}
 
@@ -137,10 +171,11 @@ def scale_free(module: nn.Module) -> frozenset[str]:
     return frozenset(named)
 
 
-def running_statistics(names: Iterable[str]) -> dict[str, str]:
-    """Name of a running variance -> name of the running mean beside it, among the names of a row's tensors."""
+def running_statistics(names: Collection[str]) -> dict[str, str]:
+    """Name of a running variance -> name of the running mean beside it, among the names of a row's statistics."""
     variances = [name for name in names if name.rpartition(".")[2] == "running_var"]
-    return {name: name.removesuffix("running_var") + "running_mean" for name in variances}
+    pairs = {name: name.removesuffix("running_var") + "running_mean" for name in variances}
+    return {variance: mean for variance, mean in pairs.items() if mean in names}
 
 
 def takes_channels_last(model: Model, x: Tensor) -> bool:
@@ -167,8 +202,34 @@ def seed_generator(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-def held_by(module: nn.Module) -> Tensors:
-    """What a row holds of a module: parameters and floating-point buffers, by name."""
-    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    buffers = {name: buffer for name, buffer in module.named_buffers() if buffer.is_floating_point()}
-    return {**parameters, **buffers}
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode; then every part of it in the mode in which it was."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def trained_of(module: nn.Module) -> Tensors:
+    """The parameters that gradients train, by name; a tensor that is used twice has one name."""
+    return {name: each.detach() for name, each in module.named_parameters() if each.requires_grad}
+
+
+def measured_by(module: nn.Module) -> Tensors:
+    """The statistics that a module measures of its inputs, by name: floating-point buffers called running_..., and
+    those that a part of it lists in an attribute `statistics`."""
+    named = set()
+    for path, part in module.named_modules():
+        own = [name for name in part._buffers if name.startswith("running_")]
+        named |= {".".join(filter(None, (path, name))) for name in (*own, *getattr(part, "statistics", ()))}
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in named}
+    return {name: buffer for name, buffer in buffers.items() if buffer.is_floating_point()}
+
+
+def travelling(module: nn.Module) -> Tensors:
+    """What a row holds of a module, by name: its trained parameters and its statistics."""
+    return {**trained_of(module), **measured_by(module)}

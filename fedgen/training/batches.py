@@ -30,26 +30,29 @@ class Batches:
         return torch.from_numpy((self.sizes > 0).sum(1))
 
 
-def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int | None) -> Batches:
+def draw_batches(block: Block, batch_size: int, epochs: int | None, steps: int | None, smallest: int = 1) -> Batches:
     """Shuffled epochs cut into batches, the last of an epoch short; `steps` walks through as many epochs as it needs.
 
-    A client whose samples fit into one batch takes them in their own order.
+    A client whose samples fit into one batch takes them in their own order.  A last batch of fewer than `smallest`
+    samples joins the one before it.
 
     epochs or steps: exactly one is given.
     """
     counts = block.counts.numpy()
     if counts.max() <= batch_size:
         return _whole(counts, block.longest, epochs or steps or 1)
-    per_epoch = -(-counts // batch_size)
+    joins = (counts > batch_size) & (counts % batch_size > 0) & (counts % batch_size < smallest)
+    per_epoch = -(-counts // batch_size) - joins
     length = per_epoch * epochs if epochs is not None else np.full_like(per_epoch, steps or 1)
     passes = int((-(-length // per_epoch)).max())
     order = np.concatenate([_shuffled(block, epoch, batch_size) for epoch in range(passes)], axis=1)
 
     step = np.arange(length.max())
     epoch, within = np.divmod(step, per_epoch[:, None])
-    sizes = np.minimum(counts[:, None] - within * batch_size, batch_size)
+    left = counts[:, None] - within * batch_size
+    sizes = np.where(joins[:, None] & (within == per_epoch[:, None] - 1), left, np.minimum(left, batch_size))
     sizes[step >= length[:, None]] = 0
-    position = within[..., None] * batch_size + np.arange(min(batch_size, counts.max()))
+    position = within[..., None] * batch_size + np.arange(sizes.max())
     samples = block.longest
     flat = np.minimum(epoch, passes - 1)[..., None] * samples + np.minimum(position, samples - 1)
     return Batches(np.take_along_axis(order, flat.reshape(len(flat), -1), axis=1).reshape(flat.shape), sizes)

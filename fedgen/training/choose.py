@@ -2,61 +2,86 @@
 
 from __future__ import annotations
 
-import torch
+import warnings
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor
 
 from fedgen.errors import SettingError
 from fedgen.models.model import Model
-from fedgen.training.stacked import stacking_fails
-from fedgen.training.vmap import per_client
+from fedgen.training import stacked, vmap
+from fedgen.training.trial import drawing, lockstep_fails
 
 LOCKSTEP_SIZE = 100_000
 """Parameters up to which lockstep beats one client after another: beyond, a block leaves the cache."""
 
+Trial = Callable[[Model, Tensor, Tensor], str]
+
 
 def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str, str]:
-    """(engine, why it is not a faster one, where that is so), by model and size alone.
+    """(engine, why it is not a faster one, where that is so), by trial and by size.
 
     x[s, ...], y[s]: a few samples, on which the faster engines are tried.
 
     Raises SettingError where the experiment asks for an engine that cannot train the model.
     """
-    fails = {"stacked": stacking_fails, "vmap": _lockstep_fails}.get(setting)
-    if fails is not None and (reason := fails(model, x, y)):
+    draws = _draws(model, x, y)
+    tried: dict[str, Trial] = {"stacked": _stacked_fails, "vmap": partial(_vmap_fails, draws)}
+    fails = tried.get(setting)
+    if fails is not None and (reason := _alone(model) or fails(model, x, y)):
         raise SettingError(f"training.engine {setting!r} cannot train this model ({reason}); use 'auto'")
     if setting != "auto":
         return setting, ""
-    name = type(model.module).__name__
-    if model.layout.size > model.parameters.size:
-        return "sequential", f"{name} has running statistics or frozen parameters, and is trained client by client"
+    name = f"{type(model.module).__name__} is trained client by client"
+    if reason := _alone(model):
+        return "sequential", f"{name}: {reason}"
     if model.layout.size > LOCKSTEP_SIZE:
         return "sequential", ""
-    if not stacking_fails(model, x, y):
+    if not _stacked_fails(model, x, y):
         return "stacked", ""
-    if _draws(model):
-        return "sequential", f"{name} draws random numbers, and is trained client by client"
-    reason = _vmap_fails(model, x, y)
-    if reason:
-        return "sequential", f"{name} is trained client by client, vmap cannot take it: {reason}"
+    if reason := _vmap_fails(draws, model, x, y):
+        return "sequential", f"{name}: {reason}"
     return "vmap", ""
 
 
-def _lockstep_fails(model: Model, x: Tensor, y: Tensor) -> str:
-    if model.layout.size > model.parameters.size:
-        return "running statistics or frozen parameters"
-    return "it draws random numbers" if _draws(model) else _vmap_fails(model, x, y)
+def _alone(model: Model) -> str:
+    """Why clients cannot be trained in lockstep, whatever the engine; "" where they can."""
+    if model.layout.statistics:
+        return "it has running statistics"
+    return f"training changes its {model.kept[0]!r}" if model.kept else ""
 
 
-def _draws(model: Model) -> bool:
-    return any(isinstance(part, torch.nn.modules.dropout._DropoutNd) for part in model.module.modules())
-
-
-def _vmap_fails(model: Model, x: Tensor, y: Tensor) -> str:
-    row, taken = model.row_of(model.module), torch.ones(2, len(y), dtype=torch.bool)
+def _stacked_fails(model: Model, x: Tensor, y: Tensor) -> str:
+    """Known layers may have options that their stacked form does not know, and be put together in ways it does not
+    see."""
     try:
-        for common, rows in ((True, row), (False, row.expand(2, -1).contiguous())):
-            gradient = per_client(model.masked_loss, common)
-            gradient(model.layout.view(rows), x.expand(2, *x.shape), y.expand(2, *y.shape), taken)
+        return lockstep_fails(model, x, y, stacked.network_of(model).gradients_of)
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return ""
+        return _line(error)
+
+
+def _draws(model: Model, x: Tensor, y: Tensor) -> bool:
+    try:
+        return drawing(model, x, y)
+    except SettingError:
+        raise
+    except Exception:  # a module that fails says so where it is trained
+        return False
+
+
+def _vmap_fails(draws: bool, model: Model, x: Tensor, y: Tensor) -> str:
+    if draws:
+        return "it draws random numbers, which torch.func would draw for the whole block"
+    try:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            reason = lockstep_fails(model, x, y, vmap.gradients_of(model))
+    except Exception as error:
+        return f"vmap cannot take it: {_line(error)}"
+    slow = any("batching rule" in str(each.message) for each in told)
+    return reason or ("vmap would take it client by client, and slower" if slow else "")
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -44,12 +44,10 @@ def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
     """All steps of all clients; those with fewer steps leave the stack early.
 
     Raises SettingError for a module with running statistics, which the padding of short batches would enter, or with
-    frozen parameters.
+    other tensors that training changes.
     """
-    if task.model.layout.size > task.model.parameters.size:
-        raise SettingError(
-            "training.engine: a module with running statistics or frozen parameters needs 'sequential' or 'reference'"
-        )
+    if task.model.layout.statistics or task.buffers:
+        raise SettingError("training.engine: a module that training changes needs 'sequential' or 'reference'")
     order = _longest_first(task.batches.sizes)
     common = task.start.stride(0) == 0 or len(task.start) == 1
     start = task.start if common else _ordered(task.start, order)

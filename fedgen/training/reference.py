@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedgen.models.model import Model, held_by, own_generator
+from fedgen.models.model import Model, own_generator, travelling
 from fedgen.parameters import Tensors
 from fedgen.registry import register
 from fedgen.training.trainer import Task, Trained
@@ -24,17 +24,20 @@ class Reference:
     def train(self, task: Task) -> Trained:
         with own_generator():
             clients = [_train_one(task, client) for client in range(len(task.start))]
-        rows, losses, states = zip(*clients, strict=True)
+        rows, losses, states, buffers = zip(*clients, strict=True)
         merged = {name: torch.stack([state[name] for state in states]) for name in task.optimizer_state}
-        return Trained(torch.stack(rows), torch.stack(losses), merged, task.batches.steps)
+        held = {name: torch.stack([each[name] for each in buffers]) for name in task.buffers}
+        return Trained(torch.stack(rows), torch.stack(losses), merged, task.batches.steps, held)
 
 
-def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
+def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors, Tensors]:
     module, layout, adjustment = task.model.fresh(), task.model.parameters, task.adjustment
     parameters = {name: each for name, each in module.named_parameters() if each.requires_grad}
     anchors = task.model.layout.view(task.start[client])
-    for name, held in held_by(module).items():
+    for name, held in travelling(module).items():
         held.copy_(anchors[name])
+    for name, value in task.buffers.items():
+        module.get_buffer(name).copy_(value[client])
     optimizer = task.optimizer.reference(list(parameters.values()))
     for name, torch_name in task.optimizer.reference_names.items():
         for key, value in _split(task, task.optimizer_state[name][client]).items():
@@ -59,7 +62,8 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors]:
 
     row = task.model.row_of(module)
     state = {name: _joined(task, optimizer, parameters, name) for name in task.optimizer_state}
-    return row, total / max(seen, 1), state
+    buffers = {name: module.get_buffer(name).clone() for name in task.buffers}
+    return row, total / max(seen, 1), state, buffers
 
 
 def _split(task: Task, value: Tensor) -> Tensors:

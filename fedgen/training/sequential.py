@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedgen.models.model import Model, own_generator
+from fedgen.parameters import Tensors
 from fedgen.registry import register
 from fedgen.training.trainer import Task, Trained
 
@@ -23,20 +24,25 @@ class Sequential:
     def train(self, task: Task) -> Trained:
         rows = task.start.clone(memory_format=torch.contiguous_format)
         state = {name: value.clone() for name, value in task.optimizer_state.items()}
+        buffers = {name: value.clone(memory_format=torch.contiguous_format) for name, value in task.buffers.items()}
         gradient = torch.zeros(1, task.model.parameters.size)
         with own_generator():
-            losses = [_train_one(task, client, rows, gradient, state) for client in range(len(rows))]
-        return Trained(rows, torch.stack(losses), state, task.batches.steps)
+            losses = [_train_one(task, client, rows, gradient, state, buffers) for client in range(len(rows))]
+        return Trained(rows, torch.stack(losses), state, task.batches.steps, buffers)
 
 
-def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: dict[str, Tensor]) -> Tensor:
+def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: Tensors, buffers: Tensors) -> Tensor:
     """One client's steps, in place in rows[client]; returns its mean loss."""
     module, here, trained = task.model.scratch, slice(client, client + 1), task.model.parameters.size
     values, slopes = task.model.layout.view(rows[client]), task.model.parameters.view(gradient[0])
     for name, parameter in module.named_parameters():
-        parameter.data, parameter.grad = values[name], slopes.get(name)
+        if name in slopes:
+            parameter.data, parameter.grad = values[name], slopes[name]
     for name, buffer in module.named_buffers():
-        buffer.data = values[name] if name in values else task.model.module.get_buffer(name).clone()
+        if name in buffers:
+            buffer.data = buffers[name][client]
+        else:
+            buffer.data = values[name] if name in values else task.model.module.get_buffer(name).clone()
     row, start = rows[here, :trained], task.start[here, :trained]
     state = {name: value[here] for name, value in states.items()}
     control = None if task.adjustment.control is None else task.adjustment.control[here]
@@ -53,4 +59,6 @@ def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: 
         task.adjustment.apply(gradient, row, start, control)
         task.optimizer.step(row, gradient, state)
         total, seen = total + each.detach().sum(), seen + size
+    for name, value in buffers.items():
+        value[client] = module.get_buffer(name)  # a module may have put another tensor in its place
     return total / max(seen, 1)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedgen.parameters import Tensors
+from fedgen.parameters import Layout, Tensors
 from fedgen.registry import register
 
 Rate = Annotated[float, Field(gt=0, description="server learning rate")]
@@ -23,7 +23,7 @@ PREFIX = "server_optimizer."
 
 
 class ServerOptimizer(Protocol):
-    """What is registered as a "server_optimizer"."""
+    """What is registered as a "server_optimizer"; d columns of parameters, without statistics."""
 
     def state(self, model: Tensor) -> Tensors:
         """Fresh state for model[..., d], under names that begin with "server_optimizer."."""
@@ -32,6 +32,26 @@ class ServerOptimizer(Protocol):
     def step(self, model: Tensor, update: Tensor, state: Tensors) -> tuple[Tensor, Tensors]:
         """(model, state) after one update[..., d]; nothing is changed in place."""
         ...
+
+
+def opened(optimizer: ServerOptimizer, model: Tensor, layout: Layout) -> Tensors:
+    """The holder's state before the first update: "model"[..., d] of that layout, and the optimiser's."""
+    return {"model": model, **optimizer.state(model[..., layout.parameters])}
+
+
+def stepped(optimizer: ServerOptimizer, state: Tensors, update: Tensor, layout: Layout) -> Tensors:
+    """The holder's state after one aggregated update[..., d]: the optimiser steps the parameters.
+
+    Statistics are what their aggregate says, whatever the optimiser: model <- model + update, variances from 0 on, as
+    rounding may leave them below.
+    """
+    model, trained, measured = state["model"], layout.parameters, layout.measured
+    moved, changed = optimizer.step(model[..., trained], update[..., trained], state)
+    if layout.statistics:
+        moved = torch.cat([moved, model[..., measured] + update[..., measured]], dim=-1)
+        for name in layout.variances:
+            moved[..., layout.columns[name][0]].clamp_(min=0)
+    return {**state, **changed, "model": moved}
 
 
 @register("server_optimizer", "sgd")

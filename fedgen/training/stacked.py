@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgen.errors import SettingError
-from fedgen.models.model import Model, own_generator, seed_generator
+from fedgen.models.model import Model
 from fedgen.registry import register
 from fedgen.training.layers import LAYERS, Arrays, Draws, Dropout, Layer
 from fedgen.training.lockstep import Step, in_lockstep
@@ -104,31 +104,3 @@ def _layer(module: nn.Module, prefix: str) -> Layer:
             f"{', '.join(sorted(each.__name__ for each in LAYERS))}; use engine 'vmap' or 'sequential'"
         )
     return LAYERS[type(module)](module, prefix)
-
-
-def stacking_fails(model: Model, x: Tensor, y: Tensor) -> str:
-    """Why the stacked form of a model is not the model; "" where its gradients on x[s, ...], y[s] are autograd's.
-
-    Known layers may have options that their stacked form does not know, and be put together in ways it does not see.
-    """
-    row = model.row_of(model.module)[None].requires_grad_()
-    generator = torch.Generator().manual_seed(0)
-    step = Step(
-        rows=row.detach().clone(),
-        gradients=torch.empty(row.shape),
-        x=x[None],
-        y=y[None],
-        sizes=np.array([len(y)]),
-        common=False,
-        generators=[generator],
-    )
-    try:
-        with own_generator():
-            seed_generator(0)
-            loss = model.masked_loss(model.layout.view(row[0]), x, y, torch.ones(len(y)))
-        (expected,) = torch.autograd.grad(loss, row)
-        network_of(model).gradients_of(step)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    close = torch.allclose(step.gradients, expected, rtol=1e-3, atol=1e-5)
-    return "" if close else "its layers do more than their stacked forms know"

@@ -19,13 +19,17 @@ from fedgen.training.schedules import Constant, Schedule
 KEPT = "optimizer."
 """Begins the names under which an optimiser's state is client state."""
 
+BUFFER, BUFFERS = "buffer.", "buffers"
+"""Begins the names under which constants that training changes are client state; 1 at clients that hold them."""
+
 
 @dataclass(frozen=True)
 class Task:
     """What an engine computes: n clients' steps from their start rows; nothing in it is changed.
 
     start[n, d], samples of the n clients; optimizer_state {name: [n, p] or [n, 1]} of the p trained columns; seeds
-    int64[n]: of what a module draws by itself (dropout), one a client.
+    int64[n]: of what a module draws by itself (dropout), one a client.  buffers {name: [n, ...]}: the constants that
+    training changes, as each client holds them.
     """
 
     model: Model
@@ -36,6 +40,7 @@ class Task:
     optimizer_state: Tensors
     adjustment: Adjustment = field(default_factory=Adjustment)
     seeds: Tensor | None = None
+    buffers: Tensors = field(default_factory=dict)
 
     def seed(self, client: int) -> None:
         """Begin the client's own random numbers; engines call it in `own_generator`."""
@@ -46,15 +51,18 @@ class Task:
 @dataclass(frozen=True)
 class Trained:
     """rows[n, d], losses[n] (mean over the samples seen, each before its step), optimizer_state {name: [n, ...]},
-    steps[n] taken.
+    steps[n] taken, buffers {name: [n, ...]} as in the task.
 
-    All of it is fresh memory that the caller may write to.
+    All of it is fresh memory that the caller may write to.  client_state: what of it a client keeps until it trains
+    again; the trainer says so, no engine.
     """
 
     rows: Tensor
     losses: Tensor
     optimizer_state: Tensors
     steps: Tensor
+    buffers: Tensors = field(default_factory=dict)
+    client_state: Tensors = field(default_factory=dict)
 
 
 class Engine(Protocol):
@@ -89,8 +97,8 @@ class Trainer:
     def train(self, block: Block, control: Tensor | None = None) -> Trained:
         """The block after its local epochs or steps.
 
-        control[n, d] is added to every gradient.  With `keep_optimizer`, the optimizer_state that is returned, and
-        found again in the block, is client state; without, none is returned.
+        control[n, d] is added to every gradient.  The client_state that is returned is looked for in the block: the
+        optimiser's state with `keep_optimizer`, and the constants that training changes.
         """
         state = self._kept(block) or self.optimizer.state(block.start[:, : self.model.parameters.size])
         trained = self.engine.train(
@@ -98,15 +106,19 @@ class Trainer:
                 model=self.model,
                 start=block.start,
                 samples=block.samples,
-                batches=draw_batches(block, self.batch_size, self.epochs, self.steps),
+                batches=draw_batches(block, self.batch_size, self.epochs, self.steps, self.model.smallest_batch),
                 optimizer=self.optimizer_of(block.round),
                 optimizer_state=state,
                 adjustment=Adjustment(self.proximal, self.clip_norm, control),
                 seeds=self._seeds(block) if self.engine.draws(self.model) else None,
+                buffers=self._buffers(block),
             )
         )
         kept = {KEPT + name: value for name, value in trained.optimizer_state.items()} if self.keep_optimizer else {}
-        return replace(trained, optimizer_state=kept)
+        if trained.buffers:
+            kept |= {BUFFERS: torch.ones(len(trained.rows), dtype=torch.bool)}
+            kept |= {BUFFER + name: value for name, value in trained.buffers.items()}
+        return replace(trained, client_state=kept)
 
     def _kept(self, block: Block) -> Tensors:
         """The optimiser's state from the rounds before; nothing where the block's clients hold none."""
@@ -114,6 +126,17 @@ class Trainer:
             return {}
         names = (name.removeprefix(KEPT) for name in block.client_state if name.startswith(KEPT))
         return {name: block.client_state[KEPT + name] for name in names}
+
+    def _buffers(self, block: Block) -> Tensors:
+        """{name: [n, ...]}: the constants that training changes, as the clients hold them, replica 0's at first."""
+        first = {name: value.expand(len(block.clients), *value.shape) for name, value in self.model.first_kept.items()}
+        if BUFFERS not in block.client_state:
+            return first
+        known = block.client_state[BUFFERS]
+        return {
+            name: torch.where(known.view(-1, *[1] * (value.dim() - 1)), block.client_state[BUFFER + name], value)
+            for name, value in first.items()
+        }
 
     @staticmethod
     def _seeds(block: Block) -> Tensor:

@@ -12,7 +12,7 @@ from torch.func import grad_and_value, vmap
 from fedgen.models.model import Model, own_generator
 from fedgen.parameters import Tensors
 from fedgen.registry import register
-from fedgen.training.lockstep import Step, in_lockstep
+from fedgen.training.lockstep import Step, StepGradients, in_lockstep
 from fedgen.training.trainer import Task, Trained
 
 
@@ -32,16 +32,21 @@ class Vmap:
         return True
 
     def train(self, task: Task) -> Trained:
-        layout = task.model.layout
-
-        def gradients_of(step: Step) -> Tensor:
-            held = layout.view(step.rows[0] if step.common else step.rows)
-            gradient = per_client(task.model.masked_loss, step.common)
-            tensors, losses = gradient(held, step.x, step.y, torch.from_numpy(step.real))
-            torch.cat([tensors[name].reshape(len(step.rows), -1) for name in layout.shapes], dim=1, out=step.gradients)
-            sums: Tensor = losses * torch.from_numpy(step.sizes)
-            return sums
-
         with own_generator():
             task.seed(0)
-            return in_lockstep(task, gradients_of)
+            return in_lockstep(task, gradients_of(task.model))
+
+
+def gradients_of(model: Model) -> StepGradients:
+    """As `lockstep.StepGradients`, of any model."""
+    layout = model.layout
+
+    def write(step: Step) -> Tensor:
+        held = layout.view(step.rows[0] if step.common else step.rows)
+        gradient = per_client(model.masked_loss, step.common)
+        tensors, losses = gradient(held, step.x, step.y, torch.from_numpy(step.real))
+        torch.cat([tensors[name].reshape(len(step.rows), -1) for name in layout.shapes], dim=1, out=step.gradients)
+        sums: Tensor = losses * torch.from_numpy(step.sizes)
+        return sums
+
+    return write
