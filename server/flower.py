@@ -34,7 +34,11 @@ with warnings.catch_warnings():
 
 @dataclass(frozen=True)
 class Model:
-    """The arrays that a round began from: floating-point ones as one row, the others as they are."""
+    """The arrays that a round began from: floating-point ones as one row, the others as they are.
+
+    Arrays named running_... are statistics, which a rule does not decide by; one that is not finite, such as a mask of
+    -inf, is a constant.
+    """
 
     arrays: ArrayRecord
     layout: Layout
@@ -43,9 +47,13 @@ class Model:
     @classmethod
     def of(cls, arrays: ArrayRecord) -> Model:
         values = {name: array.numpy() for name, array in arrays.items() if _floating(array)}
+        values = {name: value for name, value in values.items() if np.isfinite(value).all()}
+        statistics = [name for name in values if name.rpartition(".")[2].startswith("running_")]
+        parameters = [name for name in values if name not in statistics]
+        ordered = {name: values[name] for name in (*parameters, *statistics)}
         dtype = torch.float64 if any(value.dtype == np.float64 for value in values.values()) else torch.float32
-        layout = Layout({name: value.shape for name, value in values.items()}, dtype)
-        return cls(arrays, layout, _flat(layout, values))
+        layout = Layout({name: value.shape for name, value in ordered.items()}, dtype, statistics=frozenset(statistics))
+        return cls(arrays, layout, _flat(layout, ordered))
 
     def difference(self, arrays: ArrayRecord) -> Tensor:
         """What a client changed, as a row.
@@ -64,6 +72,8 @@ class Model:
     def moved(self, update: Tensor) -> ArrayRecord:
         """The arrays after an aggregated update."""
         views = self.layout.view(self.row + update)
+        for name in self.layout.variances:
+            views[name].clamp_(min=0)
         return ArrayRecord(
             {
                 name: Array(views[name].numpy().astype(array.dtype)) if name in views else array
