@@ -77,7 +77,8 @@ def judge(rows: Rows, weights: Tensor, reference: Tensor, layout: Layout, limits
         return admission
     changes = statistics_of(rows, layout).double()
     held = reference[..., layout.measured].double()
-    return admission.without(refused_statistics(held + changes, layout.of_statistics, limits.statistic))
+    refused = refused_statistics(held + changes, layout.of_statistics, limits.statistic)
+    return admission.without({row: reason for row, reason in refused.items() if row not in admission.reasons})
 
 
 def refused_statistics(values: Tensor, layout: Layout, limit: float) -> dict[int, str]:
@@ -93,10 +94,9 @@ def refused_statistics(values: Tensor, layout: Layout, limit: float) -> dict[int
         if part.shape[1] == 0:
             continue
         low, high = part.amin(1), part.amax(1)
-        bound = limit**2 if variance else limit
-        for row in (
-            (~((low >= (-VARIANCE_SLACK if variance else -bound)) & (high <= bound))).nonzero().flatten().tolist()
-        ):
+        least_of_all, bound = (-VARIANCE_SLACK, limit**2) if variance else (-limit, limit)
+        sound = (low >= least_of_all) & (high <= bound) & low.isfinite() & high.isfinite()
+        for row in (~sound).nonzero().flatten().tolist():
             least, most = float(low[row]), float(high[row])
             if not np.isfinite([least, most]).all():
                 reason = "is not finite"

@@ -218,3 +218,51 @@ def test_rules_go_on_with_their_memory() -> None:
 def test_unknown_words_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises((SettingError, ValueError), match=message):
         RuleStrategy(**arguments)
+
+
+normalised_app = ClientApp()
+
+
+@normalised_app.train()
+def measure(message: Message, context: Context) -> Message:
+    """A step for the parameter, and statistics of the node's own."""
+    held = message.content["arrays"].to_torch_state_dict()  # type: ignore[union-attr]
+    moved = {**held, "w": held["w"] + 1}
+    moved["norm.running_mean"] = torch.full((2,), float(context.node_id))
+    moved["norm.running_var"] = torch.full((2,), float(context.node_id))
+    metrics = MetricRecord({"num-examples": 10})
+    return Message(RecordDict({"arrays": ArrayRecord(moved), "metrics": metrics}), reply_to=message)
+
+
+def masked_start() -> ArrayRecord:
+    return ArrayRecord(
+        {
+            "norm.running_mean": Array(np.zeros(2, np.float32)),
+            "norm.running_var": Array(np.ones(2, np.float32)),
+            "w": Array(np.zeros(3, np.float32)),
+            "mask": Array(np.full((2, 2), -np.inf, np.float32)),
+        }
+    )
+
+
+@pytest.mark.parametrize(("rule", "statistic"), [("mean", 4.0), ("krum", None), ("median", 4.0), ("multi_krum", None)])
+def test_statistics_follow_the_rule_and_a_mask_is_no_update(rule: str, statistic: float | None) -> None:
+    strategy = RuleStrategy(rule, f=1 if rule != "mean" else 0, fraction_evaluate=0.0)
+    grid = MemoryGrid(client_app=normalised_app)
+    result = strategy.start(grid, masked_start(), num_rounds=1)
+    np.testing.assert_allclose(result.arrays["w"].numpy(), 1.0)
+    assert result.arrays["mask"].numpy().tolist() == [[-np.inf] * 2] * 2
+    mean = float(result.arrays["norm.running_mean"].numpy()[0])
+    assert mean == pytest.approx(statistic) if statistic else 1 <= mean <= NODES
+
+
+@pytest.mark.parametrize("variance", [-1.0, np.nan, np.inf])
+def test_false_statistics_are_left_out(variance: float, caplog: pytest.LogCaptureFixture) -> None:
+    def lie(reply: Message) -> Message:
+        held = {name: array.numpy() for name, array in reply.content["arrays"].items()}  # type: ignore[union-attr]
+        return lying(reply, {**held, "norm.running_var": np.full(2, variance, np.float32)})
+
+    strategy = RuleStrategy("mean", fraction_evaluate=0.0)
+    result = strategy.start(MemoryGrid(lie, client_app=normalised_app), masked_start(), num_rounds=1)
+    assert "Left out node 1: statistic norm.running_var" in caplog.text
+    assert float(result.arrays["norm.running_mean"].numpy()[0]) == pytest.approx(4.5)

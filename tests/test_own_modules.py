@@ -152,6 +152,81 @@ def experiment(**tables: Any) -> Experiment:
     ).replace(**tables)
 
 
+NUMPYS = """
+import numpy, random
+class Net(torch.nn.Module):
+    def __init__(self, source="numpy"):
+        super().__init__()
+        self.source, self.layer = source, torch.nn.Linear(64, 10)
+    def forward(self, x):
+        noise = numpy.random.rand() if self.source == "numpy" else random.random()
+        return self.layer(x.flatten(1)) + noise
+"""
+
+
+@pytest.mark.parametrize("source", ["numpy", "python"])
+def test_random_numbers_that_do_not_begin_anew_are_refused(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own("noisy", tmp_path, NUMPYS, monkeypatch)
+    with pytest.raises(SettingError, match="draws from numpy's or Python's random numbers"):
+        Federation(experiment(model={"name": "noisy:Net", "source": source}))
+
+
+SHARED_DRAWS = """
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+    def forward(self, x):
+        return self.layer(torch.nn.functional.dropout(x.flatten(1), 0.3, self.training))
+"""
+
+
+def test_what_a_client_draws_does_not_depend_on_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own("functional", tmp_path, SHARED_DRAWS, monkeypatch)
+    settings = {"model": {"name": "functional:Net"}}
+    together, alone = (
+        run(experiment(**settings, training={"block": block}), tmp_path / str(block)) for block in (6, 1)
+    )
+    assert alone.metrics["train_loss"] == pytest.approx(together.metrics["train_loss"], rel=1e-5)
+
+
+# A single sample under BatchNorm.
+
+
+@pytest.mark.parametrize("length", [{"epochs": 2}, {"steps": 5}], ids=str)
+def test_a_last_batch_of_one_sample_joins_the_one_before(length: dict[str, int], tmp_path: Path) -> None:
+    """Digits over 20 equal clients, 65 samples each: batches of 32 leave one."""
+    settings = {
+        "data": {"clients": 20, "partition": "iid", "validation": 0.0957},
+        "model": {"norm": "batch"},
+        "training": length,
+    }
+    federation = Federation(experiment(**settings))
+    assert (federation.counts == 65).any()
+    result = run(experiment(**settings), tmp_path / "run")
+    assert result.state == "completed"
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"training": {"batch_size": 1}}, "training.batch_size = 1: Sequential cannot be trained on a single sample"),
+        ({"data": {"clients": 1200, "partition": "iid"}, "federation": {"cohort": 6}}, "clients hold no more: "),
+        (
+            {"data": {"clients": 12}, "aggregation": {"rule": {"name": "fltrust", "root_samples": 1}}},
+            "clients hold no more: the server",
+        ),
+    ],
+    ids=["batch size", "clients", "root"],
+)
+def test_a_single_sample_is_refused_before_the_run(tables: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        Federation(experiment(model={"norm": "batch"}, **tables))
+    Federation(experiment(model={"norm": "layer"}, **tables))
+
+
 DROPPING = """
 class Net(torch.nn.Sequential):
     def __init__(self):

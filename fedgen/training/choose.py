@@ -49,7 +49,12 @@ def _alone(model: Model) -> str:
     """Why clients cannot be trained in lockstep, whatever the engine; "" where they can."""
     if model.layout.statistics:
         return "it has running statistics"
-    return f"training changes its {model.kept[0]!r}" if model.kept else ""
+    if not model.kept:
+        return ""
+    return (
+        f"training changes its buffer {model.kept[0]!r}, which stays with each client; to average it, list it "
+        "in an attribute `statistics` of its module"
+    )
 
 
 def _stacked_fails(model: Model, x: Tensor, y: Tensor) -> str:
