@@ -4,36 +4,54 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fedgen import registry
+from fedgen.clients.own_modules import OwnModules
 from fedgen.config import Experiment
+from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 
 
+@dataclass(frozen=True)
+class Greeting:
+    """What a worker says when it has started: its process and node, and what decides its bits; or why it could not."""
+
+    pid: int
+    node: str = ""
+    introduction: Mapping[str, str] = field(default_factory=dict)
+    failure: str = ""
+
+
 class Worker:
-    """One federation, any number of pure tasks.
+    """One federation, any number of pure tasks."""
 
-    search_path: folders where a user's own modules are found, appended to the import path.
-    """
+    federation: Federation
 
-    def __init__(self, experiment: Experiment, search_path: tuple[str, ...] = ()) -> None:
-        registry.search_in(search_path)
-        self.federation = Federation(experiment)
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def introduction(self) -> dict[str, str]:
-        return introduction(self.federation)
+    def start(self, experiment: Experiment, modules: OwnModules) -> Greeting:
+        """Build the federation; what keeps it from that is told, not raised, as a traceback of another process says
+        less."""
+        modules.install()
+        try:
+            self.federation = Federation(experiment)
+        except Exception as error:
+            return Greeting(os.getpid(), failure=_why(error))
+        return Greeting(os.getpid(), introduction=introduction(self.federation))
 
     def run(self, task: Callable[..., Any], *arguments: Any) -> Any:
         return task(self.federation, *arguments)
+
+
+def _why(error: Exception) -> str:
+    missing = error.__cause__ if isinstance(error.__cause__, ModuleNotFoundError) else error
+    if isinstance(missing, ModuleNotFoundError):
+        return f"{missing}; install it there, or put it beside the experiment file"
+    return str(error) if isinstance(error, FedgenError) else f"{type(error).__name__}: {error}"
 
 
 def introduction(federation: Federation) -> dict[str, str]:

@@ -308,14 +308,23 @@ class RuntimeSection(Section):
         "ray",
         description="worker processes on Ray, or this process alone: faster where blocks are few, as for small models",
     )
-    workers: Literal["auto"] | Count = Field("auto", description="Ray workers; auto: one a CPU core")
-    address: str | None = Field(None, description="address of a Ray cluster that is already there")
+    workers: Literal["auto"] | Count = Field(
+        "auto", description="Ray workers; auto: one a CPU core, of the cluster where one is joined"
+    )
+    address: str | None = Field(
+        None,
+        description="address of a Ray cluster that is already there; default: the environment variable RAY_ADDRESS, "
+        'else, as with "local", a Ray of its own',
+    )
     data_dir: str | None = Field(
         None, description="folder of the data sets; default: environment variable FEDGEN_DATA_DIR, then ~/.cache/fedgen"
     )
     checkpoint_every: int = Field(10, ge=1, description="rounds between checkpoints; the last round always has one")
     keep_checkpoints: int = Field(3, ge=1, description="checkpoints kept, newest first")
     block_timeout_s: float = Field(600.0, gt=0, description="seconds after which a stuck block is given up")
+    worker_timeout_s: float = Field(
+        300.0, gt=0, description="seconds after which a run without a worker that answers fails"
+    )
 
 
 class TrackingSection(Section):

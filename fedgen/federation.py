@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import inf
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -47,6 +48,24 @@ def prepare_process(threads: int) -> None:
     threadpool_limits(threads)  # numpy's BLAS
     torch.set_flush_denormal(True)
     _keep_heap()
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Afterwards threads, of torch and of BLAS, and denormals are what they were."""
+    libraries = ThreadpoolController().lib_controllers
+    threads, flush, limits = torch.get_num_threads(), _flushes_denormals(), [each.num_threads for each in libraries]
+    try:
+        yield
+    finally:
+        for library, limit in zip(libraries, limits, strict=True):
+            library.set_num_threads(limit)
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(flush)
+
+
+def _flushes_denormals() -> bool:
+    return not bool(torch.full((1,), 1e-40).mul(1.0).item())
 
 
 @cache

@@ -30,9 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     parsed = parser().parse_args(arguments)
     from fedgen.errors import FedgenError, SettingError
+    from fedgen.server.signals import ending_at_once
 
     try:
-        code: int = parsed.command(parsed)
+        with ending_at_once():
+            code: int = parsed.command(parsed)
         return code
     except SettingError as error:
         print(f"fedgen: {error}", file=sys.stderr)
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fedgen: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("fedgen: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,6 +16,10 @@ class StopRequested(FedgenError):
     """Ctrl-C or SIGTERM: the round in progress is dropped, everything before it is kept."""
 
 
+class WorkLost(FedgenError):
+    """What a round had computed is gone with a machine: the round has to be played again."""
+
+
 class Interrupt:
     """Set by a signal, looked at between blocks."""
 

@@ -1,15 +1,18 @@
-"""Joining a Ray cluster, or starting one on this machine: a token, a short temporary folder, nothing on the network."""
+"""This process's connection to Ray: the one that is there, a cluster that is joined, or one of its own."""
 
 from __future__ import annotations
 
 import atexit
 import os
 import shutil
-import socket
 import tempfile
+import threading
 import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -18,9 +21,17 @@ from torch import Tensor
 
 from fedgen.errors import FedgenError
 from fedgen.parameters import canonical
+from fedgen.server.cluster_door import admitted
 
 PREFIX = "fedgen-"
-PROBE_S = 5.0
+POLL_S = 0.25
+CONNECT_S = 120.0
+LEAVE_S = 20.0
+OWN = "local"
+"""The address that asks for a Ray of the run's own, as Ray writes it."""
+
+Check = Callable[[], None]
+"""Raises where the run is to stop."""
 
 
 @cache
@@ -38,66 +49,199 @@ def remove_ray_home(home: Path) -> None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def connect(address: str | None, workers: int) -> tuple[Any, bool]:
-    """(the ray module, connected; whether this call connected it).
+class Connection:
+    """Ray, connected.
 
-    A connection that this process has already is used; else the cluster at `address`, or a local one of `workers` CPUs.
+    own: it was started for runs of this process, and has room for all their workers.  note: what a person should know
+    of where the run went, "" where nothing.
+    """
+
+    def __init__(self, ray: Any, own: bool, note: str, home: _Home | None) -> None:
+        self.ray, self.own, self.note = ray, own, note
+        self._home = home
+
+    def leave(self) -> None:
+        """The last run that leaves ends what was started or joined for runs; the Ray of others is left running."""
+        global _home
+        with _LOCK:
+            _USERS.remove(self)
+            if _USERS:
+                return
+            _unsettle(self.ray)
+            if self._home is not None:
+                _home = None
+                self._home.close()
+
+
+_LOCK = threading.Lock()
+_USERS: list[Connection] = []
+_home: _Home | None = None
+
+
+def connect(address: str | None, workers: int, check: Check = lambda: None) -> Connection:
+    """Ray, connected: as this process is already; else to the cluster at `address`, or at RAY_ADDRESS; else, and for
+    the address "local", to a Ray of its own with that many CPUs.
 
     Raises FedgenError where that fails.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    if address is None:
-        _use_token()
-    import ray
+    global _home
+    with _environment({}):  # the import sets a variable
+        import ray
 
-    fresh = not ray.is_initialized()
+    while not _LOCK.acquire(timeout=POLL_S):
+        check()
     try:
-        if fresh:
-            _initialise(ray, address, workers)
-    except Exception as error:
-        where = f"runtime.address = {address!r}" if address else "a local cluster"
+        named = address or os.environ.get("RAY_ADDRESS") or OWN
+        if ray.is_initialized():
+            note = _note_of_present(ray, address)
+        else:
+            _home = _opened(ray, named, "runtime.address" if address else "RAY_ADDRESS", workers, check)
+            note = "" if address or named == OWN else (
+                f"joined the Ray cluster at RAY_ADDRESS = {named}; --address local starts one for this run"
+            )  # fmt: skip
+        connection = Connection(ray, _home is not None and _home.own, note, _home)
+        if not _USERS:
+            _settle(ray)
+        _USERS.append(connection)
+        return connection
+    finally:
+        _LOCK.release()
+
+
+def _note_of_present(ray: Any, address: str | None) -> str:
+    """What to say where this process is connected already; of runs of its own nothing."""
+    present = ray.get_runtime_context().gcs_address
+    if address == OWN and not (_home is not None and _home.own):
         raise FedgenError(
-            f"Ray could not be reached or started ({where}): {type(error).__name__}: {error}; check the address, or "
-            "set runtime.backend = 'serial'"
+            f"runtime.address = 'local': this process is connected to the Ray at {present} already, and can have one "
+            "Ray only; leave the address out to use that one, or call ray.shutdown() first"
+        )
+    if _home is not None and (address is None or _home.address == address):
+        return ""
+    instead = f" instead of runtime.address = {address!r}" if address not in (None, "auto", present) else ""
+    return f"uses the Ray at {present}, to which this process was connected already{instead}"
+
+
+def _opened(ray: Any, address: str, named_by: str, workers: int, check: Check) -> _Home:
+    try:
+        if address == OWN:
+            environment = _own_token()
+            settings = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": str(ray_home() / "ray")}
+        else:
+            environment, settings = admitted(address), {}
+        return _Home(ray, address, environment, settings, check)
+    except Exception as error:
+        check()
+        where = "a Ray of its own" if address == OWN else f"{named_by} = {address!r}"
+        why = str(error) if isinstance(error, FedgenError) else f"{type(error).__name__}: {error}"
+        raise FedgenError(
+            f"Ray could not be reached or started ({where}): {why}; check the address, or set runtime.backend = "
+            "'serial'"
         ) from error
-    register_serializer(ray)
-    _silence(ray)
-    return ray, fresh
 
 
-def _initialise(ray: Any, address: str | None, workers: int) -> None:
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is not None:
-        _probe(address)
-        ray.init(address=address, **quiet)
-        return
-    ray.init(num_cpus=workers, include_dashboard=False, _temp_dir=str(ray_home() / "ray"), **quiet)
+class _Home(threading.Thread):
+    """The thread in which Ray is started and ended.
+
+    Not the main one, as Ray's own signal handlers would end the run without a word, and its waiting cannot be
+    interrupted; not one that ends before, as Linux ends a process with the thread that started it.
+    """
+
+    def __init__(
+        self, ray: Any, address: str, environment: Mapping[str, str | None], settings: dict[str, Any], check: Check
+    ) -> None:
+        super().__init__(name="fedgen-ray", daemon=True)
+        self.own, self.address = address == OWN, address
+        self._ray, self._environment = ray, environment
+        self._settings = {"address": address, "log_to_driver": False, "logging_level": "ERROR", **settings}
+        self._there, self._over = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self.start()
+        self._await(check)
+
+    def _await(self, check: Check) -> None:
+        began = monotonic()
+        try:
+            while not self._there.wait(POLL_S):
+                check()
+                if monotonic() - began > CONNECT_S:
+                    raise FedgenError(f"no answer within {CONNECT_S:g} s")
+        except BaseException:
+            self.close()
+            raise
+        if self._error is not None:
+            raise self._error
+
+    def run(self) -> None:
+        try:
+            with _environment(self._environment):
+                _read_environment()
+                self._ray.init(**self._settings)
+        except BaseException as error:  # SystemExit is one way of Ray's to say that it gave up
+            self._error = error if isinstance(error, Exception) else FedgenError("no answer")
+        self._there.set()
+        if self._error is None:
+            self._over.wait()
+            self._ray.shutdown()
+        _read_environment()
+
+    def close(self) -> None:
+        """End Ray; not waited for without end, as its head may be gone."""
+        self._over.set()
+        self.join(LEAVE_S)
 
 
-def _probe(address: str) -> None:
-    """Fail within seconds where nobody listens: Ray itself tries for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S).close()
-
-
-def _use_token() -> None:
-    """One token a process: Ray caches it, so that a second cluster of this process must use the same."""
-    if "RAY_AUTH_MODE" in os.environ:
-        return
+def _own_token() -> dict[str, str | None]:
+    """Variables by which a Ray of this process's own keeps others out, whatever others have set for theirs."""
     path = ray_home() / "token"
     path.touch(mode=0o600)
     path.write_text(uuid4().hex)
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path), "RAY_AUTH_TOKEN": None}
 
 
-def _silence(ray: Any) -> None:
+@contextmanager
+def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """The environment that Ray's processes inherit; this process's own is afterwards what it was."""
+    before = dict(os.environ)
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+    wanted = {**quiet, **before, **changes}
+    try:
+        os.environ.update({name: value for name, value in wanted.items() if value is not None})
+        for name in [name for name, value in changes.items() if value is None]:
+            os.environ.pop(name, None)
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _read_environment() -> None:
+    """Ray reads how it authenticates when it is imported, which may have been before: have it read that anew."""
+    with suppress(ImportError):  # a Ray without tokens
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _settle(ray: Any) -> None:
     """Ray prints a notice of every dead worker to stdout, which `--json` owns; our events log has them already."""
-    if hasattr(ray._private.worker, "print_to_stdstream"):
-        ray._private.worker.print_to_stdstream = lambda *words, **settings: None
+    worker = ray._private.worker
+    if hasattr(worker, "print_to_stdstream"):
+        _PRINTS.append(worker.print_to_stdstream)
+        worker.print_to_stdstream = lambda *words, **settings: None
+    register_serializer(ray)
+
+
+def _unsettle(ray: Any) -> None:
+    """Others may use this Ray afterwards."""
+    if _PRINTS:
+        ray._private.worker.print_to_stdstream = _PRINTS.pop()
+    ray.util.deregister_serializer(Tensor)
+
+
+_PRINTS: list[Callable[..., None]] = []
 
 
 def register_serializer(ray: Any) -> None:

@@ -6,65 +6,63 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from time import monotonic
-from typing import Any
+from dataclasses import dataclass, field, replace
+from time import monotonic, sleep
+from typing import Any, Literal
 
 from torch import Tensor
 
-from fedgen.clients.worker import Worker, introduction
+from fedgen.clients.own_modules import OwnModules, packed
+from fedgen.clients.worker import Greeting, Worker, introduction
 from fedgen.config import Experiment
 from fedgen.contracts import BlockFailure
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
-from fedgen.server.pool import Interrupt
+from fedgen.server.pool import Interrupt, WorkLost
 from fedgen.server.ray_cluster import connect, register_serializer
+from fedgen.server.words import counted
 
 IN_FLIGHT = 2
 """Blocks sent to a worker at a time: the next one waits there while the driver handles the last."""
 
-TASK_RETRIES = 10
-"""How often Ray repeats a block whose worker dies; a block that fails so is tried as often again, alone on a worker."""
+DEATHS = 10
+"""How many workers may die of a block, all but the first alone with it, and how many on their way to a seat."""
 
-START_TIMEOUT_S = 300.0
-POLL_S = 0.25
+PATIENCE_S = 20.0
+"""A worker that has not started by then is not waited for where others have."""
+
+POLL_S, TEND_S = 0.25, 1.0
 
 OnEvent = Callable[[str, str], None]
 """Told of (event, reason)."""
 
 
 class RayWorker(Worker):
-    """A worker in a Ray actor: its answers carry its process id, by which the driver notices a restart."""
+    """A worker in a Ray actor."""
 
-    def __init__(self, experiment: Experiment, search_path: tuple[str, ...]) -> None:
+    def __init__(self) -> None:
         import ray
 
         register_serializer(ray)
-        super().__init__(experiment, search_path)
+
+    def greet(self, told: tuple[Experiment, OwnModules]) -> Greeting:
+        import ray
+
+        return replace(self.start(*told), node=str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
 
     def answer(self, keep: int, task: Callable[..., Any], *arguments: Any) -> Any:
-        """((process id, result),) or, with keep, ((process id, head), kept, ...)."""
+        """The result or, with keep, (head, kept, ...)."""
         result = self.run(task, *arguments)
         if not keep:
-            return self.pid(), result
-        first = result[: len(result) - keep]
-        return ((self.pid(), first), *result[len(result) - keep :])
+            return result
+        first = len(result) - keep
+        return (result[:first], *result[first:])
 
 
-@dataclass
-class _Seat:
-    """One worker: the greeting it still owes, what it is computing, oldest first, and since when."""
-
-    actor: Any
-    greeting: Any
-    pid: int = 0
-    running: deque[int] = field(default_factory=deque)
-    since: float = field(default_factory=monotonic)
-
-
-@dataclass
+@dataclass(eq=False)
 class _Job:
-    """One call of `map`; results: by number, until they are given."""
+    """One call of `map`.  results: by number, until they are given.  deaths: of workers, by the number of the block
+    that they were at; whoever stands here runs alone."""
 
     task: Callable[..., Any]
     items: Sequence[tuple[Any, ...]]
@@ -72,113 +70,140 @@ class _Job:
     keep: int
     waiting: deque[int]
     results: dict[int, Any] = field(default_factory=dict)
-    alone: set[int] = field(default_factory=set)
+    deaths: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A block that a worker has: what is waited for, and what stays there."""
+
+    job: _Job
+    number: int
+    ref: Any
+    kept: list[Any]
+
+
+@dataclass(eq=False)
+class _Seat:
+    """One worker.  Hired, it owes its greeting; greeted, it is given blocks, which run oldest first.
+
+    since: when it was hired, and later when it was heard of last.  failed: workers that died on their way to this seat.
+    """
+
+    actor: Any
+    greeting: Any
+    failed: int = 0
+    name: str = ""
+    running: deque[_Flight] = field(default_factory=deque)
+    since: float = field(default_factory=monotonic)
+
+    @property
+    def greeted(self) -> bool:
+        return self.greeting is None
 
 
 class RayPool:
-    """`workers` actors on Ray, each with a federation like this one.
+    """Workers on Ray, each with a federation like this one.
 
-    search_path: folders of a user's own modules.  on_event: told of blocks that were computed again, and of a cluster
-    whose machines differ.
+    workers: how many; "auto" is one a CPU core, of the cluster where one is joined, those that it gains included.
+    search_path: folders of a user's own modules.  on_event: told of workers that die, are missing or come, and of
+    machines that differ.
 
-    Raises FedgenError where Ray or a worker does not start, or a machine of a cluster holds other data.
+    Blocks go to workers that have answered.  One that is lost is replaced where the cluster has room, now or later; the
+    others go on meanwhile.
+
+    Raises FedgenError where Ray or every worker does not start, or a machine of a cluster holds other data.
     """
 
     def __init__(
         self,
         federation: Federation,
-        workers: int,
+        workers: int | Literal["auto"],
         interrupt: Interrupt,
         search_path: tuple[str, ...] = (),
         on_event: OnEvent = lambda event, reason: None,
     ) -> None:
-        experiment = federation.experiment
+        runtime, threads = federation.experiment.runtime, federation.experiment.training.threads
         self._interrupt, self._on_event = interrupt, on_event
-        self._timeout_s = experiment.runtime.block_timeout_s
-        self._ray, self._owned = connect(experiment.runtime.address, workers)
-        self._federation_of = experiment, search_path
-        self._actor = self._ray.remote(
-            num_cpus=experiment.training.threads if experiment.runtime.address else 1,
-            max_restarts=-1,
-            max_task_retries=TASK_RETRIES,
-        )(RayWorker)
-        self._put: dict[int, tuple[Any, Any]] = {}
-        self._seats: list[_Seat] = []
+        self._block_timeout_s, self._worker_timeout_s = runtime.block_timeout_s, runtime.worker_timeout_s
+        local = default_workers() if workers == "auto" else workers
+        self._connection = connect(runtime.address, local, interrupt.check)
+        self._ray, self._seats, self._put = self._connection.ray, list[_Seat](), dict[int, tuple[Any, Any]]()
         try:
-            self._start(workers)
-            if experiment.runtime.address is not None:
-                self._compare(introduction(federation))
+            if self._connection.note:
+                on_event("joined", self._connection.note)
+            own = self._connection.own
+            self._cpus = 0 if own else threads
+            self._grows = workers == "auto" and not own
+            self._actor = self._ray.remote(num_cpus=self._cpus, max_restarts=0, max_task_retries=0)(RayWorker)
+            modules = OwnModules(search_path) if own else packed(search_path)
+            self._told_workers = self._ray.put((federation.experiment, modules))
+            self._introduction = introduction(federation)
+            self._differing: set[str] = set()
+            self._start(max(1, self._room()) if self._grows else local)
         except BaseException:
             self.close()
             raise
 
     def _start(self, workers: int) -> None:
+        """Hire, and wait for those that start."""
         self._seats = [self._hire() for _ in range(workers)]
-        greetings = [seat.greeting for seat in self._seats]
-        while len(self._ray.wait(greetings, num_returns=workers, timeout=POLL_S)[0]) < workers:
-            self._interrupt.check()
-            if monotonic() - self._seats[0].since > START_TIMEOUT_S:
-                raise FedgenError(
-                    f"runtime.workers = {workers}: the Ray cluster did not start them within {START_TIMEOUT_S:g} s; it "
-                    "may have fewer free CPUs; lower runtime.workers"
-                )
-        for seat in self._seats:
-            self._greet(seat)
+        self._said, self._answered, self._tended = workers, monotonic(), 0.0
+        nothing = _Job(lambda: None, [], [], 0, deque())
+        while (running := self._running()) == 0 or (running < len(self._seats) and running != self._said):
+            self._step(nothing)
 
-    def _hire(self) -> _Seat:
-        actor = self._actor.remote(*self._federation_of)
-        return _Seat(actor, actor.pid.remote())
+    def _hire(self, failed: int = 0) -> _Seat:
+        actor = self._actor.remote()
+        return _Seat(actor, actor.greet.remote(self._told_workers), failed)
 
-    def _greet(self, seat: _Seat) -> None:
-        """A worker is there: from now on its silence counts."""
-        try:
-            seat.pid = self._ray.get(seat.greeting)
-        except self._ray.exceptions.RayError as error:
-            raise FedgenError(f"a Ray worker did not start: {error}") from error
-        seat.greeting, seat.since = None, monotonic()
-
-    def _compare(self, ours: dict[str, str]) -> None:
-        """Workers on other machines must hold the same data; where other things differ, so may hashes."""
-        theirs = self._ray.get([seat.actor.introduction.remote() for seat in self._seats])
-        differing = {key for each in theirs for key in ours if each[key] != ours[key]}
-        if "data" in differing:
-            raise FedgenError(
-                "a machine of the cluster holds other data than this one (its hash differs); give runtime.data_dir a "
-                "folder with the same files on every machine"
-            )
-        if differing:
-            values = {key: sorted({ours[key], *(each[key] for each in theirs)}) for key in sorted(differing)}
-            self._on_event("mixed_machines", f"machines differ, and with them the hash may: {values}")
+    def _running(self) -> int:
+        return sum(seat.greeted for seat in self._seats)
 
     def map(
         self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
     ) -> Iterator[Any]:
         job = _Job(task, items, self._handles(shared), keep, deque(range(len(items))))
-        refs: dict[Any, tuple[int, _Seat, list[Any]]] = {}
         for number in range(len(items)):
             while number not in job.results:
-                self._step(job, refs)
+                self._step(job)
             yield job.results.pop(number)
 
-    def _step(self, job: _Job, refs: dict[Any, tuple[int, _Seat, list[Any]]]) -> None:
-        """Hand out what workers are ready for, and take what they have done meanwhile."""
-        self._send(job, refs)
-        greetings = {seat.greeting: seat for seat in self._seats if seat.greeting is not None}
-        done, _ = self._ray.wait([*refs, *greetings], num_returns=1, timeout=POLL_S)
-        self._interrupt.check()
-        for ref in done:
-            if ref in greetings:
-                self._greet(greetings[ref])
-            else:
-                self._receive(job, ref, *refs.pop(ref))
-        if not done:
-            self._end_stuck(job, refs)
-
     def fetch(self, handle: Any) -> Any:
+        began = monotonic()
+        while not self._ray.wait([handle], timeout=POLL_S)[0]:
+            self._interrupt.check()
+            if monotonic() - began > self._block_timeout_s:
+                raise WorkLost(f"what a worker had computed did not come within {self._block_timeout_s:g} s")
         try:
             return self._ray.get(handle)
         except self._ray.exceptions.RayError as error:
-            raise FedgenError(f"what a worker had computed was lost with its machine: {error}") from error
+            raise WorkLost(f"what a worker had computed was lost with its machine ({_words(error)})") from error
+
+    def _step(self, job: _Job) -> None:
+        """Hand out what workers are ready for, take what they have done meanwhile, look after those that are silent."""
+        self._send(job)
+        ready = self._ready()
+        self._interrupt.check()
+        for seat in tuple(self._seats):
+            if seat.greeting in ready:
+                self._greet(seat)
+            for flight in tuple(seat.running):
+                if flight.ref in ready and flight in seat.running:
+                    self._receive(job, seat, flight)
+        if monotonic() - self._tended > TEND_S:
+            self._tended = monotonic()
+            self._tend()
+
+    def _ready(self) -> set[Any]:
+        """What has come, within a moment."""
+        owed = [seat.greeting for seat in self._seats if not seat.greeted]
+        refs = owed + [flight.ref for seat in self._seats for flight in seat.running]
+        if not refs:
+            sleep(POLL_S)
+            return set()
+        first, rest = self._ray.wait(refs, num_returns=1, timeout=POLL_S)
+        return {*first, *(self._ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else ())}
 
     def _handles(self, shared: Sequence[Any]) -> list[Any]:
         """Tensors go out once: an unchanged one keeps its handle from call to call; the others' room is free first."""
@@ -188,70 +213,184 @@ class RayPool:
                 self._put[id(each)] = each, self._ray.put(each)
         return [self._put[id(each)][1] if isinstance(each, Tensor) else each for each in shared]
 
-    def _send(self, job: _Job, refs: dict[Any, tuple[int, _Seat, list[Any]]]) -> None:
+    def _send(self, job: _Job) -> None:
         for depth in range(IN_FLIGHT):
             for seat in self._seats:
-                if not job.waiting or len(seat.running) > depth or any(number in job.alone for number in seat.running):
+                if not job.waiting or not seat.greeted or len(seat.running) > depth:
                     continue
-                if job.waiting[0] in job.alone and seat.running:
+                if seat.running and (
+                    job.waiting[0] in job.deaths or any(each.number in each.job.deaths for each in seat.running)
+                ):
                     continue
                 number = job.waiting.popleft()
                 if not seat.running:
                     seat.since = monotonic()
-                seat.running.append(number)
                 call = seat.actor.answer.options(num_returns=1 + job.keep)
                 answer = call.remote(job.keep, job.task, *job.shared, *job.items[number])
                 first, *kept = answer if job.keep else [answer]
-                refs[first] = number, seat, kept
+                seat.running.append(_Flight(job, number, first, kept))
 
-    def _receive(self, job: _Job, ref: Any, number: int, seat: _Seat, kept: list[Any]) -> None:
-        seat.running.remove(number)
-        seat.since = monotonic()
+    def _greet(self, seat: _Seat) -> None:
+        """A worker has started: from now on it is given blocks, and its silence counts."""
         try:
-            pid, value = self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+            greeting: Greeting = self._ray.get(seat.greeting)
         except self._ray.exceptions.RayError as error:
-            if number in job.alone:
-                tries = 2 * (TASK_RETRIES + 1)
-                job.results[number] = BlockFailure(
-                    f"{tries} workers died of it, the last {TASK_RETRIES + 1} of them alone with it "
-                    f"({type(error).__name__}); lower runtime.workers or training.block where memory runs out"
-                )
-            else:
-                # It may have shared the worker with the block that kills it.
-                job.alone.add(number)
-                job.waiting.append(number)
+            self._miss(seat, error)
             return
-        if pid != seat.pid:
-            reason = f"worker process {seat.pid} died; process {pid} took its place and computed its blocks again"
-            self._on_event("retried", reason)
-            seat.pid = pid
-        job.results[number] = (*value, *kept) if job.keep else value
+        where = "this machine" if self._connection.own else f"node {greeting.node}"
+        if greeting.failure:
+            raise FedgenError(f"a Ray worker on {where} did not start: {greeting.failure}")
+        self._compare(greeting, where)
+        seat.greeting, seat.since, seat.failed = None, monotonic(), 0
+        seat.name = f"process {greeting.pid} on {where}"
 
-    def _end_stuck(self, job: _Job, refs: dict[Any, tuple[int, _Seat, list[Any]]]) -> None:
-        """Give up the oldest block of every worker that has been silent for too long, and hire a new worker."""
-        for place, seat in enumerate(self._seats):
-            limit = self._timeout_s if seat.greeting is None else START_TIMEOUT_S
-            if not seat.running or monotonic() - seat.since < limit:
-                continue
-            stuck, *others = seat.running
-            self._ray.kill(seat.actor, no_restart=True)
-            for ref in [ref for ref, (_, owner, _) in refs.items() if owner is seat]:
-                del refs[ref]
-            reason = f"no answer within runtime.block_timeout_s = {self._timeout_s:g}"
-            job.results[stuck] = BlockFailure(reason)
-            job.waiting.extendleft(reversed(others))
-            self._seats[place] = self._hire()
+    def _miss(self, seat: _Seat, error: Exception) -> None:
+        """A worker died before it had started: try again, not without end."""
+        self._seats.remove(seat)
+        if seat.failed < DEATHS:
+            self._seats.append(self._hire(seat.failed + 1))
+        elif not self._seats:
+            raise FedgenError(f"a Ray worker did not start in {DEATHS + 1} tries ({_words(error)})") from error
+
+    def _compare(self, greeting: Greeting, where: str) -> None:
+        """Workers on other machines must hold the same data; where other things differ, so may hashes."""
+        ours, theirs = self._introduction, greeting.introduction
+        differing = {key for key in ours if theirs[key] != ours[key]}
+        if "data" in differing:
+            raise FedgenError(
+                f"{where} holds other data than this machine (its hash differs); give runtime.data_dir a folder with "
+                "the same files on every machine"
+            )
+        if differing - self._differing:
+            self._differing |= differing
+            values = "; ".join(f"{key} {theirs[key]!r}, here {ours[key]!r}" for key in sorted(differing))
+            self._on_event("mixed_machines", f"{where} differs from this machine, and with it the hash may: {values}")
+
+    def _receive(self, job: _Job, seat: _Seat, flight: _Flight) -> None:
+        """job: the one that is waited for; what is left of others that were broken off interests nobody."""
+        exceptions = self._ray.exceptions
+        try:
+            value = self._ray.get(flight.ref)
+        except exceptions.RayTaskError as error:
+            seat.running.remove(flight)
+            seat.since = monotonic()
+            if flight.job is job:
+                raise self._cause(error) from error
+        except exceptions.ObjectLostError:  # the answer, with a machine; the worker itself will tell
+            seat.running.remove(flight)
+            self._again(flight, died=True)
+        except exceptions.RayError as error:
+            self._lose(seat, error)
+        else:
+            seat.running.remove(flight)
+            seat.since = monotonic()
+            flight.job.results[flight.number] = (*value, *flight.kept) if flight.job.keep else value
+
+    def _cause(self, error: Any) -> Exception:
+        """What a task raised; where it is Ray's, something that the task was to read."""
+        cause: Exception = error.cause
+        if isinstance(cause, self._ray.exceptions.RayError):
+            return WorkLost(f"what a worker had computed was lost with its machine ({_words(cause)})")
+        return cause
+
+    def _lose(self, seat: _Seat, error: Exception) -> None:
+        """A worker died: the block that it was at is suspected, all that it had are computed again."""
+        self._on_event("retried", f"worker {seat.name} died ({type(error).__name__}); its blocks are computed again")
+        first, *others = self._dismiss(seat)
+        for flight in reversed(others):
+            self._again(flight, died=False)
+        self._again(first, died=True)
+
+    def _dismiss(self, seat: _Seat) -> list[_Flight]:
+        """End a worker and hire another, which Ray starts as soon as there is room; returns the blocks that it had."""
+        self._ray.kill(seat.actor)
+        self._seats[self._seats.index(seat)] = self._hire()
+        flights = list(seat.running)
+        seat.running.clear()
+        return flights
+
+    def _again(self, flight: _Flight, died: bool) -> None:
+        job, number = flight.job, flight.number
+        if not died:
+            job.waiting.appendleft(number)
+            return
+        job.deaths[number] = deaths = job.deaths.get(number, 0) + 1
+        if deaths <= DEATHS:
+            job.waiting.append(number)
+            return
+        job.results[number] = BlockFailure(
+            f"{deaths} workers died of it, the last {DEATHS} of them alone with it; lower runtime.workers or "
+            "training.block where memory runs out"
+        )
+
+    def _tend(self) -> None:
+        """Give up what has been silent for too long, and say how many workers there are where that has changed."""
+        now = monotonic()
+        for seat in tuple(self._seats):
+            if seat.running and now - seat.since > self._block_timeout_s:
+                self._give_up(seat)
+            elif not seat.greeted and now - seat.since > self._worker_timeout_s:
+                self._dismiss(seat)
+        running = self._running()
+        if running:
+            self._answered = now
+        elif now - self._answered > self._worker_timeout_s:
+            limit = f"runtime.worker_timeout_s = {self._worker_timeout_s:g}"
+            raise FedgenError(f"no Ray worker answered within {limit}: {self._shortage()}")
+        if running < len(self._seats) or running != self._said or self._grows:
+            self._count(running, now)
+
+    def _give_up(self, seat: _Seat) -> None:
+        """Its oldest block is stuck; the next ones are computed elsewhere."""
+        stuck, *others = self._dismiss(seat)
+        reason = f"no answer within runtime.block_timeout_s = {self._block_timeout_s:g}"
+        stuck.job.results[stuck.number] = BlockFailure(reason)
+        for flight in reversed(others):
+            self._again(flight, died=False)
+
+    def _count(self, running: int, now: float) -> None:
+        """Say that workers are missing, at once where Ray has no more room, else after a while; later that all run."""
+        room = self._room()
+        if self._grows:
+            self._seats += [self._hire() for _ in range(room - len(self._seats))]
+        wanted = len(self._seats)
+        if running == self._said:
+            return
+        if running == wanted:
+            self._on_event("workers", f"all {counted(wanted, 'Ray worker')} run")
+        elif running >= room or all(seat.greeted or now - seat.since > PATIENCE_S for seat in self._seats):
+            self._on_event("workers", f"{running} of {counted(wanted, 'Ray worker')} run: {self._shortage()}")
+        else:
+            return
+        self._said = running
+
+    def _room(self) -> int:
+        """How many workers the cluster has CPUs for."""
+        if not self._cpus:
+            return len(self._seats)
+        return int(self._ray.cluster_resources().get("CPU", 0)) // self._cpus
+
+    def _shortage(self) -> str:
+        """Why workers may be missing, and what helps."""
+        if self._room() >= len(self._seats):
+            return "starting one takes long, or hangs"
+        cpus, each = int(self._ray.cluster_resources().get("CPU", 0)), counted(self._cpus, "CPU")
+        return f"the cluster has {counted(cpus, 'CPU')}, and a worker takes {each}; more are taken on as they start"
 
     def close(self) -> None:
-        """Ends the workers, and the connection to Ray where this pool made it."""
+        """Ends the workers, and the connection to Ray where it was made for runs."""
         self._put.clear()
         if self._ray.is_initialized():
             for seat in self._seats:
                 self._ray.kill(seat.actor)
-            if self._owned:
-                self._ray.shutdown()
+        self._seats = []
+        self._connection.leave()
+
+
+def _words(error: Exception) -> str:
+    """What a long message of Ray's says at its beginning."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
 def default_workers() -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import shlex
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import nan
 from pathlib import Path
 from time import monotonic
@@ -19,14 +17,14 @@ from fedgen import registry
 from fedgen.config import Experiment
 from fedgen.contracts import Pool
 from fedgen.errors import FedgenError, SettingError
-from fedgen.federation import Federation
+from fedgen.federation import Federation, process_kept
 from fedgen.parameters import canonical
-from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, star
+from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, signals, star
 from fedgen.server.augmentation import write_augmentation
 from fedgen.server.checkpoint import Standing
 from fedgen.server.environment import describe
 from fedgen.server.journal import Journal, finite, read_lines, truncate
-from fedgen.server.pool import Interrupt, SerialPool, StopRequested
+from fedgen.server.pool import Interrupt, SerialPool, StopRequested, WorkLost
 from fedgen.server.report_words import clipped
 from fedgen.server.session import Session
 from fedgen.server.topology import network_record
@@ -35,6 +33,9 @@ from fedgen.server.words import counted
 
 LOOPS = {("star", "rounds"): star, ("gossip", "rounds"): gossip, ("gossip", "events"): events}
 """(federation.mode, federation.clock) -> its initial_state, play_round and final_model."""
+
+REPLAYS = 5
+"""How often a round is played again whose work was lost with a machine."""
 
 State = Literal["completed", "degraded", "failed", "stopped"]
 EXIT_CODES: Mapping[State, int] = {"completed": 0, "degraded": 3, "failed": 1, "stopped": 130}
@@ -92,6 +93,8 @@ class RunFailed(FedgenError):
         self.result = result
 
 
+@process_kept()
+@signals.ending_at_once()
 def run(
     experiment: Experiment,
     out: str | Path | None = None,
@@ -107,12 +110,12 @@ def run(
 
     Raises SettingError where experiment, data or folder do not allow a run, RunFailed where it could not go on.
     """
-    began = monotonic()
+    began, view, interrupt = monotonic(), view or SilentView(), Interrupt()
     folder = run_folder.choose(out, experiment.experiment.name)
     registry.search_in(search_path)
     federation = _checked(Federation(experiment))
     run_folder.make(folder)
-    with run_folder.held(folder):
+    with run_folder.held(folder), signals.asking(interrupt, view):
         resolved = federation.experiment
         environment = describe(resolved, federation, tuple(search_path))
         run_folder.write_json(folder / parts.ENVIRONMENT, environment)
@@ -121,10 +124,12 @@ def run(
         run_folder.write_json(folder / parts.PARTITION, _partition(federation))
         if federation.experiment.federation.mode == "gossip":
             run_folder.write_json(folder / parts.NETWORK, network_record(federation.network))
-        life = _Life(folder, federation, environment, view or SilentView(), began)
+        life = _Life(folder, federation, environment, view, interrupt, began)
         return life.live(life.newborn())
 
 
+@process_kept()
+@signals.ending_at_once()
 def resume(
     folder: str | Path,
     *,
@@ -139,7 +144,7 @@ def resume(
 
     Raises SettingError where the folder holds no run, or another experiment's; RunFailed where it could not go on.
     """
-    began, folder = monotonic(), Path(folder)
+    began, view, interrupt, folder = monotonic(), view or SilentView(), Interrupt(), Path(folder)
     if not (folder / parts.RESOLVED).exists():
         raise SettingError(f"{folder} holds no run (no {parts.RESOLVED} in it); start one with `fedgen run`")
     changes = {**(overrides or {}), **({} if rounds is None else {"federation.rounds": rounds})}
@@ -160,28 +165,34 @@ def resume(
             )
         if (folder / parts.NETWORK).exists():
             _same_network(federation, run_folder.read_json(folder / parts.NETWORK))
-        life = _Life(folder, federation, environment, view or SilentView(), began)
+        life = _Life(folder, federation, environment, view, interrupt, began)
         standing = life.restored()
         if standing.round > experiment.federation.rounds:
             raise SettingError(
                 f"--rounds {experiment.federation.rounds}: this run has already played {standing.round} rounds"
             )
         (folder / parts.RESOLVED).write_text(experiment_file.dump(experiment))
-        return life.live(standing)
+        with signals.asking(interrupt, view):
+            return life.live(standing)
 
 
 class _Life:
     """One process's part of a run."""
 
     def __init__(
-        self, folder: Path, federation: Federation, environment: Mapping[str, Any], view: View, began: float
+        self,
+        folder: Path,
+        federation: Federation,
+        environment: Mapping[str, Any],
+        view: View,
+        interrupt: Interrupt,
+        began: float,
     ) -> None:
         self.folder, self.federation, self.environment = folder, federation, environment
-        self.view, self.began = view, began
+        self.view, self.interrupt, self.began = view, interrupt, began
         self.earlier_seconds = 0.0
         self.opening: list[tuple[str, dict[str, Any]]] = []
         self.given_up: dict[tuple[int, int], str] = {}
-        self.interrupt = Interrupt()
         section = federation.experiment.federation
         self.loop = LOOPS[section.mode, section.clock]
 
@@ -213,7 +224,7 @@ class _Life:
             self.opening.append(("engine", {"reason": self.federation.engine_reason}))
         for event, details in self.opening:
             journal.event(event, **details)
-        with self.view, _signals(self.interrupt, self.view):
+        with self.view:
             self.view.start(
                 self.federation.experiment.experiment.name,
                 str(self.folder),
@@ -246,20 +257,36 @@ class _Life:
         pool = self._pool(journal)
         self.view.doing("")
         try:
-            with _signals(self.interrupt, self.view):  # again: Ray installs handlers of its own
-                session = Session(self.federation, pool, standing, journal, self.given_up)
-                while standing.round < rounds:
-                    self.interrupt.check()
-                    due = (standing.round + 1) % every == 0 or standing.round + 1 == rounds
-                    record = self.loop.play_round(session, evaluate=due)
-                    journal.commit(record)
-                    self.view.round(record)
-                    if standing.round % experiment.runtime.checkpoint_every == 0 or standing.round == rounds:
-                        session.spare.clear()  # a checkpoint packs what clients keep, and wants the room
-                        self._save(standing, journal)
+            session = Session(self.federation, pool, standing, journal, self.given_up)
+            while standing.round < rounds:
+                self.interrupt.check()
+                due = (standing.round + 1) % every == 0 or standing.round + 1 == rounds
+                record = self._round(session, due)
+                journal.commit(record)
+                self.view.round(record)
+                if standing.round % experiment.runtime.checkpoint_every == 0 or standing.round == rounds:
+                    session.spare.clear()  # a checkpoint packs what clients keep, and wants the room
+                    self._save(standing, journal)
         finally:
             pool.close()
         return self._reached(journal)
+
+    def _round(self, session: Session, evaluate: bool) -> dict[str, Any]:
+        """One round, played again from its beginning where a machine took some of it away."""
+        lost = 0
+        while True:
+            try:
+                record: dict[str, Any] = self.loop.play_round(session, evaluate)
+                return record
+            except WorkLost as error:
+                if (lost := lost + 1) > REPLAYS:
+                    raise
+                session.journal.drop_round()
+                self._noted(session.journal, "retried", f"round {session.standing.round} is played again: {error}")
+
+    def _noted(self, journal: Journal, event: str, reason: str) -> None:
+        journal.event(event, reason=reason)
+        self.view.note(reason)
 
     def _reached(self, journal: Journal) -> tuple[State, str]:
         journal.flush()
@@ -279,16 +306,12 @@ class _Life:
         runtime = self.federation.experiment.runtime
         if runtime.backend == "serial":
             return SerialPool(self.federation, self.interrupt)
-        from fedgen.server.ray_pool import RayPool, default_workers
+        from fedgen.server.ray_pool import RayPool
 
-        def noted(event: str, reason: str) -> None:
-            journal.event(event, reason=reason)
-            self.view.note(reason)
-
-        workers = default_workers() if runtime.workers == "auto" else int(runtime.workers)
-        self.view.doing(f"starting {counted(workers, 'Ray worker')}")
+        auto = runtime.workers == "auto"
+        self.view.doing("starting Ray workers" if auto else f"starting {counted(int(runtime.workers), 'Ray worker')}")
         path = tuple(self.environment["search_path"])
-        return RayPool(self.federation, workers, self.interrupt, path, noted)
+        return RayPool(self.federation, runtime.workers, self.interrupt, path, partial(self._noted, journal))
 
     def _save(self, standing: Standing, journal: Journal) -> None:
         facts = {"offsets": journal.sync(), "identity": self.environment["identity"], "seconds": self._seconds()}
@@ -340,28 +363,6 @@ class _Life:
         except Exception as error:
             self.view.note(f"the report could not be written ({error}); try `fedgen report {self.folder}`")
             return ""
-
-
-@contextmanager
-def _signals(interrupt: Interrupt, view: View) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a stop; a second one is not waited for."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def request(number: int, frame: Any) -> None:
-        if interrupt.requested:
-            raise KeyboardInterrupt
-        interrupt.requested = True
-        with suppress(RuntimeError):  # the signal came while the same stream was written to
-            view.doing("stopping: this round is dropped; Ctrl-C again ends at once")
-
-    before = {each: signal.signal(each, request) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _checked(federation: Federation) -> Federation:

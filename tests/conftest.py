@@ -82,9 +82,9 @@ def cluster() -> Iterator[None]:
     """One Ray for all runs of a file, for up to four workers, larger than the machine where that must be."""
     from fedgen.server.ray_cluster import connect
 
-    ray, _ = connect(None, 4)
+    connection = connect(None, 4)
     yield
-    ray.shutdown()
+    connection.leave()
 
 
 @pytest.fixture

@@ -392,9 +392,9 @@ def test_serial_and_resumed_have_one_hash(name: str, tmp_path: Path) -> None:
 def cluster() -> Iterator[None]:
     from fedgen.server.ray_cluster import connect
 
-    ray, _ = connect(None, 2)
+    connection = connect(None, 2)
     yield
-    ray.shutdown()
+    connection.leave()
 
 
 QUICK = {("flag under ipm", 2), ("trimmed mean under ipm", 2)}

@@ -113,7 +113,7 @@ def test_a_worker_killed_inside_a_round_leaves_the_hash(
     assert hashes(result) == expected
     assert not (tmp_path / phase).exists(), "a worker met its death"
     [retry] = [event for event in read_lines(result.folder / "events.jsonl") if event["event"] == "retried"]
-    assert "took its place" in retry["reason"]
+    assert "its blocks are computed again" in retry["reason"]
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])

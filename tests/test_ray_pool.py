@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ from fedgen.contracts import Context
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.rows import LocalRows
-from fedgen.server import ray_pool
+from fedgen.server import ray_cluster, ray_pool
 from fedgen.server.checkpoint import Standing, digest
 from fedgen.server.exchange import exchange
 from fedgen.server.journal import Journal, read_lines
 from fedgen.server.pool import Interrupt
 from fedgen.server.ray_cluster import connect, ray_home
-from fedgen.server.ray_pool import RayPool
+from fedgen.server.ray_pool import RayPool, RayWorker
 from fedgen.server.session import Session
 from fedgen.server.sliced_rows import SlicedRows
 from fedgen.server.star import play_round
@@ -56,9 +57,9 @@ class Net(torch.nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray, _ = connect(None, 2)
+    connection = connect(None, 2)
     yield
-    ray.shutdown()
+    connection.leave()
 
 
 def experiment(rounds: int, **tables: Any) -> Experiment:
@@ -110,7 +111,7 @@ def test_killed_worker_leaves_the_hash(tmp_path: Path, capsys: pytest.CaptureFix
     assert "raylet" not in output
     assert (result.state, result.sha256) == ("completed", expected.sha256)
     [retry] = [event for event in read_lines(tmp_path / "ray" / "events.jsonl") if event["event"] == "retried"]
-    assert "took its place" in retry["reason"]
+    assert "its blocks are computed again" in retry["reason"]
 
 
 def with_deed(folder: Path, deed: str, monkeypatch: pytest.MonkeyPatch, **runtime: Any) -> Experiment:
@@ -144,10 +145,10 @@ def assert_one_client_lost(result: Result, reason: str) -> None:
 def test_block_that_kills_its_worker_ends_as_that_blocks_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_pool, "TASK_RETRIES", 1)
+    monkeypatch.setattr(ray_pool, "DEATHS", 1)
     deadly = with_deed(tmp_path, "os._exit(1)", monkeypatch)
     result = run(deadly, tmp_path / "run", search_path=(str(tmp_path),))
-    assert_one_client_lost(result, "4 workers died of it, the last 2 of them alone with it")
+    assert_one_client_lost(result, "2 workers died of it, the last 1 of them alone with it")
     assert "lower runtime.workers or training.block where memory runs out" in result.message
 
 
@@ -163,10 +164,115 @@ def test_stuck_block_is_given_up_and_stays_so_on_resume(tmp_path: Path, monkeypa
     assert_one_client_lost(again, "no answer within runtime.block_timeout_s = 20")
 
 
-def test_worker_that_does_not_start_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_pool, "START_TIMEOUT_S", 0.5)
-    with pytest.raises(FedgenError, match=r"runtime.workers = 50: the Ray cluster did not start them"):
-        RayPool(Federation(experiment(1)), 50, Interrupt())
+def pid(federation: Federation, number: int) -> int:
+    """A task that says who computed it."""
+    return os.getpid()
+
+
+@contextmanager
+def pool_of(workers: Any, chosen: Experiment, folder: Path | None = None) -> Iterator[tuple[RayPool, list[str]]]:
+    """(a pool, what was told of it as "event: reason")."""
+    told: list[str] = []
+    search_path = () if folder is None else (str(folder),)
+    federation = Federation(chosen)
+    pool = RayPool(federation, workers, Interrupt(), search_path, lambda event, why: told.append(f"{event}: {why}"))
+    try:
+        yield pool, told
+    finally:
+        pool.close()
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Ray of two CPUs is one that somebody else has started in this process."""
+    monkeypatch.setattr(ray_cluster, "_home", None)
+    monkeypatch.setattr(ray_cluster, "_USERS", [])
+
+
+def test_more_workers_than_cpus_go_on_with_those_that_start(foreign: None) -> None:
+    began = time.monotonic()
+    with pool_of(50, experiment(1)) as (pool, told):
+        assert time.monotonic() - began < ray_pool.PATIENCE_S
+        assert len(set(pool.map(pid, [(number,) for number in range(20)]))) == 2
+    joined, missing = told
+    assert joined.startswith("joined: uses the Ray at ")
+    assert missing.startswith("workers: 2 of 50 Ray workers run: the cluster has 2 CPUs, and a worker takes 1 CPU; ")
+
+
+def test_auto_is_the_clusters_cpus(foreign: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    hired: list[int] = []
+    monkeypatch.setattr(ray_pool, "default_workers", lambda: 7)
+    monkeypatch.setattr(RayPool, "_start", lambda self, workers: hired.append(workers))
+    with pool_of("auto", experiment(1)):
+        assert hired == [2]
+    with pool_of("auto", experiment(1).replace(training={"threads": 2})):
+        assert hired == [2, 1]
+
+
+def test_workers_without_a_cpu_end_the_run_and_come_when_there_is_one(foreign: None) -> None:
+    import ray
+
+    holder = ray.remote(num_cpus=2)(RayWorker).remote()
+    ray.get(holder.__ray_ready__.remote())
+    short = experiment(1, runtime={"worker_timeout_s": 2.0})
+    with pytest.raises(FedgenError, match=r"within runtime.worker_timeout_s = 2: the cluster has 2 CPUs, and a worker"):
+        RayPool(Federation(short), 2, Interrupt())
+    threading.Timer(2.0, ray.kill, [holder]).start()
+    with pool_of(1, experiment(1)) as (pool, _):
+        assert len(list(pool.map(pid, [(0,), (1,)]))) == 2
+
+
+def in_first_worker(folder: Path, deed: str, monkeypatch: pytest.MonkeyPatch, **runtime: Any) -> Experiment:
+    """An experiment whose own module does something in the first worker process that imports it."""
+    name = f"first_{hashlib.sha256(deed.encode()).hexdigest()[:8]}"
+    (folder / f"{name}.py").write_text(
+        "import os, time, torch\nfrom pathlib import Path\n"
+        f"if os.getpid() != {os.getpid()}:\n"
+        "    try:\n"
+        f"        Path({str(folder / 'marker')!r}).touch(exist_ok=False)\n"
+        f"        {deed}\n"
+        "    except FileExistsError:\n"
+        "        pass\n"
+        "class Net(torch.nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    return experiment(1, model={"name": f"{name}:Net"}, runtime=runtime)
+
+
+def test_worker_that_hangs_while_it_starts_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_pool, "PATIENCE_S", 0.5)
+    with pool_of(2, in_first_worker(tmp_path, "time.sleep(3600)", monkeypatch), tmp_path) as (pool, told):
+        assert told == ["workers: 1 of 2 Ray workers run: starting one takes long, or hangs"]
+        [hung] = [seat for seat in pool._seats if not seat.greeted]
+        hung.since -= pool._worker_timeout_s
+        deadline = time.monotonic() + 60
+        while len(told) < 2 and time.monotonic() < deadline:
+            assert list(pool.map(pid, [(0,)]))
+    assert told[1:] == ["workers: all 2 Ray workers run"]
+
+
+def test_worker_that_dies_while_it_starts_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pool_of(1, in_first_worker(tmp_path, "os._exit(1)", monkeypatch), tmp_path) as (pool, _):
+        assert (tmp_path / "marker").exists()
+        assert list(pool.map(pid, [(0,)]))
+    (tmp_path / "marker").unlink()
+    monkeypatch.setattr(ray_pool, "DEATHS", 0)  # the first try is the last
+    with pytest.raises(FedgenError, match=r"a Ray worker did not start in 1 tries \(ActorDiedError"):
+        RayPool(Federation(in_first_worker(tmp_path, "os._exit(1)", monkeypatch)), 1, Interrupt(), (str(tmp_path),))
+
+
+def test_what_keeps_a_worker_from_starting_is_said_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = in_first_worker(tmp_path, "import not_there_at_all", monkeypatch)
+    with pytest.raises(FedgenError) as raised:
+        RayPool(Federation(lacking), 1, Interrupt(), (str(tmp_path),))
+    assert str(raised.value) == (
+        "a Ray worker on this machine did not start: No module named 'not_there_at_all'; install it there, or put it "
+        "beside the experiment file"
+    )
 
 
 def test_every_rule_has_the_bits_of_local_rows_where_slices_stay_with_the_workers(tmp_path: Path) -> None:
@@ -223,19 +329,19 @@ def test_address_where_nobody_listens_is_explained(monkeypatch: pytest.MonkeyPat
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(FedgenError, match=r"runtime.address = '127.0.0.1:9'"):
+    with pytest.raises(FedgenError, match=r"runtime.address = '127.0.0.1:9'\): ConnectionRefusedError"):
         connect("127.0.0.1:9", 1)
 
 
-def test_machines_of_a_cluster_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_of_a_cluster_are_compared(foreign: None, monkeypatch: pytest.MonkeyPatch) -> None:
     federation = Federation(experiment(1))
-    federation.experiment = federation.experiment.replace(runtime={"address": "auto"})
     events: list[tuple[str, str]] = []
     real = ray_pool.introduction(federation)
     monkeypatch.setattr(ray_pool, "introduction", lambda _: {**real, "processor": "another"})
     RayPool(federation, 1, Interrupt(), on_event=lambda *event: events.append(event)).close()
-    [(event, reason)] = events
+    _, (event, reason) = events
     assert event == "mixed_machines"
+    assert "node" in reason
     assert "another" in reason
     monkeypatch.setattr(ray_pool, "introduction", lambda _: {**real, "data": "other"})
     with pytest.raises(FedgenError, match=r"holds other data .*runtime.data_dir"):

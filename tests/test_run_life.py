@@ -198,7 +198,7 @@ def test_what_a_person_is_told_of_a_stop_and_a_resume(tmp_path: Path) -> None:
     run(tiny(tracking={"report": True}), folder, view=heard)
     go_on = f"`fedgen resume '{folder}'` continues this run"
     assert [words for words in heard.said if words] == [
-        "stopping: this round is dropped; Ctrl-C again ends at once",
+        "stopping: what is not finished is dropped; Ctrl-C again ends at once",
         f"■ stopped after 2 rounds: {go_on} (report: {folder}/report.html)",
     ]
     assert read_lines(folder / "events.jsonl")[-1] == {"event": "stopped", "reason": "before round 2"}
