@@ -21,10 +21,14 @@ class WorkLost(FedgenError):
 
 
 class Interrupt:
-    """Set by a signal, looked at between blocks."""
+    """Set by a signal, looked at between blocks.
+
+    listen: take the signals again, where a library may have taken them over.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self.listen: Callable[[], None] = lambda: None
 
     def check(self) -> None:
         if self.requested:

@@ -22,16 +22,20 @@ from torch import Tensor
 from fedgen.errors import FedgenError
 from fedgen.parameters import canonical
 from fedgen.server.cluster_door import admitted
+from fedgen.server.pool import Interrupt
 
 PREFIX = "fedgen-"
-POLL_S = 0.25
+POLL_S = 0.05
 CONNECT_S = 120.0
 LEAVE_S = 20.0
 OWN = "local"
 """The address that asks for a Ray of the run's own, as Ray writes it."""
 
-Check = Callable[[], None]
-"""Raises where the run is to stop."""
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
 
 
 @cache
@@ -78,24 +82,25 @@ _USERS: list[Connection] = []
 _home: _Home | None = None
 
 
-def connect(address: str | None, workers: int, check: Check = lambda: None) -> Connection:
+def connect(address: str | None, workers: int, interrupt: Interrupt | None = None) -> Connection:
     """Ray, connected: as this process is already; else to the cluster at `address`, or at RAY_ADDRESS; else, and for
     the address "local", to a Ray of its own with that many CPUs.
 
     Raises FedgenError where that fails.
     """
     global _home
+    interrupt = interrupt or Interrupt()
     with _environment({}):  # the import sets a variable
         import ray
 
     while not _LOCK.acquire(timeout=POLL_S):
-        check()
+        interrupt.check()
     try:
         named = address or os.environ.get("RAY_ADDRESS") or OWN
         if ray.is_initialized():
             note = _note_of_present(ray, address)
         else:
-            _home = _opened(ray, named, "runtime.address" if address else "RAY_ADDRESS", workers, check)
+            _home = _opened(ray, named, "runtime.address" if address else "RAY_ADDRESS", workers, interrupt)
             note = "" if address or named == OWN else (
                 f"joined the Ray cluster at RAY_ADDRESS = {named}; --address local starts one for this run"
             )  # fmt: skip
@@ -122,16 +127,16 @@ def _note_of_present(ray: Any, address: str | None) -> str:
     return f"uses the Ray at {present}, to which this process was connected already{instead}"
 
 
-def _opened(ray: Any, address: str, named_by: str, workers: int, check: Check) -> _Home:
+def _opened(ray: Any, address: str, named_by: str, workers: int, interrupt: Interrupt) -> _Home:
     try:
         if address == OWN:
             environment = _own_token()
             settings = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": str(ray_home() / "ray")}
         else:
             environment, settings = admitted(address), {}
-        return _Home(ray, address, environment, settings, check)
+        return _Home(ray, address, environment, settings, interrupt)
     except Exception as error:
-        check()
+        interrupt.check()
         where = "a Ray of its own" if address == OWN else f"{named_by} = {address!r}"
         why = str(error) if isinstance(error, FedgenError) else f"{type(error).__name__}: {error}"
         raise FedgenError(
@@ -148,7 +153,12 @@ class _Home(threading.Thread):
     """
 
     def __init__(
-        self, ray: Any, address: str, environment: Mapping[str, str | None], settings: dict[str, Any], check: Check
+        self,
+        ray: Any,
+        address: str,
+        environment: Mapping[str, str | None],
+        settings: dict[str, Any],
+        interrupt: Interrupt,
     ) -> None:
         super().__init__(name="fedgen-ray", daemon=True)
         self.own, self.address = address == OWN, address
@@ -157,18 +167,21 @@ class _Home(threading.Thread):
         self._there, self._over = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self.start()
-        self._await(check)
+        self._await(interrupt)
 
-    def _await(self, check: Check) -> None:
+    def _await(self, interrupt: Interrupt) -> None:
         began = monotonic()
         try:
             while not self._there.wait(POLL_S):
-                check()
+                interrupt.listen()
+                interrupt.check()
                 if monotonic() - began > CONNECT_S:
                     raise FedgenError(f"no answer within {CONNECT_S:g} s")
         except BaseException:
             self.close()
             raise
+        finally:
+            interrupt.listen()
         if self._error is not None:
             raise self._error
 
@@ -203,8 +216,7 @@ def _own_token() -> dict[str, str | None]:
 def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
     """The environment that Ray's processes inherit; this process's own is afterwards what it was."""
     before = dict(os.environ)
-    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
-    wanted = {**quiet, **before, **changes}
+    wanted = {**QUIET, **before, **changes}
     try:
         os.environ.update({name: value for name, value in wanted.items() if value is not None})
         for name in [name for name, value in changes.items() if value is None]:

@@ -127,7 +127,7 @@ class RayPool:
         self._interrupt, self._on_event = interrupt, on_event
         self._block_timeout_s, self._worker_timeout_s = runtime.block_timeout_s, runtime.worker_timeout_s
         local = default_workers() if workers == "auto" else workers
-        self._connection = connect(runtime.address, local, interrupt.check)
+        self._connection = connect(runtime.address, local, interrupt)
         self._ray, self._seats, self._put = self._connection.ray, list[_Seat](), dict[int, tuple[Any, Any]]()
         try:
             if self._connection.note:
@@ -178,7 +178,7 @@ class RayPool:
         try:
             return self._ray.get(handle)
         except self._ray.exceptions.RayError as error:
-            raise WorkLost(f"what a worker had computed was lost with its machine ({_words(error)})") from error
+            raise self._lost(error) from error
 
     def _step(self, job: _Job) -> None:
         """Hand out what workers are ready for, take what they have done meanwhile, look after those that are silent."""
@@ -290,8 +290,11 @@ class RayPool:
         """What a task raised; where it is Ray's, something that the task was to read."""
         cause: Exception = error.cause
         if isinstance(cause, self._ray.exceptions.RayError):
-            return WorkLost(f"what a worker had computed was lost with its machine ({_words(cause)})")
+            return self._lost(cause)
         return cause
+
+    def _lost(self, error: Exception) -> WorkLost:
+        return WorkLost(f"what a worker had computed was lost with its machine ({type(error).__name__})")
 
     def _lose(self, seat: _Seat, error: Exception) -> None:
         """A worker died: the block that it was at is suspected, all that it had are computed again."""
@@ -372,10 +375,13 @@ class RayPool:
 
     def _shortage(self) -> str:
         """Why workers may be missing, and what helps."""
-        if self._room() >= len(self._seats):
+        if not self._cpus:
             return "starting one takes long, or hangs"
-        cpus, each = int(self._ray.cluster_resources().get("CPU", 0)), counted(self._cpus, "CPU")
-        return f"the cluster has {counted(cpus, 'CPU')}, and a worker takes {each}; more are taken on as they start"
+        cpus = counted(int(self._ray.cluster_resources().get("CPU", 0)), "CPU")
+        free, each = int(self._ray.available_resources().get("CPU", 0)), counted(self._cpus, "CPU")
+        return (
+            f"the cluster has {cpus}, {free} of them free, and a worker takes {each}; more are taken on as they start"
+        )
 
     def close(self) -> None:
         """Ends the workers, and the connection to Ray where it was made for runs."""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from fedgen.server.view import View
 
 
+ABORT_S = 3
+
+
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """SIGTERM is Ctrl-C, a KeyboardInterrupt: nothing has been written that has to be whole."""
@@ -28,17 +31,35 @@ def asking(interrupt: Interrupt, view: View) -> Iterator[None]:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
+        _call_off_abort()
         with suppress(RuntimeError):  # the signal came while the same stream was written to
             view.doing("stopping: what is not finished is dropped; Ctrl-C again ends at once")
 
+    def listen() -> None:
+        if _in_main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, request)
+
     with _handled(request, signal.SIGINT, signal.SIGTERM):
+        interrupt.listen = listen
         yield
+
+
+def _call_off_abort() -> None:
+    """Ray's native handler of SIGTERM, where it came first, has ordered an abort in 3 s; other alarms stay."""
+    left = signal.alarm(0)
+    if left > ABORT_S:
+        signal.alarm(left)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
 def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
     """Python allows handlers in the main thread only; a run in another one goes without."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
     before = {each: signal.signal(each, handler) for each in numbers}
