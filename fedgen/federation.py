@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import inf
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -53,15 +54,37 @@ def prepare_process(threads: int) -> None:
 @contextmanager
 def process_kept() -> Iterator[None]:
     """Afterwards threads, of torch and of BLAS, and denormals are what they were."""
-    libraries = ThreadpoolController().lib_controllers
-    threads, flush, limits = torch.get_num_threads(), _flushes_denormals(), [each.num_threads for each in libraries]
+    threads, flush = torch.get_num_threads(), _flushes_denormals()
     try:
-        yield
+        with _LIBRARIES:
+            yield
     finally:
-        for library, limit in zip(libraries, limits, strict=True):
-            library.set_num_threads(limit)
         torch.set_num_threads(threads)
         torch.set_flush_denormal(flush)
+
+
+class _Libraries:
+    """Threads of libraries belong to the process: the last of runs at the same time gives them back."""
+
+    def __init__(self) -> None:
+        self._lock, self._runs = Lock(), 0
+        self._before: list[tuple[Any, int]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._runs == 0:
+                self._before = [(each, each.num_threads) for each in ThreadpoolController().lib_controllers]
+            self._runs += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._runs -= 1
+            if self._runs == 0:
+                for library, threads in self._before:
+                    library.set_num_threads(threads)
+
+
+_LIBRARIES = _Libraries()
 
 
 def _flushes_denormals() -> bool:

@@ -20,7 +20,7 @@ from fedgen import Experiment, registry, run
 from fedgen.clients import own_modules
 from fedgen.clients.own_modules import packed
 from fedgen.errors import FedgenError
-from fedgen.federation import prepare_process
+from fedgen.federation import prepare_process, process_kept
 from fedgen.server import star
 from fedgen.server.journal import read_lines
 from fedgen.server.pool import WorkLost
@@ -59,6 +59,22 @@ def test_process_is_afterwards_what_it_was(tmp_path: Path) -> None:
             assert (dict(os.environ), signal.getsignal(signal.SIGTERM)) == (variables, handler)
     finally:
         prepare_process(threads)
+
+
+def test_libraries_are_given_back_by_the_last_of_two_runs() -> None:
+    with threadpool_limits(2, user_api="blas") as limits:
+        libraries = limits._controller.lib_controllers
+        first, second = process_kept(), process_kept()
+        before = [each.num_threads for each in libraries]
+        first.__enter__()
+        prepare_process(1)
+        during = [each.num_threads for each in libraries]
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert [each.num_threads for each in libraries] == during
+        second.__exit__(None, None, None)
+        assert [each.num_threads for each in libraries] == before
+    prepare_process(1)
 
 
 SCRIPT = """
