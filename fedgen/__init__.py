@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fedgen.aggregation.call import aggregate as aggregate
     from fedgen.config import Experiment as Experiment
     from fedgen.server.experiment_file import load_experiment as load_experiment
-    from fedgen.server.run import Result as Result
+    from fedgen.server.result import Result as Result
     from fedgen.server.run import resume as resume
     from fedgen.server.run import run as run
 
@@ -22,7 +22,7 @@ _HOMES = {
     "Experiment": "fedgen.config",
     "aggregate": "fedgen.aggregation.call",
     "load_experiment": "fedgen.server.experiment_file",
-    "Result": "fedgen.server.run",
+    "Result": "fedgen.server.result",
     "resume": "fedgen.server.run",
     "run": "fedgen.server.run",
 }

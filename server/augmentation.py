@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,7 +13,6 @@ from fedgen.contracts import Block
 from fedgen.federation import Federation
 from fedgen.server import parts, run_folder
 from fedgen.server.checkpoint import Standing
-from fedgen.server.journal import finite
 
 MOST_CLIENTS = 100
 """Clients that are looked at: their samples are generated again for it."""
@@ -24,7 +25,16 @@ def write_augmentation(folder: Path, federation: Federation, standing: Standing)
         method = method.inner
     if hasattr(method, "findings") and standing.round >= 0:
         found = method.findings(standing.state, _clients(federation, standing), federation.dataset.domain)
-        run_folder.write_json(folder / parts.AUGMENTATION, finite({**found, "domains": federation.dataset.domains}))
+        run_folder.write_json(folder / parts.AUGMENTATION, _known({**found, "domains": federation.dataset.domains}))
+
+
+def _known(value: Any) -> Any:
+    """The value with null where a finding has no number, which a method says by NaN."""
+    if isinstance(value, dict):
+        return {key: _known(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def _clients(federation: Federation, standing: Standing) -> Iterator[Block]:

@@ -148,7 +148,7 @@ def _resume(parsed: argparse.Namespace) -> int:
 
 
 def _ended(parsed: argparse.Namespace, live: Callable[[Any], Any]) -> int:
-    from fedgen.server.run import RunFailed
+    from fedgen.server.result import RunFailed
     from fedgen.server.view import view_for
 
     try:

@@ -30,7 +30,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     gone = network.gone(tick)
     broadcast = federation.method.broadcast(pulled(federation, standing.state, tick), tick)
     if broadcast.reduce != "aggregate":
-        return gossip.flood(session, broadcast, federation.cohort(tick, everyone=True), clock)
+        return gossip.flood(session, broadcast, federation.cohort(tick, everyone=True), evaluate, clock)
     post = Post.restore(standing.post) if standing.post else _opened(federation, broadcast)
     post = post.forgetting(returning(federation, tick))
     # 2. Those whose training ends now have trained one round's work, and send.

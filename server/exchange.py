@@ -51,17 +51,6 @@ class Outcome:
             standing.rule_memory = self.inbox.aggregation.memory
         standing.attack_memory = self.attack_memory
 
-    def metrics(self) -> dict[str, float]:
-        """Means of the clients' own metrics, weighted as their updates are."""
-        names = dict.fromkeys(name for report in self.reports for name in report.metrics)
-        means = {}
-        for name in names:
-            measured = [report for report in self.reports if name in report.metrics]
-            values = torch.cat([report.metrics[name] for report in measured]).double()
-            weights = torch.cat([report.weights for report in measured])
-            means[name] = float((values * weights).sum() / weights.sum())
-        return means
-
 
 def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Outcome:
     """Send `broadcast` to the clients of `blocks` and gather what they return.

@@ -15,6 +15,7 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import Array, Tensors, canonical
 from fedgen.server.exchange import exchange
+from fedgen.server.measures import note_not_finite, own_metrics
 from fedgen.server.peer_metrics import consensus_distance, honest_peers, mean_of, measured, summary, told_of_honest
 from fedgen.server.peers import Merging, Sending, merge, send
 from fedgen.server.rejoin import pulled
@@ -81,7 +82,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     blocks = present(federation.cohort(round, everyone=True), gone)
     note_redrawn(session, blocks)
     if broadcast.reduce != "aggregate":
-        return flood(session, broadcast, blocks, clock)
+        return flood(session, broadcast, blocks, evaluate, clock)
     # 2. They train; what liars send is something else.
     sending = send(session, broadcast, blocks)
     clock.lap("train")
@@ -105,11 +106,14 @@ def conclude(
     """Evaluate held-back samples at every peer; then, when nothing can interrupt it any more, the round counts."""
     federation, standing = session.federation, session.standing
     round, state = standing.round, merging.state
+    own = own_metrics(session, sending.reports, weighted=False)
     values = measured(session, state) if evaluate else {}
     last = round + 1 == federation.experiment.federation.rounds
-    distance = {"consensus_distance": consensus_distance(federation, state["model"], round)} if evaluate else {}
+    held_back = summary(session, values)
+    if evaluate:
+        held_back["consensus_distance"] = consensus_distance(federation, state["model"], round)
+    note_not_finite(session, held_back)
     told = told_of_honest(federation, round, state["model"] if evaluate else None, merging.diagnostics)
-    metrics = {**summary(session, values), **sending.metrics(federation), **distance}
     clock.lap("evaluate")
     sending.commit(standing)
     standing.rule_memory = merging.memory
@@ -121,7 +125,8 @@ def conclude(
     size_bytes = sending.sent.models.shape[1] * broadcast.expects.dtype.itemsize * messages
     return {
         "round": round,
-        "metrics": metrics,
+        "evaluated": evaluate,
+        "metrics": {**held_back, **own},
         "clients": {**sending.counts(merging.refused), "late": 0},
         "skipped": False,
         "bytes": {"up": size_bytes, "down": size_bytes},
@@ -152,23 +157,32 @@ def arriving(federation: Federation, round: int, silent: list[int]) -> Matrix:
     return csr_array((weights.data[heard], (receivers[heard], weights.indices[heard])), shape=weights.shape)
 
 
-def flood(session: Session, broadcast: Broadcast, blocks: list[Tensor], clock: Stopwatch) -> dict[str, Any]:
+def flood(
+    session: Session, broadcast: Broadcast, blocks: list[Tensor], evaluate: bool, clock: Stopwatch
+) -> dict[str, Any]:
     """An exchange of what is no model: passed on until everybody has it, it is the same at every peer."""
     standing, method = session.standing, session.federation.method
     outcome = exchange(session, replace(broadcast, start=broadcast.start[0]), blocks)
+    clock.lap("train")
     updated = method.server_update(standing.state, outcome.inbox, standing.round)
+    state = {name: canonical(value) for name, value in updated.items()}
+    clock.lap("aggregate")
+    held_back = summary(session, measured(session, state) if evaluate else {})
+    note_not_finite(session, held_back)
+    own = own_metrics(session, outcome.reports, weighted=True)
+    clock.lap("evaluate")
     outcome.commit(standing)
     size_bytes = broadcast.expects.size * broadcast.expects.dtype.itemsize
     messages = len(outcome.inbox.clients) * session.federation.network.graph(0).hears.nnz
     record = {
         "round": standing.round,
-        "metrics": outcome.metrics(),
+        "evaluated": evaluate,
+        "metrics": {**held_back, **own},
         "clients": outcome.counts,
         "skipped": False,
         "bytes": {"up": size_bytes * messages, "down": size_bytes * messages},
         "messages": messages,
         "seconds": clock.laps,
     }
-    standing.state = {name: canonical(value) for name, value in updated.items()}
-    standing.round += 1
+    standing.state, standing.round = state, standing.round + 1
     return record

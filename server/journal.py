@@ -44,7 +44,7 @@ class Journal:
         try:
             line = json.dumps(record, allow_nan=False)
         except ValueError:
-            line = json.dumps(finite(record), allow_nan=False)
+            line = json.dumps(strict(record), allow_nan=False)
         self._files[name].write(line.encode() + b"\n")
         self._files[name].flush()
 
@@ -61,13 +61,17 @@ class Journal:
             file.close()
 
 
-def finite(value: Any) -> Any:
-    """The value as strict JSON can carry it: numbers that are not finite become null."""
+def strict(value: Any) -> Any:
+    """The value as strict JSON can carry it: a number that is not finite becomes a word that `float` reads back.
+
+    >>> strict({"loss": math.nan, "step": -math.inf, "accuracy": None})
+    {'loss': 'NaN', 'step': '-Infinity', 'accuracy': None}
+    """
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [strict(item) for item in value]
+    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

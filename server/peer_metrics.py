@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from fedgen.clients import peer
 from fedgen.federation import Federation
 from fedgen.parameters import Tensors
 from fedgen.rows import columns_of
+from fedgen.server.measures import Metrics, honest
 from fedgen.server.session import EVALUATION_SAMPLES, Session
 from fedgen.server.words import lower_is_better, split_metric
 
@@ -21,23 +24,23 @@ EVALUATION_PEERS = 64
 def honest_peers(federation: Federation, round: int) -> Tensor:
     """int64[k]: who does not lie, once liars lie at all."""
     everyone = torch.arange(federation.experiment.data.clients)
-    return everyone[~federation.liars(everyone, max(round, federation.experiment.byzantine.start))]
+    return everyone[honest(federation, everyone, round)]
 
 
-def summary(session: Session, values_of: Tensors) -> dict[str, float]:
+def summary(session: Session, values_of: Tensors) -> Metrics:
     """Of every metric [N] the mean over the honest peers; of those that are no loss also the tenth percentile and the
     worst peer."""
-    honest = honest_peers(session.federation, session.standing.round)
+    peers = honest_peers(session.federation, session.standing.round)
     metrics: dict[str, float] = {}
     for name, values in values_of.items():
-        theirs = values[honest]
+        theirs = values[peers]
         metrics[name] = float(theirs.mean())
         _, base = split_metric(name)
         if base != "loss":
             prefix, sign = name.removesuffix(base), -1 if lower_is_better(base) else 1
             metrics[f"{prefix}p10_{base}"] = sign * float((sign * theirs).quantile(0.1))
             metrics[f"{prefix}worst_{base}"] = sign * float((sign * theirs).min())
-    return session.federation.with_domain_means(metrics)
+    return {**session.federation.with_domain_means(metrics)}
 
 
 def measured(session: Session, state: Tensors) -> Tensors:
@@ -63,10 +66,10 @@ def measured(session: Session, state: Tensors) -> Tensors:
 
 def consensus_distance(federation: Federation, models: Tensor, round: int) -> float:
     """Root of the mean squared distance of the honest peers' models[N, d] from their mean."""
-    honest = honest_peers(federation, round)
-    centre = mean_of(models, honest)
-    squares = sum(float((models[part] - centre).square().sum()) for part in honest.split(EVALUATION_PEERS))
-    return float((squares / len(honest)) ** 0.5)
+    peers = honest_peers(federation, round)
+    centre = mean_of(models, peers)
+    squares = sum(float((models[part] - centre).square().sum()) for part in peers.split(EVALUATION_PEERS))
+    return float((squares / len(peers)) ** 0.5)
 
 
 def mean_of(models: Tensor, peers: Tensor) -> Tensor:
@@ -79,15 +82,22 @@ def mean_of(models: Tensor, peers: Tensor) -> Tensor:
 
 def told_of_honest(
     federation: Federation, round: int, models: Tensor | None, diagnostics: Tensors
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Metrics]:
     """Means over the honest peers: "aggregation" of the rule's single numbers, "factor" and, where models[N, d] are
     given, "variance" of every weight by its name."""
-    honest, layout = honest_peers(federation, round), federation.method.layout
-    means = {name: value[honest].nanmean(0) for name, value in diagnostics.items()}
-    told = {"aggregation": {name: float(value) for name, value in means.items() if value.dim() == 0}}
+    peers, layout = honest_peers(federation, round), federation.method.layout
+    # NaN stands where nobody merged; a rule's own NaN is no mean over those that did, either.
+    means = {name: value[peers].nanmean(0) for name, value in diagnostics.items()}
+    told: dict[str, Metrics] = {
+        "aggregation": {name: _defined(float(value)) for name, value in means.items() if value.dim() == 0}
+    }
     if FACTOR in means:
-        told[FACTOR] = dict(zip(layout.weights, means[FACTOR].tolist(), strict=True))
+        told[FACTOR] = dict(zip(layout.weights, map(_defined, means[FACTOR].tolist()), strict=True))
     if models is not None:
-        measured = variances(models, layout)[honest].mean(0).tolist()
+        measured = variances(models, layout)[peers].mean(0).tolist()
         told["variance"] = dict(zip(layout.weights, measured, strict=True))
     return {name: values for name, values in told.items() if values}
+
+
+def _defined(mean: float) -> float | None:
+    return None if isnan(mean) else mean

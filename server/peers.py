@@ -16,7 +16,6 @@ from fedgen.clients.merging import Merge, Refused, merge_peers
 from fedgen.clients.peer import PeerReport, train_peers
 from fedgen.contracts import BlockFailure, Broadcast, View
 from fedgen.errors import FedgenError
-from fedgen.federation import Federation
 from fedgen.parameters import Array, Layout, Tensors, place_rows
 from fedgen.rows import LocalRows
 from fedgen.server.checkpoint import Standing
@@ -76,17 +75,6 @@ class Sending:
         asked = sum(len(report.clients) + len(report.failed) for report in self.reports)
         rejected = len({client for report in self.reports for client in report.rejected} | set(refused))
         return {"admitted": asked - self.failed - rejected, "rejected": rejected, "failed": self.failed}
-
-    def metrics(self, federation: Federation) -> dict[str, float]:
-        """Means of the honest peers' own metrics."""
-        names = dict.fromkeys(name for report in self.reports for name in report.metrics)
-        means = {}
-        for name in names:
-            measured = [report for report in self.reports if name in report.metrics]
-            values = torch.cat([report.metrics[name] for report in measured]).double()
-            honest = ~federation.byzantine.index_select(0, torch.cat([report.clients for report in measured]))
-            means[name] = float(values[honest].mean())
-        return means
 
 
 def send(

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from math import nan
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from fedgen import registry
 from fedgen.config import Experiment
@@ -23,9 +19,10 @@ from fedgen.server import checkpoint, events, experiment_file, gossip, parts, ru
 from fedgen.server.augmentation import write_augmentation
 from fedgen.server.checkpoint import Standing
 from fedgen.server.environment import describe
-from fedgen.server.journal import Journal, finite, read_lines, truncate
+from fedgen.server.journal import Journal, read_lines, truncate
 from fedgen.server.pool import Interrupt, SerialPool, StopRequested, WorkLost
-from fedgen.server.report_words import clipped
+from fedgen.server.result import Result as Result
+from fedgen.server.result import RunFailed, State, final_metrics, verdict
 from fedgen.server.session import Session
 from fedgen.server.topology import network_record
 from fedgen.server.view import SilentView, View
@@ -36,61 +33,6 @@ LOOPS = {("star", "rounds"): star, ("gossip", "rounds"): gossip, ("gossip", "eve
 
 REPLAYS = 5
 """How often a round is played again whose work was lost with a machine."""
-
-State = Literal["completed", "degraded", "failed", "stopped"]
-EXIT_CODES: Mapping[State, int] = {"completed": 0, "degraded": 3, "failed": 1, "stopped": 130}
-DEGRADING = {
-    "skipped": ("round", "skipped"),
-    "failed": ("client run", "failed"),
-    "block_failed": ("block", "failed"),
-    "checkpoint_fell_back": ("checkpoint", "damaged"),
-}
-"""Events after which a run that reached its last round is not simply completed, in words; `failed` is of a client."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended.
-
-    rounds: how many were played.  metrics: the last value of each.  sha256: of the server's state.  client_sha256: of
-    what clients keep, None where they keep nothing.  seconds: wall time, resumes included.  message: why it is so.
-    """
-
-    folder: Path
-    state: State
-    rounds: int
-    metrics: dict[str, float]
-    sha256: str
-    client_sha256: str | None
-    seconds: float
-    message: str = ""
-
-    @property
-    def exit_code(self) -> int:
-        return EXIT_CODES[self.state]
-
-    @property
-    def history(self) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-        """{metric: float64[rounds]}, NaN in rounds where it was not measured."""
-        records = read_lines(self.folder / parts.METRICS)
-        names = dict.fromkeys(name for record in records for name in record["metrics"])
-        return {
-            name: np.array([_number(record["metrics"].get(name)) for record in records], np.float64) for name in names
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """The object of `--json` and of result.json."""
-        fields = {**vars(self), "run": str(self.folder)}
-        del fields["folder"]
-        return finite({"run": fields.pop("run"), **fields})  # type: ignore[no-any-return]
-
-
-class RunFailed(FedgenError):
-    """A run that could not go on; `result` says how far it came, its folder holds everything up to then."""
-
-    def __init__(self, result: Result) -> None:
-        super().__init__(result.message)
-        self.result = result
 
 
 @process_kept()
@@ -290,17 +232,7 @@ class _Life:
 
     def _reached(self, journal: Journal) -> tuple[State, str]:
         journal.flush()
-        reasons: dict[str, list[str]] = {}
-        for event in filter(_degrades, read_lines(self.folder / parts.EVENTS)):
-            reasons.setdefault(event["event"], []).append(event["reason"])
-        if not reasons:
-            return "completed", ""
-        told = [
-            f"{counted(len(reasons[event]), noun)} {verb} ({clipped(reasons[event][0])})"
-            for event, (noun, verb) in DEGRADING.items()
-            if event in reasons
-        ]
-        return "degraded", f"{', '.join(told)}; events.jsonl and the report say more"
+        return verdict(read_lines(self.folder / parts.EVENTS))
 
     def _pool(self, journal: Journal) -> Pool:
         runtime = self.federation.experiment.runtime
@@ -336,7 +268,7 @@ class _Life:
             folder=self.folder,
             state=state,
             rounds=max(standing.round, 0),
-            metrics=_last_metrics(self.folder),
+            metrics=final_metrics(read_lines(self.folder / parts.METRICS)),
             sha256=checkpoint.digest(standing.state),
             client_sha256=checkpoint.digest(kept) if kept else None,
             seconds=self._seconds(),
@@ -384,11 +316,6 @@ def _same_network(federation: Federation, before: Mapping[str, Any]) -> None:
         )
 
 
-def _degrades(event: Mapping[str, Any]) -> bool:
-    """A run that failed, was mended and resumed is none the worse for it."""
-    return event["event"] in DEGRADING and (event["event"] != "failed" or "round" in event)
-
-
 def _partition(federation: Federation) -> dict[str, Any]:
     redrawn = federation.experiment.byzantine.redraw  # then every round's event says who lies
     return {
@@ -396,15 +323,3 @@ def _partition(federation: Federation) -> dict[str, Any]:
         "counts": federation.class_counts().tolist(),
         "byzantine": [] if redrawn else federation.byzantine.nonzero().flatten().tolist(),
     }
-
-
-def _last_metrics(folder: Path) -> dict[str, float]:
-    """The last value of every metric, primary ones first."""
-    metrics: dict[str, float] = {}
-    for record in read_lines(folder / parts.METRICS):
-        metrics.update({name: value for name, value in record["metrics"].items() if value is not None})
-    return metrics
-
-
-def _number(value: float | None) -> float:
-    return nan if value is None else value

@@ -51,7 +51,7 @@ class Session:
         own = [f"{key} {name!r}" for key, name in named if ":" in name]
         return f"; look at {' and '.join(own)}" if own else ""
 
-    def evaluate(self, state: Tensors) -> dict[str, float]:
+    def evaluate(self, state: Tensors) -> dict[str, float | None]:
         """Mean metrics of a state over the test and validation samples, summed in order."""
         items = [
             (number, samples)
@@ -64,7 +64,7 @@ class Session:
             for name, (mean, count) in result.items():
                 sums[name] = sums.get(name, 0.0) + mean * count
                 counts[name] = counts.get(name, 0) + count
-        return self.federation.with_domain_means({name: sums[name] / counts[name] for name in sums})
+        return {**self.federation.with_domain_means({name: sums[name] / counts[name] for name in sums})}
 
     def evaluated(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any]) -> list[Any]:
         """The pool's results of an evaluation; an exception names what of the user's own may have raised it."""

@@ -11,6 +11,7 @@ from fedgen.contracts import Broadcast
 from fedgen.federation import Federation
 from fedgen.parameters import Tensors, canonical
 from fedgen.server.exchange import Outcome, exchange
+from fedgen.server.measures import note_not_finite, own_metrics
 from fedgen.server.session import Session, Stopwatch
 from fedgen.server.trust import note_trust
 
@@ -53,6 +54,8 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     clock.lap("aggregate")
     # 5. Held-back samples.
     held_back = session.evaluate(state) if evaluate else {}
+    note_not_finite(session, held_back)
+    own = own_metrics(session, outcome.reports, weighted=True)
     clock.lap("evaluate")
     # 6. Only now, when nothing can interrupt it any more, the round counts.
     if not skipped:
@@ -60,7 +63,8 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     standing.state, standing.round = state, round + 1
     return {
         "round": round,
-        "metrics": {**held_back, **outcome.metrics()},
+        "evaluated": evaluate,
+        "metrics": {**held_back, **own},
         "clients": outcome.counts,
         "skipped": bool(skipped),
         "bytes": _traffic(broadcast, sum(map(len, blocks)), federation.facts.clients if round == 0 else 0, outcome),

@@ -16,7 +16,8 @@ from hypothesis import settings
 from fedgen import registry
 from fedgen.config import Experiment
 from fedgen.federation import Federation, prepare_process
-from fedgen.server.run import Result, run
+from fedgen.server.result import Result
+from fedgen.server.run import run
 
 settings.register_profile("fedgen", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("fedgen")

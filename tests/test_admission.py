@@ -28,7 +28,7 @@ from fedgen.registry import members, parameters
 from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal, read_lines
 from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.run import Result
+from fedgen.server.result import Result
 from fedgen.server.run_record import RunFolder
 from fedgen.server.session import Session
 from fedgen.server.star import play_round
