@@ -9,5 +9,5 @@ experiment = Experiment(
     runtime={"backend": "serial"},  # this process alone; leave it out for worker processes on Ray
 )
 result = run(experiment)
-accuracy = result.history["accuracy"]  # float64[rounds]
-print(f"{result.state}: accuracy {accuracy[-1]:.3f}, best {accuracy.max():.3f} in round {accuracy.argmax()}")
+accuracy, chosen = result.history["accuracy"], result.history["validation_accuracy"].argmax()  # float64[rounds]
+print(f"{result.state}: accuracy {accuracy[-1]:.3f}, {accuracy[chosen]:.3f} in round {chosen}, chosen by validation")

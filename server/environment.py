@@ -15,6 +15,7 @@ from fedgen import __version__
 from fedgen.clients.worker import processor
 from fedgen.config import Experiment
 from fedgen.federation import Federation
+from fedgen.server.directions import directions
 
 PACKAGES = ("torch", "numpy", "ray", "flwr", "pydantic", "scikit-learn", "safetensors", "grpcio")
 
@@ -41,6 +42,7 @@ def describe(experiment: Experiment, federation: Federation, search_path: tuple[
             "validation": len(federation.validation),
             "test": len(dataset.test_y),
         },
+        "lower_is_better": directions(federation),
         "identity": experiment.identity,
         "search_path": list(search_path),
     }

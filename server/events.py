@@ -44,6 +44,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     receivers, places = post.inboxes(tick, _needed(federation, weights, gone), weights)
     letters = post.letters[places]
     heard = _heard(federation, letters, weights, len(post.messages.senders), tick)
+    gossip.note_bound(session, heard, post.messages.senders)
     merging = merge(session, broadcast, _blocks(federation, receivers), sending.own, post.messages, heard)
     clock.lap("aggregate")
     # 4. Held-back samples; then the tick counts.

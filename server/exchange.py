@@ -21,6 +21,7 @@ from fedgen.server.checkpoint import Standing
 from fedgen.server.client_store import ClientStore
 from fedgen.server.session import Session
 from fedgen.server.sliced_rows import SlicedRows
+from fedgen.server.words import round_name
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _root(session: Session, broadcast: Broadcast, common: Exchange) -> Tensor | 
         reason = f"{type(error).__name__}: {error}"
     if reason:
         raise FedgenError(
-            f"round {common.round}: the server could not train on its root samples: {reason}{session.suspects}"
+            f"{round_name(common.round)}: the server could not train on its root samples: {reason}{session.suspects}"
         )
     row: Tensor = root
     return row
@@ -197,7 +198,8 @@ def note_failures(session: Session, blocks: list[Tensor], results: list[Any], fa
     if fatal and len(failed) == sum(map(len, blocks)):
         client, reason = next(iter(failed.items()))
         raise FedgenError(
-            f"round {round}: every one of its {len(failed)} clients failed; client {client}: {reason}{session.suspects}"
+            f"{round_name(round)}: every one of its {len(failed)} {session.members} failed; {session.members[:-1]} "
+            f"{client}: {reason}{session.suspects}"
         )
     return len(failed)
 

@@ -80,15 +80,15 @@ def stacked(
         return written(figure, f"stacked {label}")
 
 
-def traffic(rounds: Sequence[int], up: Sequence[float], down: Sequence[float]) -> str:
+def traffic(rounds: Sequence[int], up: Sequence[float], down: Sequence[float], members: str = "clients") -> str:
     """Bytes each way in every round; beyond 200 rounds each step is the mean of several."""
     size, unit = byte_unit(max([0.0, *up, *down]))
     with drawing() as figure:
         axes = plot_axes(figure, f"traffic a round ({unit})")
         edges, groups = round_bins(rounds)
         for name, values, colour, dashes in (
-            ("up (from clients)", up, "blue", "-"),
-            ("down (to clients)", down, "orange", (0, (5, 1.6))),
+            (f"up (from {members})", up, "blue", "-"),
+            (f"down (to {members})", down, "orange", (0, (5, 1.6))),
         ):
             steps = [np.mean(np.asarray(values, float)[group]) / size for group in groups]
             axes.stairs(steps, edges, baseline=None, color=COLOURS[colour], linestyle=dashes, linewidth=1.8, label=name)

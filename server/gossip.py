@@ -38,10 +38,10 @@ def initial_state(federation: Federation) -> Tensors:
     return together
 
 
-def final_model(federation: Federation, state: Tensors) -> Tensor:
-    """The row [d] that a run leaves behind: the mean of the honest peers' models."""
-    honest = honest_peers(federation, federation.experiment.federation.rounds)
-    return mean_of(state["model"], honest).to(state["model"].dtype)
+def final_model(federation: Federation, state: Tensors, round: int) -> Tensor:
+    """The row [d] that a run leaves behind after that round: the mean of the models of the peers that are honest in
+    it."""
+    return mean_of(state["model"], honest_peers(federation, round)).to(state["model"].dtype)
 
 
 def check(federation: Federation) -> None:
@@ -88,6 +88,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
     clock.lap("train")
     # 3. Each merges what reaches it, and runs the server half.
     heard = arriving(federation, round, [*sending.silent, *np.flatnonzero(gone).tolist()])
+    note_bound(session, heard, sending.sent.senders)
     own_seen = None if sending.failed else sending.own_seen
     merging = merge(session, broadcast, blocks, sending.own, sending.sent, heard, own_seen)
     clock.lap("aggregate")
@@ -136,6 +137,21 @@ def conclude(
         **({"peers": {name: value.tolist() for name, value in values.items()}} if last else {}),
         "seconds": clock.laps,
     }
+
+
+def note_bound(session: Session, heard: Matrix, senders: Array) -> None:
+    """Log that honest peers hear more liars than the rule is to withstand; heard csr[N, m]: messages of senders[m]."""
+    federation, round = session.federation, session.standing.round
+    f = federation.experiment.aggregation.f
+    if federation.rule.linear or federation.experiment.byzantine.attack.name == "none":
+        return
+    lying = federation.liars(torch.from_numpy(senders), round).numpy()
+    heard_liars = np.bincount(by_row(heard, np.arange(heard.shape[0])), lying[heard.indices], heard.shape[0])
+    exposed = heard_liars[honest_peers(federation, round).numpy()]
+    if len(exposed) and exposed.max() > f:
+        liars, hit = int(exposed.max()), int((exposed > f).sum())
+        reason = f"{hit} of {len(exposed)} honest peers hear more liars than aggregation.f = {f}, up to {liars}"
+        session.journal.event("bound_broken", round, reason=reason, liars=liars, f=f)
 
 
 def present(blocks: list[Tensor], gone: Array) -> list[Tensor]:

@@ -54,7 +54,7 @@ def plot(
     axes.set_aspect("equal")
     places = positions(edges, peers)
     if len(edges) <= MOST_EDGES:
-        axes.add_collection(LineCollection(list(places[edges]), colors=COLOURS["grid"], linewidths=0.7, zorder=1))
+        axes.add_collection(LineCollection(list(places[edges]), colors=COLOURS["edge"], linewidths=0.8, zorder=1))
     size = float(np.clip(9_000 / max(1, peers), 6, 120))
     colour: dict[str, Any] = {"color": COLOURS["blue"]} if values is None else {"c": list(values), "cmap": "viridis"}
     dots = axes.scatter(places[:, 0], places[:, 1], s=size, zorder=2, linewidths=0, **colour)

@@ -13,9 +13,9 @@ from fedgen.clients import peer
 from fedgen.federation import Federation
 from fedgen.parameters import Tensors
 from fedgen.rows import columns_of
+from fedgen.server.directions import directions, spread_names
 from fedgen.server.measures import Metrics, honest
 from fedgen.server.session import EVALUATION_SAMPLES, Session
-from fedgen.server.words import lower_is_better, split_metric
 
 EVALUATION_PEERS = 64
 """Peers that one task evaluates."""
@@ -28,18 +28,19 @@ def honest_peers(federation: Federation, round: int) -> Tensor:
 
 
 def summary(session: Session, values_of: Tensors) -> Metrics:
-    """Of every metric [N] the mean over the honest peers; of those that are no loss also the tenth percentile and the
-    worst peer."""
+    """Of every metric [N] the mean over the honest peers; also the tenth percentile and the worst peer, of those that
+    are no loss and declare which way is better."""
     peers = honest_peers(session.federation, session.standing.round)
+    declared = directions(session.federation)
     metrics: dict[str, float] = {}
     for name, values in values_of.items():
         theirs = values[peers]
         metrics[name] = float(theirs.mean())
-        _, base = split_metric(name)
-        if base != "loss":
-            prefix, sign = name.removesuffix(base), -1 if lower_is_better(base) else 1
-            metrics[f"{prefix}p10_{base}"] = sign * float((sign * theirs).quantile(0.1))
-            metrics[f"{prefix}worst_{base}"] = sign * float((sign * theirs).min())
+        if name in declared and (names := spread_names(name)):
+            p10, worst = names
+            sign = -1 if declared[name] else 1
+            metrics[p10] = sign * float((sign * theirs).quantile(0.1))
+            metrics[worst] = sign * float((sign * theirs).min())
     return {**session.federation.with_domain_means(metrics)}
 
 

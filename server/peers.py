@@ -21,6 +21,7 @@ from fedgen.rows import LocalRows
 from fedgen.server.checkpoint import Standing
 from fedgen.server.exchange import exchange_of, note_failures, train
 from fedgen.server.session import Session
+from fedgen.server.words import round_name
 from fedgen.topology.graph import Matrix
 
 
@@ -237,7 +238,7 @@ def merge(
     alone: list[int] = []
     for result in session.pool.map(merge_peers, items, (common, own, messages.models, *others.values())):
         if isinstance(result, BlockFailure):
-            raise FedgenError(f"round {standing.round}: models could not be merged: {result.reason}")
+            raise FedgenError(f"{round_name(standing.round)}: models could not be merged: {result.reason}")
         for name, value in result.state.items():
             place_rows(state[name], result.receivers, value)
         if mixes:

@@ -40,9 +40,9 @@ class Refusals:
     @property
     def when(self) -> str:
         """The rounds they are in: ``3``, ``3 to 9``, or nothing."""
-        if len(set(self.rounds)) > 1:
-            return f"{min(self.rounds)} to {max(self.rounds)}"
-        return "".join(map(str, self.rounds[:1]))
+        first, last = min(self.rounds, default=None), max(self.rounds, default=None)
+        named = ["before training" if each < 0 else str(each) for each in (first, last) if each is not None]
+        return " to ".join(dict.fromkeys(named))
 
     @property
     def words(self) -> str:

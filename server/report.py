@@ -13,11 +13,21 @@ from typing import Any
 
 from fedgen.server.parts import FIGURES, REPORT
 from fedgen.server.report_augmentation import augmentation_rows, augmentation_sentence, similarity_sentence
-from fedgen.server.report_header import commands, data_sentence, headline, skipped_sentence, subtitle
+from fedgen.server.report_header import (
+    STATE_WORDS,
+    commands,
+    data_sentence,
+    headline,
+    skipped_sentence,
+    state_words,
+    subtitle,
+)
 from fedgen.server.report_partition import partition_key, partition_sentence
 from fedgen.server.report_pictures import Picture, draw
 from fedgen.server.report_refusals import refusal_tables
 from fedgen.server.report_tables import (
+    broken_sentence,
+    chosen_words,
     client_rows,
     environment_rows,
     event_rows,
@@ -30,13 +40,6 @@ from fedgen.server.report_words import clipped
 from fedgen.server.run_record import RunFolder
 from fedgen.server.words import STATE_MARKS
 
-STATE_WORDS = {
-    "completed": "Completed: every round was trained and no client failed.",
-    "degraded": "Degraded: the run ended, but a round was skipped, a client or block failed or a checkpoint fell back.",
-    "failed": "Failed: the run ended before its last round.",
-    "stopped": "Stopped: a person or the system ended the run; it can be resumed.",
-    "running": "Running: there is no result yet. If nothing runs, the process was killed and the run can be resumed.",
-}
 OPEN_ROWS, MOST_ROWS = 12, 300
 
 
@@ -50,7 +53,8 @@ def write_report(folder: Path) -> Path:
     run = RunFolder.read(Path(folder))
     pictures = draw(run)
     for name, picture in pictures.items():
-        _write_text(run.folder / FIGURES / f"{name}.svg", picture.standalone)
+        if picture.svg:
+            _write_text(run.folder / FIGURES / f"{name}.svg", picture.standalone)
     target = run.folder / REPORT
     _write_text(target, render(run, pictures))
     return target
@@ -67,7 +71,7 @@ def render(run: RunFolder, pictures: Mapping[str, Picture]) -> str:
     )
     return environment.get_template("report.html.jinja").render(
         style=Markup(loader.get_source(environment, "report.css")[0]),
-        svg={name: Markup(picture.inline) for name, picture in pictures.items()},
+        svg={name: Markup(picture.inline) for name, picture in pictures.items() if picture.svg},
         pictures=pictures,
         metric_names=[name for name, picture in pictures.items() if picture.about_metric],
         open_rows=OPEN_ROWS,
@@ -84,7 +88,8 @@ def _header(run: RunFolder) -> dict[str, Any]:
         "subtitle": subtitle(run),
         "state": run.state if run.state in STATE_WORDS else "running",
         "state_mark": STATE_MARKS.get(run.state, "…"),
-        "state_words": STATE_WORDS.get(run.state, run.state),
+        "state_words": state_words(run),
+        "members": run.members,
         "message": clipped(str(run.result.get("message") or "")),
         "notices": run.notices,
         "headline": headline(run),
@@ -94,10 +99,12 @@ def _header(run: RunFolder) -> dict[str, Any]:
 def _tables(run: RunFolder) -> dict[str, Any]:
     return {
         "metric_rows": metric_rows(run),
+        "chosen": chosen_words(run),
+        "broken": broken_sentence(run),
         "skipped": skipped_sentence(run),
         "client_rows": client_rows(run),
-        "partition_sentence": partition_sentence(run.partition) if run.partition else "",
-        "partition_key": partition_key(run.partition) if run.partition else "",
+        "partition_sentence": partition_sentence(run.partition, run.members) if run.partition else "",
+        "partition_key": partition_key(run.partition, run.members) if run.partition else "",
         "augmentation": _augmentation(run),
         "network": list(run.network.facts.items()) if run.network else [],
         "time_rows": time_rows(run),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 COLOURS = {
     "paper": "#fefefe", "ink": "#20242b", "muted": "#69707c", "grid": "#e4e7eb",
     "blue": "#0072b2", "orange": "#e69f01", "red": "#d55e02", "green": "#009e73",
-    "purple": "#b0609b", "grey": "#9aa1ab",
+    "purple": "#b0609b", "grey": "#9aa1ab", "edge": "#838b97",
     "class0": "#332288", "class1": "#88ccee", "class2": "#44aa99", "class3": "#117733", "class4": "#999933",
     "class5": "#ddcc77", "class6": "#cc6677", "class7": "#882255", "class8": "#aa4499", "class9": "#b7bcc4",
 }  # fmt: skip
@@ -68,11 +68,17 @@ def plain(axes: Axes, label: str, x_label: str = "", *, grid: bool = True) -> No
         axes.spines[side].set_visible(False)
     axes.tick_params(length=0, pad=5)
     whole_numbers(axes.xaxis)
+    if x_label == "round":
+        axes.xaxis.set_major_formatter(_round_tick)
     if grid:
         axes.grid(axis="y", linewidth=0.8)
     axes.set_ylabel(label, labelpad=6)
     if x_label:
         axes.set_xlabel(x_label, labelpad=4)
+
+
+def _round_tick(round: float, position: float) -> str:
+    return "before" if round < 0 else f"{round:g}"
 
 
 def whole_numbers(axis: Axis) -> None:
@@ -128,6 +134,8 @@ def inline(svg: str, name: str, title: str) -> str:
     body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href=", "href=")
     body = re.sub(r'id="([^"]*)"', rf'id="{name}-\1"', body)
     body = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", body)
+    # The page is the paper: what shows through, such as a shade where more can be scrolled to, is not covered.
+    body = body.replace(f"fill: {COLOURS['paper']}", "fill: none", 1)
     for role, colour in COLOURS.items():
         body = re.sub(rf"(: ){colour}(?=[;\"])", rf"\1var(--{role})", body)
     return body

@@ -18,7 +18,36 @@ from fedgen.server.words import (
     human_seconds,
     leading_metric,
     numbers,
+    round_name,
 )
+
+STATE_WORDS = {
+    "completed": "Completed: every round was trained and no {member} failed.",
+    "degraded": "Degraded: the run ended, but a round was skipped, a {member} or block failed, a number was not finite "
+    "or a checkpoint fell back.",
+    "failed": "Failed: the run ended before its last round.",
+    "stopped": "Stopped: a person or the system ended the run; it can be resumed.",
+    "running": "Running: there is no result yet. If nothing runs, the process was killed and the run can be resumed.",
+}
+
+
+def state_words(run: RunFolder) -> str:
+    """The run's state, and whether its rule was asked for more than it promises."""
+    words = STATE_WORDS.get(run.state, run.state).replace("{member}", run.members[:-1])
+    return " ".join(filter(None, [words, bound_sentence(run)]))
+
+
+def bound_sentence(run: RunFolder) -> str:
+    """In how many rounds more lied than the rule was to withstand; nothing where that never was so."""
+    broken = [event for event in run.events if event.get("event") == "bound_broken"]
+    if not broken:
+        return ""
+    most, f = max(int(finite(event.get("liars")) or 0) for event in broken), broken[0].get("f")
+    where = "in an inbox, " if run.members == "peers" else ""
+    return (
+        f"The rule's bound was broken: in {counted(len(broken), 'round')} more {run.members} lied than aggregation.f = "
+        f"{f}, {where}up to {most}; what the rule promises does not hold there."
+    )
 
 
 def subtitle(run: RunFolder) -> str:
@@ -45,13 +74,15 @@ def headline(run: RunFolder) -> list[tuple[str, str, str]]:
     shown = []
     name = leading_metric(run.final_metrics)
     if name is not None:
-        shown.append((metric_words(name), human_metric(name, run.final_metrics[name]), _best_words(run, name)))
+        found = run.chosen(name)
+        remark = found.words(name) if found else ""
+        shown.append((metric_words(name), human_metric(name, run.final_metrics[name]), remark))
     planned = finite(run.setting("federation", "rounds"))
     done = finite(run.result.get("rounds"))
     rounds = len([number for number in run.rounds if number >= 0]) if done is None else int(done)
     shown.append(("rounds", human_count(rounds), f"of {human_count(planned)} planned" if planned is not None else ""))
     if run.num_clients is not None:
-        shown.append(("clients", human_count(run.num_clients), _clients_words(run)))
+        shown.append((run.members, human_count(run.num_clients), _members_words(run)))
     return shown + _cost_numbers(run) if run.records else shown
 
 
@@ -65,14 +96,7 @@ def _cost_numbers(run: RunFolder) -> list[tuple[str, str, str]]:
     ]
 
 
-def _best_words(run: RunFolder, name: str) -> str:
-    if name not in run.histories:
-        return ""
-    at, value = run.best(name)
-    return f"best {human_metric(name, value)} in round {at}"
-
-
-def _clients_words(run: RunFolder) -> str:
+def _members_words(run: RunFolder) -> str:
     sizes = [sum(numbers(record.get("clients")).values()) for record in run.records]
     words = [f"{human_count(median(sizes))} in a round"] if sizes else []
     if run.byzantine:
@@ -96,7 +120,7 @@ def skipped_sentence(run: RunFolder) -> str:
     skipped = [record["round"] for record in run.records if record.get("skipped")]
     if not skipped:
         return ""
-    listed = ", ".join(map(str, skipped[:10])) + (" and others" if len(skipped) > 10 else "")
+    listed = ", ".join(map(round_name, skipped[:10])) + (" and others" if len(skipped) > 10 else "")
     return f"{counted(len(skipped), 'round was', 'rounds were')} skipped, with the state kept as it was: {listed}."
 
 

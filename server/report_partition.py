@@ -21,39 +21,39 @@ MAX_BAR_CLIENTS, MAX_BAR_CLASSES = 30, 10
 MAX_SINGLE_CLIENTS, MAX_COLUMNS = 400, 240
 
 
-def draw_partition(partition: Partition) -> str:
-    """The picture as SVG text: bars for few clients, else a map with their sizes above it."""
+def draw_partition(partition: Partition, members: str = "clients") -> str:
+    """The picture as SVG text: bars for few clients (or peers), else a map with their sizes above it."""
     with drawing(width=920, height=330) as figure:
         if _has_bars(partition):
-            _bars(figure, partition)
+            _bars(figure, partition, members[:-1])
         else:
-            _map(figure, partition)
+            _map(figure, partition, members)
         return written(figure, "partition")
 
 
-def partition_sentence(partition: Partition) -> str:
+def partition_sentence(partition: Partition, members: str = "clients") -> str:
     counts = partition.counts
     samples, held = counts.sum(axis=1), (counts > 0).sum(axis=1)
     return (
-        f"{counted(len(counts), 'client')} with {human_count(samples.sum())} samples in all: "
+        f"{counted(len(counts), members[:-1])} with {human_count(samples.sum())} samples in all: "
         f"{spread(samples.tolist())} samples each, "
         f"from {spread(held.tolist())} of {counted(counts.shape[1], 'class', 'classes')}."
     )
 
 
-def partition_key(partition: Partition) -> str:
+def partition_key(partition: Partition, members: str = "clients") -> str:
     """How to read the picture."""
-    clients = len(partition.counts)
+    clients, member = len(partition.counts), members[:-1]
     shares = "below, the share of each class in them, the fuller the colour the larger."
     if _has_bars(partition):
-        text = "Each bar is one client, its colours the classes of its samples."
+        text = f"Each bar is one {member}, its colours the classes of its samples."
     elif _is_sorted(clients):
-        group = f"about {round(clients / MAX_COLUMNS)} clients, sorted by their main class"
+        group = f"about {round(clients / MAX_COLUMNS)} {members}, sorted by their main class"
         text = f"Each column stands for {group}: above, their mean number of samples; {shares}"
     else:
-        text = f"Each column is one client: above, its number of samples; {shares}"
+        text = f"Each column is one {member}: above, its number of samples; {shares}"
     if partition.byzantine and not _is_sorted(clients):
-        text += " Triangles mark Byzantine clients."
+        text += f" Triangles mark Byzantine {members}."
     return text
 
 
@@ -75,9 +75,9 @@ def _is_sorted(clients: int) -> bool:
     return clients > MAX_SINGLE_CLIENTS
 
 
-def _bars(figure: Figure, partition: Partition) -> None:
+def _bars(figure: Figure, partition: Partition, member: str) -> None:
     counts = partition.counts
-    axes = plot_axes(figure, "samples", x_label="client")
+    axes = plot_axes(figure, "samples", x_label=member)
     floor = np.zeros(len(counts))
     for index, name in enumerate(partition.classes):
         axes.bar(range(len(counts)), counts[:, index], bottom=floor, width=0.82, color=COLOURS[f"class{index}"],
@@ -91,7 +91,7 @@ def _bars(figure: Figure, partition: Partition) -> None:
     _mark_byzantine(axes, partition.byzantine, floor)
 
 
-def _map(figure: Figure, partition: Partition) -> None:
+def _map(figure: Figure, partition: Partition, members: str) -> None:
     sizes, shares = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1, 2.4]})
     columns = client_columns(partition.counts)
     _draw_sizes(sizes, partition, columns)
@@ -99,12 +99,12 @@ def _map(figure: Figure, partition: Partition) -> None:
     _draw_shares(shares, (held / np.maximum(held.sum(axis=1, keepdims=True), 1)).T)
     label_classes(shares, partition.classes)
     if _is_sorted(len(partition.counts)):
-        plain(shares, "class", x_label="clients, sorted by main class", grid=False)
+        plain(shares, "class", x_label=f"{members}, sorted by main class", grid=False)
         ticks = np.linspace(0, len(columns) - 1, 5).round().astype(int)
         starts = np.cumsum([0, *(len(column) for column in columns)])
         shares.set_xticks(ticks, [f"{starts[tick + 1] if tick else 1:,}" for tick in ticks])
     else:
-        plain(shares, "class", x_label="client", grid=False)
+        plain(shares, "class", x_label=members[:-1], grid=False)
 
 
 def _draw_sizes(axes: Axes, partition: Partition, columns: Sequence[NDArray[np.int64]]) -> None:

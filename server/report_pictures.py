@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from fedgen.server import figures, report_canvas
@@ -20,20 +20,32 @@ from fedgen.server.report_augmentation import (
 )
 from fedgen.server.report_partition import draw_partition, partition_sentence
 from fedgen.server.run_record import NetworkFacts, RunFolder
-from fedgen.server.words import OUTCOMES, finite, is_share, printable, split_metric
+from fedgen.server.words import (
+    OUTCOMES,
+    finite,
+    human_bytes,
+    human_count,
+    human_seconds,
+    in_round,
+    is_share,
+    printable,
+    split_metric,
+)
 
 MOST_METRICS = 6
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure: its SVG as drawn, its caption, and its text for those who cannot see it."""
+    """One figure: its SVG as drawn, its caption, and its text for those who cannot see it; or, where a curve would be
+    one dot, the numbers in words instead of an SVG."""
 
     name: str
     svg: str
     caption: str
     description: str
     about_metric: bool = False
+    numbers: str = ""
 
     @property
     def standalone(self) -> str:
@@ -56,9 +68,41 @@ def draw(run: RunFolder) -> dict[str, Picture]:
     if run.augmentation is not None:
         pictures += _augmentation_pictures(run.augmentation, run.augmentation_classes)
     if run.partition is not None:
-        svg = draw_partition(run.partition)
-        pictures.append(Picture("partition", svg, "Who holds what", partition_sentence(run.partition)))
+        svg, sentence = draw_partition(run.partition, run.members), partition_sentence(run.partition, run.members)
+        pictures.append(Picture("partition", svg, "Who holds what", sentence))
     return {picture.name: picture for picture in pictures}
+
+
+def _curves(
+    name: str,
+    caption: str,
+    series: Mapping[str, figures.Series],
+    label: str,
+    *,
+    percent: bool = False,
+    log: bool = False,
+    about_metric: bool = False,
+) -> Picture:
+    """Curves over the rounds, or the numbers themselves where no curve has a second point."""
+    if all(len(rounds) < 2 for rounds, _ in series.values()):
+        numbers = [
+            f"{kind} {100 * values[0]:.2f} %" if percent else f"{kind} {values[0]:.4g}"
+            for kind, (_, values) in series.items()
+        ]
+        when = in_round(int(next(iter(series.values()))[0][0]))
+        return Picture(name, "", caption, "", about_metric, f"{', '.join(numbers)} {when}")
+    svg = figures.curves(series, label, percent=percent, log=log)
+    return Picture(name, svg, caption, f"{caption} over the rounds: {', '.join(series)}", about_metric)
+
+
+def _steps(run: RunFolder, name: str, caption: str, svg: Callable[[], str], numbers: Mapping[str, str]) -> Picture:
+    """Amounts round by round, or the numbers of the only one."""
+    if len(run.records) == 1:
+        told = ", ".join(f"{kind} {amount}" for kind, amount in numbers.items())
+        return Picture(name, "", caption, "", numbers=f"{told} {in_round(run.rounds[0])}")
+    group = -(-len(run.records) // figures.MAX_STEPS)
+    steps = f" (each step the mean of {group})" if group > 1 else ""
+    return Picture(name, svg(), caption + steps, f"{caption}: {', '.join(numbers)}")
 
 
 def _metric_pictures(run: RunFolder) -> list[Picture]:
@@ -89,9 +133,7 @@ def _domains_picture(domains: dict[str, dict[str, figures.Series]]) -> Picture:
         for base, splits in domains.items()
         if "test" in splits
     }
-    svg = figures.curves(series, "accuracy (%)", percent=True)
-    description = f"accuracy over the rounds: {', '.join(series)}"
-    return Picture("domains", svg, "Accuracy of each domain", description, about_metric=True)
+    return _curves("domains", "Accuracy of each domain", series, "accuracy (%)", percent=True, about_metric=True)
 
 
 QUANTILES = {"p10_": "10th percentile", "worst_": "worst peer"}
@@ -107,8 +149,7 @@ def _variance_pictures(run: RunFolder) -> list[Picture]:
     for part, caption in captions.items():
         series = run.measured(part, run.names(part))
         if series:
-            svg = figures.curves(series, part, log=part == "variance")
-            pictures.append(Picture(f"weights-{part}", svg, caption, f"{part} over the rounds: {', '.join(series)}"))
+            pictures.append(_curves(f"weights-{part}", caption, series, part, log=part == "variance"))
     return pictures
 
 
@@ -133,20 +174,24 @@ def _metric_picture(index: int, base: str, splits: dict[str, figures.Series]) ->
         split: splits[split] for split in ("test", "validation", "train", *QUANTILES.values()) if split in splits
     }
     words = printable(base).replace("_", " ")
-    svg = figures.curves(series, f"{words} (%)" if is_share(base) else words, percent=is_share(base))
     plain_name = re.sub(r"[^a-z0-9]+", "-", base.lower())[:40]
     name = base if base in ("accuracy", "loss") else f"metric-{index}-{plain_name}"
-    description = f"{words} over the rounds: {', '.join(series)}"
-    return Picture(name, svg, words.capitalize(), description, about_metric=True)
+    percent = is_share(base)
+    label = f"{words} (%)" if percent else words
+    return _curves(name, words.capitalize(), series, label, percent=percent, about_metric=True)
 
 
 def _clients_picture(run: RunFolder) -> Picture:
     seen = run.names("clients", OUTCOMES)
     kinds = [name for name in seen if name == "admitted" or any(run.column("clients", name))] or ["admitted"]
     parts = {name: run.column("clients", name) for name in kinds}
-    svg = figures.stacked(run.rounds, parts, "clients", figures.OUTCOME_COLOURS, whole=True)
-    caption = "Clients in each round" + _steps_words(run)
-    return Picture("clients", svg, caption, f"clients in each round: {', '.join(kinds)}")
+    return _steps(
+        run,
+        "clients",
+        f"{run.members.capitalize()} in each round",
+        lambda: figures.stacked(run.rounds, parts, run.members, figures.OUTCOME_COLOURS, whole=True),
+        {kind: human_count(values[0]) for kind, values in parts.items()},
+    )
 
 
 def _trust_pictures(run: RunFolder) -> list[Picture]:
@@ -154,14 +199,12 @@ def _trust_pictures(run: RunFolder) -> list[Picture]:
     pictures = []
     groups = run.measured("aggregation", ("honest", "byzantine"))
     if groups:
-        svg = figures.curves(groups, "share of the aggregate (1: an equal one)")
         caption = "Whom the rule trusted: mean coefficient times the number of updates"
-        pictures.append(Picture("trust", svg, caption, f"mean coefficient over the rounds of {' and '.join(groups)}"))
+        pictures.append(_curves("trust", caption, groups, "share of the aggregate (1: an equal one)"))
     residual = run.measured("aggregation", ("residual",))
     if residual:
-        svg = figures.curves(residual, "largest variance")
         caption = "How far the updates vary along one direction around the aggregate (largest eigenvalue)"
-        pictures.append(Picture("residual", svg, caption, "largest residual eigenvalue over the rounds"))
+        pictures.append(_curves("residual", caption, residual, "largest variance"))
     return pictures
 
 
@@ -184,17 +227,30 @@ def _time_pictures(run: RunFolder) -> list[Picture]:
     parts = run.phase_seconds
     if not parts:
         return []
-    svg = figures.stacked(run.rounds, parts, "seconds", figures.PHASE_COLOURS)
-    caption = "Seconds in each round" + _steps_words(run)
-    return [Picture("time", svg, caption, f"seconds in each round by phase: {', '.join(parts)}")]
+    return [
+        _steps(
+            run,
+            "time",
+            "Seconds in each round",
+            lambda: figures.stacked(run.rounds, parts, "seconds", figures.PHASE_COLOURS),
+            {phase: human_seconds(values[0]) for phase, values in parts.items()},
+        )
+    ]
 
 
 def _traffic_pictures(run: RunFolder) -> list[Picture]:
     up, down = run.column("bytes", "up"), run.column("bytes", "down")
     if not any(up) and not any(down):
         return []
-    svg = figures.traffic(run.rounds, up, down)
-    return [Picture("traffic", svg, "Bytes in each round" + _steps_words(run), "bytes up and down in each round")]
+    return [
+        _steps(
+            run,
+            "traffic",
+            "Bytes in each round",
+            lambda: figures.traffic(run.rounds, up, down, run.members),
+            {"up": human_bytes(up[0]), "down": human_bytes(down[0])},
+        )
+    ]
 
 
 def _staleness_pictures(run: RunFolder) -> list[Picture]:
@@ -202,11 +258,4 @@ def _staleness_pictures(run: RunFolder) -> list[Picture]:
     ages = run.told("staleness")
     if not ages[0]:
         return []
-    svg = figures.curves({"mean": ages}, "ticks")
-    return [Picture("staleness", svg, "Age of the messages that were merged", "mean age in ticks over the rounds")]
-
-
-def _steps_words(run: RunFolder) -> str:
-    """What a step of a per-round picture is, where it is not one round."""
-    rounds = -(-len(run.records) // figures.MAX_STEPS)
-    return f" (each step the mean of {rounds})" if rounds > 1 else ""
+    return [_curves("staleness", "Age of the messages that were merged", {"mean": ages}, "ticks")]

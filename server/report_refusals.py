@@ -23,36 +23,23 @@ def refusal_tables(run: RunFolder) -> Record:
          clipped(group.words), group.when)
         for client, group in by_client(events).items()
     ]  # fmt: skip
-    sentence = " ".join(filter(None, [_sentence(events, run.byzantine), _bound(run.events)]))
-    return {"sentence": sentence, "reasons": reasons, "clients": clients}
+    return {"sentence": _sentence(events, run.byzantine, run.members[:-1]), "reasons": reasons, "clients": clients}
 
 
-def _bound(events: Sequence[Record]) -> str:
-    """In how many rounds more clients lied than the rule was to withstand."""
-    broken = [event for event in events if event.get("event") == "bound_broken"]
-    if not broken:
-        return ""
-    most, f = max(int(event.get("liars", 0)) for event in broken), broken[0].get("f")
-    return (
-        f"In {counted(len(broken), 'round')} more clients lied than aggregation.f = {f}, up to {most}: what the rule "
-        "promises does not hold there."
-    )
-
-
-def _sentence(events: Sequence[Record], byzantine: set[int]) -> str:
+def _sentence(events: Sequence[Record], byzantine: set[int], member: str) -> str:
     if not events:
-        return "No update was rejected and no client failed."
+        return f"No update was rejected and no {member} failed."
     outcomes = Counter(event["event"] for event in events)
     words = []
     if outcomes["rejected"]:
         words.append(f"{counted(outcomes['rejected'], 'update was', 'updates were')} rejected")
     if outcomes["failed"]:
-        words.append(f"{counted(outcomes['failed'], 'client run')} failed")
+        words.append(f"{counted(outcomes['failed'], f'{member} run')} failed")
     clients = set(by_client(events)) - {None}
-    text = f"{' and '.join(words)}, of {counted(len(clients), 'client')}"
+    text = f"{' and '.join(words)}, of {counted(len(clients), member)}"
     if byzantine:
         liars, honest = len(clients & byzantine), len(clients - byzantine)
-        text += f"; {liars} of the {counted(len(byzantine), 'Byzantine client')} and {honest} honest are among them"
+        text += f"; {liars} of the {counted(len(byzantine), f'Byzantine {member}')} and {honest} honest are among them"
     return text + "."
 
 

@@ -8,18 +8,57 @@ from fedgen.server import figures
 from fedgen.server.refusals import refuses_clients
 from fedgen.server.report_words import clipped, metric_words, plain_value
 from fedgen.server.run_record import Record, RunFolder
-from fedgen.server.words import OUTCOMES, finite, human_bytes, human_count, human_metric, human_seconds, split_metric
+from fedgen.server.words import (
+    OUTCOMES,
+    counted,
+    finite,
+    human_bytes,
+    human_count,
+    human_metric,
+    human_seconds,
+    in_round,
+    round_name,
+    split_metric,
+)
 
 
 def metric_rows(run: RunFolder) -> list[tuple[str, ...]]:
-    """Every metric: its final value, its best, and the round of that."""
+    """Every metric: its final value, that at the round which the validation set chose, and, of those that do not come
+    from test samples and say which way is better, the best and its round."""
     rows: list[tuple[str, ...]] = []
-    for name in sorted(run.histories, key=lambda name: (split_metric(name)[1], split_metric(name)[0])):
-        at, value = run.best(name)
+    for name in sorted(_measured(run), key=lambda name: (split_metric(name)[1], split_metric(name)[0])):
+        final = human_metric(name, run.final_metrics[name]) if name in run.final_metrics else "not evaluated"
+        found = run.chosen(name)
+        top = None if split_metric(name)[0] == "test" else run.best(name)
         rows.append(
-            (metric_words(name), human_metric(name, run.histories[name][1][-1]), human_metric(name, value), str(at))
+            (
+                metric_words(name),
+                final,
+                f"{human_metric(name, found.value)} {in_round(found.round)}" if found else "",
+                f"{human_metric(name, top[1])} {in_round(top[0])}" if top else "",
+            )
         )
     return rows
+
+
+def _measured(run: RunFolder) -> set[str]:
+    return {*run.points, *run.broken, *run.final_metrics}
+
+
+def chosen_words(run: RunFolder) -> str:
+    """By what the validation set chooses a round, for the head of a column; nothing where it does not."""
+    found = {chosen.by for name in run.points if (chosen := run.chosen(name))}
+    return f"chosen by {' or '.join(sorted(metric_words(name) for name in found))}" if found else ""
+
+
+def broken_sentence(run: RunFolder) -> str:
+    """Which metrics were not finite, and when."""
+    told = [
+        f"{metric_words(name)} {in_round(rounds[0])}"
+        + (f" and {counted(len(rounds) - 1, 'later one', 'later ones')}" if len(rounds) > 1 else "")
+        for name, rounds in run.broken.items()
+    ]
+    return f"Not finite: {', '.join(told)}." if told else ""
 
 
 def client_rows(run: RunFolder) -> list[tuple[str, ...]]:
@@ -61,7 +100,7 @@ def _phase_row(run: RunFolder, phase: str, colour: str) -> Record:
         "colour": colour,
         "seconds": sum(values),
         "mean": human_seconds(sum(values) / len(values)),
-        "slowest": f"{human_seconds(slowest)} (round {run.rounds[values.index(slowest)]})",
+        "slowest": f"{human_seconds(slowest)} ({round_name(run.rounds[values.index(slowest)])})",
     }
 
 
@@ -70,7 +109,7 @@ def traffic_rows(run: RunFolder) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     _, messages = run.told("messages")
     peers = (run.num_clients or 0) if messages else 0
-    for words, name in (("up, from clients", "up"), ("down, to clients", "down")):
+    for words, name in ((f"up, from {run.members}", "up"), (f"down, to {run.members}", "down")):
         values = run.column("bytes", name)
         if values:
             rows.append((words, *map(human_bytes, _amounts(values))))
@@ -88,13 +127,27 @@ def _amounts(values: list[float]) -> tuple[float, float, float]:
 
 
 def event_rows(run: RunFolder) -> list[tuple[str, str, str]]:
-    """All events but those that the other tables tell of: round, kind, and whatever they say."""
-    return [
-        (str(event.get("round", "")), str(event.get("event", "event")).replace("_", " "), clipped(_event_words(event)))
-        for event in run.events
-        if event.get("event") not in ("admitted", "aggregated", "bound_broken")
-        and not (event.get("event") in OUTCOMES and refuses_clients(event))
-    ]
+    """All events but those that the other tables tell of: round, kind, and whatever they say; of broken bounds, which
+    may be in every round, the first."""
+    rows = []
+    bounds = [event for event in run.events if event.get("event") == "bound_broken"]
+    for event in run.events:
+        kind = event.get("event", "event")
+        if kind in ("admitted", "aggregated") or (kind in OUTCOMES and refuses_clients(event)):
+            continue
+        words = _event_words(event)
+        if kind == "bound_broken":
+            if event is not bounds[0]:
+                continue
+            words += f", and in {counted(len(bounds) - 1, 'more round')}" if len(bounds) > 1 else ""
+        rows.append((_round_cell(event.get("round")), str(kind).replace("_", " "), clipped(words)))
+    return rows
+
+
+def _round_cell(round: object) -> str:
+    if round is None:
+        return ""
+    return round_name(round) if isinstance(round, int) and round < 0 else str(round)
 
 
 def _event_words(event: Record) -> str:
@@ -104,7 +157,7 @@ def _event_words(event: Record) -> str:
 
 def environment_rows(run: RunFolder) -> list[tuple[str, str]]:
     """Where the run ran; what the report tells elsewhere is left out."""
-    elsewhere = ("identity", "data", "command", "packages")
+    elsewhere = ("identity", "data", "command", "packages", "lower_is_better", "code")
     known = {
         name: value for name, value in run.environment.items() if name not in elsewhere and value not in (None, [])
     }

@@ -21,7 +21,7 @@ State = Literal["completed", "degraded", "failed", "stopped"]
 EXIT_CODES: Mapping[State, int] = {"completed": 0, "degraded": 3, "failed": 1, "stopped": 130}
 DEGRADING = {
     "skipped": ("round", "skipped"),
-    "failed": ("client run", "failed"),
+    "failed": ("{member} run", "failed"),
     "block_failed": ("block", "failed"),
     "not_finite": ("measure", "not finite"),
     "checkpoint_fell_back": ("checkpoint", "damaged"),
@@ -104,7 +104,7 @@ def final_metrics(records: Iterable[Mapping[str, Any]]) -> Metrics:
     return {name: None if (value := last["metrics"].get(name)) is None else float(value) for name in names}
 
 
-def verdict(events: Iterable[Mapping[str, Any]]) -> tuple[State, str]:
+def verdict(events: Iterable[Mapping[str, Any]], members: str = "clients") -> tuple[State, str]:
     """How a run ends that has played all its rounds, and why: what happened in it decides."""
     reasons: dict[str, list[str]] = {}
     for event in events:
@@ -114,7 +114,7 @@ def verdict(events: Iterable[Mapping[str, Any]]) -> tuple[State, str]:
     if not reasons:
         return "completed", ""
     told = [
-        f"{counted(len(reasons[event]), noun)} {verb} ({clipped(reasons[event][0])})"
+        f"{counted(len(reasons[event]), noun.format(member=members[:-1]))} {verb} ({clipped(reasons[event][0])})"
         for event, (noun, verb) in DEGRADING.items()
         if event in reasons
     ]

@@ -18,6 +18,7 @@ from fedgen.parameters import canonical
 from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, signals, star
 from fedgen.server.augmentation import write_augmentation
 from fedgen.server.checkpoint import Standing
+from fedgen.server.directions import directions
 from fedgen.server.environment import describe
 from fedgen.server.journal import Journal, read_lines, truncate
 from fedgen.server.pool import Interrupt, SerialPool, StopRequested, WorkLost
@@ -25,8 +26,8 @@ from fedgen.server.result import Result as Result
 from fedgen.server.result import RunFailed, State, final_metrics, verdict
 from fedgen.server.session import Session
 from fedgen.server.topology import network_record
-from fedgen.server.view import SilentView, View
-from fedgen.server.words import counted
+from fedgen.server.view import Plan, SilentView, View
+from fedgen.server.words import counted, members_of, round_name
 
 LOOPS = {("star", "rounds"): star, ("gossip", "rounds"): gossip, ("gossip", "events"): events}
 """(federation.mode, federation.clock) -> its initial_state, play_round and final_model."""
@@ -156,7 +157,7 @@ class _Life:
         if loaded is not None:
             self.earlier_seconds = loaded[1]["seconds"]
             self.opening += [("checkpoint_fell_back", {"reason": trouble}) for trouble in loaded[2]]
-        self.opening.append(("resumed", {"reason": f"continued before round {standing.round}"}))
+        self.opening.append(("resumed", {"reason": f"continued before {_next(standing.round)}"}))
         return standing
 
     def live(self, standing: Standing) -> Result:
@@ -168,9 +169,13 @@ class _Life:
             journal.event(event, **details)
         with self.view:
             self.view.start(
-                self.federation.experiment.experiment.name,
-                str(self.folder),
-                self.federation.experiment.federation.rounds,
+                Plan(
+                    self.federation.experiment.experiment.name,
+                    str(self.folder),
+                    self.federation.experiment.federation.rounds,
+                    directions(self.federation),
+                    self.federation.experiment.federation.mode,
+                ),
                 standing.round,
                 read_lines(self.folder / parts.METRICS),
                 self._seconds(),
@@ -180,7 +185,7 @@ class _Life:
             try:
                 state, message = self._play(standing, journal)
             except StopRequested:
-                state, message = "stopped", f"before round {standing.round}"
+                state, message = "stopped", f"before {_next(standing.round)}"
             except FedgenError as error:
                 state, message = "failed", str(error)
             except Exception as error:
@@ -232,7 +237,7 @@ class _Life:
 
     def _reached(self, journal: Journal) -> tuple[State, str]:
         journal.flush()
-        return verdict(read_lines(self.folder / parts.EVENTS))
+        return verdict(read_lines(self.folder / parts.EVENTS), members_of(self.federation.experiment.federation.mode))
 
     def _pool(self, journal: Journal) -> Pool:
         runtime = self.federation.experiment.runtime
@@ -274,7 +279,8 @@ class _Life:
             seconds=self._seconds(),
             message=message,
         )
-        model = self.federation.exported(self.loop.final_model(self.federation, standing.state))
+        row = self.loop.final_model(self.federation, standing.state, standing.round - 1)
+        model = self.federation.exported(row)
         checkpoint.save_tensors(self.folder / parts.MODEL, model, {"sha256": result.sha256})
         run_folder.write_json(self.folder / parts.RESULT, result.to_json())
         report = self._report(standing) if self.federation.experiment.tracking.report else ""
@@ -314,6 +320,10 @@ def _same_network(federation: Federation, before: Mapping[str, Any]) -> None:
             f"federation.topology {federation.network.name!r} is not what this run began with (its hash differs); "
             "restore the file or start a new run"
         )
+
+
+def _next(round: int) -> str:
+    return "training" if round < 0 else round_name(round)
 
 
 def _partition(federation: Federation) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from fedgen.server.parts import (
     RESOLVED,
     RESULT,
 )
-from fedgen.server.words import finite, lower_is_better, numbers, printable
+from fedgen.server.selection import Chosen, Directions, Points, best, chosen
+from fedgen.server.words import finite, measures, members_of, numbers, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,6 +120,11 @@ class RunFolder:
         return str(self.result.get("state") or "running")
 
     @property
+    def members(self) -> str:
+        """Who takes part: ``clients``, or ``peers`` in gossip."""
+        return members_of(self.setting("federation", "mode"))
+
+    @property
     def num_clients(self) -> int | None:
         """How many clients there are in all, where that is known."""
         if self.partition is not None:
@@ -180,26 +186,53 @@ class RunFolder:
         return {phase: [max(0.0, value) for value in self.column("seconds", phase)] for phase in phases}
 
     @cached_property
-    def histories(self) -> dict[str, tuple[list[int], list[float]]]:
-        """Every metric's rounds and values, where it was evaluated and did not diverge beyond what can be drawn."""
-        histories: dict[str, tuple[list[int], list[float]]] = {}
+    def points(self) -> dict[str, Points]:
+        """Every metric's (round, value), where it was evaluated and did not diverge beyond what can be drawn."""
+        points: dict[str, Points] = {}
         for record in self.records:
             for name, value in numbers(record.get("metrics")).items():
                 if abs(value) < LARGEST:
-                    rounds, values = histories.setdefault(name, ([], []))
-                    rounds.append(record["round"])
-                    values.append(value)
-        return histories
+                    points.setdefault(name, []).append((record["round"], value))
+        return points
 
     @cached_property
-    def final_metrics(self) -> dict[str, float]:
-        """The result's values, or while there is none the last ones seen."""
-        return numbers(self.result.get("metrics")) or {name: values[-1] for name, (_, values) in self.histories.items()}
+    def histories(self) -> dict[str, tuple[list[int], list[float]]]:
+        """The same as rounds and values."""
+        return {
+            name: ([at for at, _ in points], [value for _, value in points]) for name, points in self.points.items()
+        }
 
-    def best(self, name: str) -> tuple[int, float]:
-        """Round and value of the best that the metric `name`, one of `histories`, ever was."""
-        sign = 1 if lower_is_better(name) else -1
-        return min(zip(*self.histories[name], strict=True), key=lambda point: sign * point[1])
+    @cached_property
+    def broken(self) -> dict[str, list[int]]:
+        """The rounds in which each metric was evaluated and is not finite."""
+        rounds: dict[str, list[int]] = {}
+        for record in self.records:
+            for name, value in measures(record.get("metrics")).items():
+                if isinstance(value, str):
+                    rounds.setdefault(name, []).append(record["round"])
+        return rounds
+
+    @cached_property
+    def final_metrics(self) -> dict[str, float | str | None]:
+        """The result's metrics, or while there is none those of the last evaluated round."""
+        evaluated = [record.get("metrics") for record in self.records if record.get("evaluated")]
+        return measures(self.result.get("metrics") or (evaluated[-1] if evaluated else None))
+
+    @cached_property
+    def directions(self) -> Directions:
+        """Which way each metric is better, where it says so."""
+        declared = self.environment.get("lower_is_better")
+        known = declared.items() if isinstance(declared, dict) else ()
+        return {printable(name): lower for name, lower in known if isinstance(lower, bool)}
+
+    def best(self, name: str) -> tuple[int, float] | None:
+        """Round and value of the best that a metric ever was; None where it does not say which way is better."""
+        points = self.points.get(name)
+        return best(points, self.directions[name]) if points and name in self.directions else None
+
+    def chosen(self, metric: str) -> Chosen | None:
+        """A test metric at the round that the validation set chooses, where there is one."""
+        return chosen(metric, self.points, self.directions)
 
 
 def _required_text(path: Path) -> str:

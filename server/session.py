@@ -16,6 +16,7 @@ from fedgen.rows import columns_of
 from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal
 from fedgen.server.spare import Spare
+from fedgen.server.words import members_of, round_name
 
 EVALUATION_SAMPLES = 2_048
 """Samples that one task evaluates."""
@@ -34,6 +35,11 @@ class Session:
     journal: Journal
     given_up: dict[tuple[int, int], str] = field(default_factory=dict)
     spare: Spare = field(default_factory=Spare)
+
+    @property
+    def members(self) -> str:
+        """Who takes part."""
+        return members_of(self.federation.experiment.federation.mode)
 
     @property
     def suspects(self) -> str:
@@ -76,10 +82,10 @@ class Session:
             if not self.suspects:
                 raise
             why = f"{type(error).__name__}: {error}{self.suspects}"
-            raise FedgenError(f"round {self.standing.round} could not be evaluated: {why}") from error
+            raise FedgenError(f"{round_name(self.standing.round)}: evaluation failed: {why}") from error
         for result in results:
             if isinstance(result, BlockFailure):
-                raise FedgenError(f"round {self.standing.round} could not be evaluated: {result.reason}")
+                raise FedgenError(f"{round_name(self.standing.round)}: evaluation failed: {result.reason}")
         return results
 
 

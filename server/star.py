@@ -21,7 +21,7 @@ def initial_state(federation: Federation) -> Tensors:
     return federation.method.initial_state(0)
 
 
-def final_model(federation: Federation, state: Tensors) -> Tensor:
+def final_model(federation: Federation, state: Tensors, round: int) -> Tensor:
     """The row [d] that a run leaves behind."""
     return state["model"]
 

@@ -10,8 +10,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
+from fedgen.server.selection import Chosen, Directions, Points, chosen
 from fedgen.server.words import (
     OUTCOMES,
     STATE_MARKS,
@@ -22,9 +24,11 @@ from fedgen.server.words import (
     human_metric,
     human_seconds,
     leading_metric,
-    lower_is_better,
+    measures,
+    members_of,
     numbers,
     printable,
+    round_name,
     sparkline,
 )
 
@@ -39,6 +43,21 @@ Records = Iterable[Mapping[str, Any]]
 RECENT_ROUNDS = 50
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a view is told of a run before it begins; rounds: how many are planned; mode: federation.mode."""
+
+    title: str
+    folder: str
+    rounds: int
+    directions: Directions = field(default_factory=dict)
+    mode: str = "star"
+
+    @property
+    def members(self) -> str:
+        return members_of(self.mode)
+
+
 class View(Protocol):
     """One run as it goes. Use it as a context manager: leaving it gives the terminal back, also after an exception."""
 
@@ -46,10 +65,8 @@ class View(Protocol):
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def start(
-        self, title: str, folder: str, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0
-    ) -> None:
-        """Begin: `rounds` is the number planned, `first_round` the one this process begins with (above 0 on resume).
+    def start(self, plan: Plan, first_round: int = 0, earlier: Records = (), earlier_s: float = 0.0) -> None:
+        """Begin: `first_round` is the one this process begins with (above 0 on resume).
 
         earlier: the records of the rounds before it.  earlier_s: seconds that the run has taken so far.
         """
@@ -85,9 +102,7 @@ class SilentView:
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def start(
-        self, title: str, folder: str, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0
-    ) -> None: ...
+    def start(self, plan: Plan, first_round: int = 0, earlier: Records = (), earlier_s: float = 0.0) -> None: ...
 
     def doing(self, what: str) -> None: ...
 
@@ -103,20 +118,21 @@ class Tally:
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
-        self.begin(0, 0)
+        self.begin(Plan("", "", 0))
 
-    def begin(self, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0) -> None:
-        self.rounds = rounds
-        self.done = 0
+    def begin(self, plan: Plan, first_round: int = 0, earlier: Records = (), earlier_s: float = 0.0) -> None:
+        self.plan = plan
+        self.done, self.at = 0, 0
         self.last: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.total: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.skipped = 0
         self.bytes = {"up": 0.0, "down": 0.0}
-        self.histories: dict[str, list[tuple[int, float]]] = {}
+        self.histories: dict[str, Points] = {}
+        self.latest: dict[str, float | str | None] = {}
         self.began = self.clock() - earlier_s
         for record in earlier:
             self._count(record)
-        self.done = first_round
+        self.done = max(0, first_round)
         self.wait_for("")
 
     def wait_for(self, what: str) -> None:
@@ -138,18 +154,26 @@ class Tally:
             self.total[outcome] += self.last[outcome]
         for direction in self.bytes:
             self.bytes[direction] += traffic.get(direction, 0.0)
-        for name, value in numbers(record.get("metrics")).items():
-            self.histories.setdefault(name, []).append((self.done - 1, value))
+        at = self.done - 1 if number is None else int(number)
+        for name, value in measures(record.get("metrics")).items():
+            self.latest[name] = value
+            if isinstance(value, float):
+                self.histories.setdefault(name, []).append((at, value))
+        self.at = at
 
     @property
     def metric(self) -> str | None:
         """The metric worth one line: accuracy where there is one."""
-        return leading_metric(self.histories)
+        return leading_metric(self.latest)
 
-    def best(self, name: str) -> tuple[int, float]:
-        """Round and value of the best so far."""
-        sign = 1 if lower_is_better(name) else -1
-        return min(self.histories[name], key=lambda point: sign * point[1])
+    def chosen(self, name: str) -> Chosen | None:
+        """The metric at the round that the validation set chooses so far, where there is one."""
+        return chosen(name, self.histories, self.plan.directions)
+
+    @property
+    def progress(self) -> str:
+        """How many of the planned rounds are over; the exchange before the first of them is none of them."""
+        return f"{round_name(-1) + ', ' if self.at < 0 else ''}{self.done}/{self.plan.rounds} rounds"
 
     @property
     def seconds_a_round(self) -> float | None:
@@ -163,7 +187,7 @@ class Tally:
         pace = self.seconds_a_round
         if pace is None:
             return None
-        return max(0.0, (self.rounds - self.done) * pace - (self.clock() - self.stamps[-1]))
+        return max(0.0, (self.plan.rounds - self.done) * pace - (self.clock() - self.stamps[-1]))
 
 
 class PlainView:
@@ -181,13 +205,11 @@ class PlainView:
     def __exit__(self, *exception: object) -> None:
         self._release()
 
-    def start(
-        self, title: str, folder: str, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0
-    ) -> None:
-        self.tally.begin(rounds, first_round, earlier, earlier_s)
+    def start(self, plan: Plan, first_round: int = 0, earlier: Records = (), earlier_s: float = 0.0) -> None:
+        self.tally.begin(plan, first_round, earlier, earlier_s)
         self._said_at = self._held = None
-        resumed = f", from round {first_round}" if first_round else ""
-        self._say(f"{title}: {counted(rounds, 'round')}{resumed}, folder {folder}")
+        resumed = f", from {round_name(first_round)}" if first_round > 0 else ""
+        self._say(f"{plan.title}: {counted(plan.rounds, 'round')}{resumed}, folder {plan.folder}")
 
     def doing(self, what: str) -> None:
         self.tally.wait_for(what)
@@ -198,7 +220,7 @@ class PlainView:
         self.tally.add(record)
         self._held = plain_line(self.tally, skipped=bool(record.get("skipped")))
         now = self.tally.clock()
-        if self._said_at is None or now - self._said_at >= self.every_s or self.tally.done >= self.tally.rounds:
+        if self._said_at is None or now - self._said_at >= self.every_s or self.tally.done >= self.tally.plan.rounds:
             self._said_at = now
             self._release()
 
@@ -237,14 +259,12 @@ class LiveView:
     def __exit__(self, *exception: object) -> None:
         self._close()
 
-    def start(
-        self, title: str, folder: str, rounds: int, first_round: int, earlier: Records = (), earlier_s: float = 0.0
-    ) -> None:
+    def start(self, plan: Plan, first_round: int = 0, earlier: Records = (), earlier_s: float = 0.0) -> None:
         from rich.live import Live
 
         self._close()
-        self.title, self.folder = printable(title), printable(folder)
-        self.tally.begin(rounds, first_round, earlier, earlier_s)
+        self.title, self.folder = printable(plan.title), printable(plan.folder)
+        self.tally.begin(plan, first_round, earlier, earlier_s)
         # Piped standard output belongs to whoever reads it, even while the panel is drawn on stderr.
         self._live = Live(
             console=self.console, get_renderable=self.panel, refresh_per_second=4, redirect_stdout=sys.stdout.isatty()
@@ -287,11 +307,11 @@ class LiveView:
         from rich.text import Text
 
         tally = self.tally
-        total = max(tally.rounds, 1)
+        total = max(tally.plan.rounds, 1)
         bar = ProgressBar(total=total, completed=max(0, min(tally.done, total)))
         eta = tally.eta_s
-        left = "" if eta is None or tally.done >= tally.rounds else f"{human_seconds(eta)} left"
-        parts = [f"{tally.done}/{tally.rounds} rounds", tally.waiting or left]
+        left = "" if eta is None or tally.done >= tally.plan.rounds else f"{human_seconds(eta)} left"
+        parts = [tally.progress, tally.waiting or left]
         words = Text(" · ".join(filter(None, parts)), no_wrap=True, overflow="ellipsis")
         line = Table.grid(padding=(0, 1), expand=True)
         line.add_column(ratio=1)
@@ -312,7 +332,7 @@ class LiveView:
         table.add_column(ratio=1)
         if tally.metric is not None:
             self._add_metric(table, tally.metric)
-        table.add_row("clients", client_counts(tally))
+        table.add_row(tally.plan.members, client_counts(tally))
         up, down = human_bytes(tally.bytes["up"]), human_bytes(tally.bytes["down"])
         pace = "" if tally.seconds_a_round is None else f" · {human_seconds(tally.seconds_a_round)} a round"
         table.add_row("traffic", f"up {up} · down {down}")
@@ -323,11 +343,11 @@ class LiveView:
     def _add_metric(self, table: Table, name: str) -> None:
         from rich.text import Text
 
-        values = [value for _, value in self.tally.histories[name]]
-        at, best = self.tally.best(name)
+        values = [value for _, value in self.tally.histories.get(name, [])]
         label = name if len(name) <= 10 else name[:9] + "…"
-        now = Text(human_metric(name, values[-1]), style="bold")
-        now.append(f" · best {human_metric(name, best)} at {at}", style="not bold dim")
+        now = Text(human_metric(name, self.tally.latest[name]), style="bold")
+        if found := self.tally.chosen(name):
+            now.append(f" · {found.words(name)}", style="not bold dim")
         table.add_row(printable(label), now)
         table.add_row("", Text(sparkline(values, max(8, min(60, self.console.width - 14))), style="cyan"))
 
@@ -338,7 +358,7 @@ class LiveView:
 
 
 def client_counts(tally: Tally) -> Table:
-    """Clients ok, late, failed and rejected: this round, and in total."""
+    """Who was ok, late, failed and rejected: this round, and in total."""
     from rich.table import Table
     from rich.text import Text
 
@@ -358,12 +378,12 @@ def client_counts(tally: Tally) -> Table:
 
 def plain_line(tally: Tally, *, skipped: bool = False) -> str:
     """One round as one line of a log, in ASCII but for the metric's own name."""
-    parts = [f"{tally.done}/{tally.rounds} rounds"]
+    parts = [tally.progress]
     if skipped:
         parts.append("SKIPPED")
     if (name := tally.metric) is not None:
-        now, best = tally.histories[name][-1][1], tally.best(name)[1]
-        parts.append(f"{name} {human_metric(name, now)} (best {human_metric(name, best)})")
+        found = tally.chosen(name)
+        parts.append(f"{name} {human_metric(name, tally.latest[name])}" + (f" ({found.words(name)})" if found else ""))
     counts = [
         f"{'ok' if outcome == 'admitted' else outcome} {tally.last[outcome]}"
         for outcome in OUTCOMES
@@ -373,7 +393,7 @@ def plain_line(tally: Tally, *, skipped: bool = False) -> str:
     parts.append(f"up {human_bytes(tally.bytes['up'])}, down {human_bytes(tally.bytes['down'])}")
     if (pace := tally.seconds_a_round) is not None:
         parts.append(f"{human_seconds(pace)} a round")
-    if (eta := tally.eta_s) is not None and tally.done < tally.rounds:
+    if (eta := tally.eta_s) is not None and tally.done < tally.plan.rounds:
         parts.append(f"{human_seconds(eta)} left")
     return " | ".join(parts)
 
@@ -381,7 +401,7 @@ def plain_line(tally: Tally, *, skipped: bool = False) -> str:
 def end_line(result: Mapping[str, Any], report: str = "") -> str:
     """How the run ended, in one sentence, and where to look."""
     state = str(result.get("state", "ended"))
-    metrics = numbers(result.get("metrics"))
+    metrics = measures(result.get("metrics"))
     name = leading_metric(metrics)
     parts = [f"{STATE_MARKS.get(state, '-')} {state}"]
     if (rounds := finite(result.get("rounds"))) is not None:

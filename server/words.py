@@ -7,19 +7,23 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 OUTCOMES = ("admitted", "late", "failed", "rejected")
+OF_PEERS = ("p10_", "worst_", "consensus_")
+"""What the names begin with of metrics that compare the peers of a gossip."""
+
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+"""How the logs write numbers that are not finite."""
+
 STATE_MARKS = {"completed": "✓", "degraded": "▲", "failed": "✕", "stopped": "■", "running": "…"}
 
 
 def leading_metric(names: Iterable[str]) -> str | None:
-    """The metric to put first: test before validation before training, accuracy before others before losses."""
+    """The metric to put first: test before validation before training; accuracy, then others, the loss, and last what
+    is told of many peers."""
 
     def order(name: str) -> tuple[int, int, str]:
         split, base = split_metric(name)
-        return (
-            ("test", "validation", "train").index(split),
-            0 if base == "accuracy" else 1 + lower_is_better(base),
-            base,
-        )
+        rank = 3 if base.startswith(OF_PEERS) else {"accuracy": 0, "loss": 2}.get(base, 1)
+        return ("test", "validation", "train").index(split), rank, base
 
     return min(names, key=order, default=None)
 
@@ -30,11 +34,6 @@ def split_metric(name: str) -> tuple[str, str]:
         if name.startswith(split + "_"):
             return split, name[len(split) + 1 :]
     return "test", name
-
-
-def lower_is_better(name: str) -> bool:
-    worse = ("loss", "error", "perplexity", "deviance", "distance", "backdoor")
-    return any(word in name.lower() for word in worse)
 
 
 def is_share(name: str) -> bool:
@@ -58,6 +57,36 @@ def numbers(mapping: object) -> dict[str, float]:
     if not isinstance(mapping, Mapping):
         return {}
     return {printable(name): number for name, value in mapping.items() if (number := finite(value)) is not None}
+
+
+def measures(mapping: object) -> dict[str, float | str | None]:
+    """The metrics of a record by their names in printable form: a finite number, one of `NOT_FINITE`, or None where it
+    is undefined; nothing where it is no mapping."""
+    if not isinstance(mapping, Mapping):
+        return {}
+    found: dict[str, float | str | None] = {}
+    for name, value in mapping.items():
+        if value is None or value in NOT_FINITE:
+            found[printable(name)] = value
+        elif (number := finite(value)) is not None:
+            found[printable(name)] = number
+        elif isinstance(value, float):
+            found[printable(name)] = "NaN" if math.isnan(value) else NOT_FINITE[1 + (value < 0)]
+    return found
+
+
+def round_name(round: int) -> str:
+    """-1 -> ``before training``; 3 -> ``round 3``. The first round of training is round 0."""
+    return "before training" if round < 0 else f"round {round}"
+
+
+def in_round(round: int) -> str:
+    return round_name(round) if round < 0 else f"in {round_name(round)}"
+
+
+def members_of(mode: object) -> str:
+    """Who takes part, by federation.mode."""
+    return "peers" if mode == "gossip" else "clients"
 
 
 def printable(text: object) -> str:
@@ -104,8 +133,12 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{human_count(count)} {one if count == 1 else many or one + 's'}"
 
 
-def human_metric(name: str, value: float) -> str:
-    """An accuracy in per cent, anything else with four significant digits."""
+def human_metric(name: str, value: float | str | None) -> str:
+    """An accuracy in per cent, anything else with four significant digits; a word for what is no number."""
+    if value is None:
+        return "undefined"
+    if isinstance(value, str):
+        return f"not finite ({value})"
     return f"{100 * value:.2f} %" if is_share(name) and abs(value) < 1e6 else f"{value:.4g}"
 
 

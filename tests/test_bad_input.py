@@ -423,7 +423,7 @@ def test_a_model_that_fails_in_evaluation_leaves_a_failed_run(fedgen: Fedgen, wr
     ended = fedgen("run", write(OWN.format(name="Untested")), "--out", "out", "--json")
     assert ended.code == 1, ended
     message = json.loads(ended.out.splitlines()[-1])["message"]
-    assert "round 0 could not be evaluated: ValueError: no test" in message
+    assert "round 0: evaluation failed: ValueError: no test" in message
     assert "model.name 'my_nets:Untested'" in message
     assert "Traceback" not in ended.out + ended.err
 

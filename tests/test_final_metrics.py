@@ -160,3 +160,55 @@ def test_a_gossip_without_rounds_is_evaluated(clock: str, tiny: Any, run_in: Cal
     result = run_in(tiny(training={"wrappers": [{"name": "ggeur", "start": "ridge"}]}, federation=federation))
     assert (result.metrics["accuracy"] or 0) > 0.5
     assert result.round_numbers.tolist() == [-1]
+
+
+def test_a_metric_says_itself_which_way_is_better(
+    registered: Callable[..., Any], tiny: Any, run_in: Callable[..., Result]
+) -> None:
+    """Not its name: this "error" is better when higher, and the undeclared one has no direction at all."""
+
+    class Error:
+        lower_is_better = False
+
+        def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return (outputs.argmax(-1) == targets).double()
+
+    def silent(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.sum(-1)
+
+    registered("metric", "own_error")(Error)
+    registered("metric", "silent")(silent)
+    model = {"name": "logistic", "metrics": ["own_error", "silent"]}
+    result = run_in(tiny(model=model, federation={"mode": "gossip", "topology": "ring"}))
+    declared = json.loads((result.folder / "environment.json").read_text())["lower_is_better"]
+    assert (declared["own_error"], declared["validation_own_error"], declared["p10_own_error"]) == (False, False, False)
+    assert (declared["loss"], declared["validation_loss"], declared["train_loss"]) == (True, True, True)
+    assert not [name for name in declared if "silent" in name or "consensus" in name]
+    assert "worst_own_error" in result.metrics
+    assert (result.metrics["worst_own_error"] or 0.0) <= (result.metrics["own_error"] or 0.0)
+    assert "worst_silent" not in result.metrics
+
+
+def test_every_builtin_loss_and_metric_declares_its_way(tiny: Any) -> None:
+    from fedgen import registry
+
+    for kind in ("loss", "metric"):
+        for name, measure in registry.members(kind).items():
+            assert isinstance(getattr(measure, "lower_is_better", None), bool), f"{kind} {name}"
+
+
+@pytest.mark.parametrize("clock", ["rounds", "events"])
+def test_a_bound_broken_in_an_inbox_is_an_event(clock: str, tiny: Any, run_in: Callable[..., Result]) -> None:
+    """Everybody hears both liars, and the rule withstands one."""
+    pace: dict[str, Any] = {"clock": clock, "training_ticks": [1, 1], "inbox": 1.0} if clock == "events" else {}
+    tables = {
+        "federation": {"mode": "gossip", "topology": "complete", "rounds": 6, **pace},
+        "aggregation": {"rule": "median", "f": 1},
+    }
+    honest = run_in(tiny(**tables, byzantine={"clients": [0], "attack": "sign_flip"}), "honest")
+    assert events(honest, "bound_broken") == []
+    broken = run_in(tiny(**tables, byzantine={"clients": [0, 2], "attack": "sign_flip"}), "broken")
+    told = events(broken, "bound_broken")
+    assert told
+    assert told[0]["liars"] == 2
+    assert told[0]["reason"] == "10 of 10 honest peers hear more liars than aggregation.f = 1, up to 2"

@@ -144,6 +144,13 @@ def environment() -> dict[str, Any]:
         "command": ["fedgen", "run", "my experiment.toml"],
         "started": "2026-01-02T03:04:05+00:00",
         "identity": "cd" * 32,
+        "lower_is_better": {
+            "accuracy": False,
+            "loss": True,
+            "validation_accuracy": False,
+            "validation_loss": True,
+            "train_loss": True,
+        },
         "data": {"dataset": "digits", "sha256": "ef" * 32, "training": 1293, "validation": 144, "test": 360},
     }
 
@@ -248,8 +255,8 @@ def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
     rewrite(folder / "result.json", metrics={"accuracy": 0.9}, seconds=200.0)
     rewrite(folder / "partition.json", counts=[[1, 0], [2, 3], [0, 9]], classes=["cat", "dog"])
     text = report_of(folder).text
-    assert "90.00 %" in text
-    assert "best 95.00 % in round 2" in text
+    assert "test accuracy 90.00 % rounds" in text, "without a validation set the final value stands alone"
+    assert "95.00 %" not in text, "the best of the test values is told nowhere"
     assert "3 min 20 s" in text
     assert "14.0 kB 4.0 kB up, 10.0 kB down" in text
     assert (
@@ -498,17 +505,17 @@ def test_other_metrics_get_their_own_curve(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", rounds=0)
     append(
         folder / "metrics.jsonl",
-        *({"round": number, "metrics": {"mean_squared_error": 9.0 - number, "train_loss": 1.0}} for number in range(5)),
+        *({"round": number, "evaluated": True, "metrics": {"mean_squared_error": 9.0 - number}} for number in range(5)),
     )
     (folder / "result.json").unlink()
     text = report_of(folder).text
     assert "Mean squared error" in text
-    assert "test mean squared error 5 best 5 in round 4" in text
+    assert "test mean squared error 5 rounds 5" in text
 
 
 def test_a_resumed_round_that_was_written_twice_counts_once(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", rounds=3)
-    append(folder / "metrics.jsonl", {"round": 2, "metrics": {"accuracy": 0.123}})
+    append(folder / "metrics.jsonl", {"round": 2, "evaluated": True, "metrics": {"accuracy": 0.123}})
     (folder / "result.json").unlink()
     text = report_of(folder).text
     assert "12.30 %" in text
@@ -656,3 +663,129 @@ def test_what_every_peer_of_gossip_sends_and_how_old_it_is(tmp_path: Path) -> No
     assert "up, of a peer 6.0 kB 2.0 kB 4.0 kB" in page.text
     assert "Age of the messages that were merged" in page.text
     assert (folder / "figures" / "staleness.svg").exists()
+
+
+def told(folder: Path, *records: dict[str, Any], **changes: Any) -> Page:
+    """The report of a run whose log holds just these records, and whose result says no more than they do."""
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({"evaluated": True} | line) + "\n" for line in records))
+    rewrite(folder / "result.json", metrics=records[-1]["metrics"], **changes)
+    return report_of(folder)
+
+
+def test_the_headline_is_the_final_test_value_and_what_validation_chose(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=3)
+    values = enumerate(((0.9, 0.5), (0.6, 0.8), (0.7, 0.7)))
+    records = [{"round": k, "metrics": {"accuracy": test, "validation_accuracy": held}} for k, (test, held) in values]
+    page = told(folder, *records)
+    assert "test accuracy 70.00 % 60.00 % in round 1, chosen by validation accuracy" in page.text
+    assert "test accuracy 70.00 % 60.00 % in round 1 validation" in page.text, "the table tells the same"
+    assert "validation accuracy 70.00 % 80.00 % in round 1" in page.text
+    assert "90.00 %" not in page.text
+
+
+def test_a_metric_that_declares_no_way_has_no_best(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=2)
+    rewrite(folder / "environment.json", lower_is_better={"validation_x": False})
+    values = ((0.25, 0.5), (0.125, 0.0625))
+    records = [{"round": k, "metrics": {"validation_x": a, "validation_loss": b}} for k, (a, b) in enumerate(values)]
+    text = told(folder, *records).text
+    assert "validation x 0.125 0.25 in round 0" in text
+    assert re.search(r"validation loss 0\.0625 (?!0)", text)
+
+
+def test_the_report_tells_apart_what_is_no_number(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=2)
+    early = {"round": 0, "metrics": {"accuracy": 0.5, "loss": "Infinity", "rare": 1.0, "train_loss": 0.5}}
+    last = {"round": 1, "metrics": {"accuracy": 0.6, "loss": "NaN", "train_loss": None}}
+    text = told(folder, early, last, state="degraded").text
+    assert "test loss not finite (NaN)" in text
+    assert "train loss undefined" in text
+    assert "test rare not evaluated" in text
+    assert "Not finite: test loss in round 0 and 1 later one." in text
+    assert "a number was not finite" in text
+
+
+def test_a_curve_of_one_dot_is_a_number(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=0)
+    one = {"accuracy": 0.875, "validation_accuracy": 0.75, "loss": 0.5}
+    record = {"round": -1, "metrics": one, "clients": {"admitted": 9}, "seconds": {"train": 2.0},
+              "bytes": {"up": 1000, "down": 2500}, "aggregation": {"honest": 1.25, "residual": 0.5}}  # fmt: skip
+    page = told(folder, record)
+    assert "Accuracy test 87.50 %, validation 75.00 % before training" in page.text
+    assert "Loss test 0.5 before training" in page.text
+    assert "Clients in each round admitted 9 before training" in page.text
+    assert "Bytes in each round up 1.0 kB, down 2.5 kB before training" in page.text
+    assert (
+        "Whom the rule trusted: mean coefficient times the number of updates honest 1.25 before training" in page.text
+    )
+    assert {path.stem for path in (folder / "figures").iterdir()} == {"partition"}
+
+
+def test_rounds_before_training_are_called_so(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=3, liars=0)
+    append(folder / "events.jsonl", {"event": "retried", "round": -1, "reason": "x"},
+           {"event": "rejected", "round": -1, "client": 1, "reason": "why"},
+           {"event": "rejected", "round": 2, "client": 1, "reason": "why"})  # fmt: skip
+    metrics = {"accuracy": 0.5, "validation_accuracy": 0.9}
+    later = [{"round": k, "metrics": {"accuracy": 0.6, "validation_accuracy": 0.8}} for k in range(3)]
+    page = told(folder, {"round": -1, "metrics": metrics}, *later)
+    assert "50.00 % before training, chosen by validation accuracy" in page.text
+    assert "before training retried x" in page.text
+    assert "why 2 1 before training to 2" in page.text
+    assert ">before<" in (folder / "figures/accuracy.svg").read_text()
+    assert "round -1" not in page.text
+
+
+def test_a_broken_bound_is_said_where_the_state_is(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=3, liars=0)
+    (folder / "events.jsonl").write_text("")
+    assert "Nothing out of the ordinary happened" in report_of(folder).text
+    for number in range(3):
+        event = {"event": "bound_broken", "round": number, "reason": "5 of 9 clients lie", "liars": 5 + number, "f": 2}
+        append(folder / "events.jsonl", event)
+    page = report_of(folder)
+    state = re.search(r'<p class="state.*?</p>', page.source, flags=re.DOTALL)
+    assert state
+    assert "in 3 rounds more clients lied than aggregation.f = 2, up to 7" in state[0]
+    assert "Nothing out of the ordinary happened" not in page.text
+    assert "0 bound broken 5 of 9 clients lie; liars 5; f 2, and in 2 more rounds" in page.text
+
+
+def test_peers_are_called_peers(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", rounds=3, clients=40, liars=2)
+    config = folder / "resolved.toml"
+    config.write_text(config.read_text().replace('mode = "star"', 'mode = "gossip"'))
+    (folder / "experiment.toml").unlink()
+    page = report_of(folder)
+    text = page.text[: page.text.index("Configuration")]
+    assert "client" not in text.lower()
+    assert "40 peers with" in text
+    assert "peers" in (folder / "figures/traffic.svg").read_text()
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_edges_of_a_graph_can_be_seen_in_light_and_dark(tmp_path: Path) -> None:
+    """WCAG asks of what must be seen a contrast of 3 : 1 with the page."""
+    folder = make_run(tmp_path / "run", rounds=2, clients=4)
+    write_json(folder / "network.json", {"peers": 4, "edges": [[0, 1], [1, 2], [2, 3]], "facts": {"a": "b"}})
+    source = report_of(folder).source
+    graph = re.search(r"<svg[^>]*graph of 4 peers.*?</svg>", source, flags=re.DOTALL)
+    assert graph
+    assert graph[0].count("stroke: var(--edge)") >= 1
+    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in source.split("prefers-color-scheme: dark"))
+    for theme in (light, dark):
+        low, high = sorted((luminance(theme["edge"]), luminance(theme["paper"])))
+        assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def test_wide_figures_show_that_they_scroll(tmp_path: Path) -> None:
+    """The shade at the side lies behind the figure, which therefore covers nothing."""
+    source = report_of(make_run(tmp_path / "run", rounds=2)).source
+    wide = re.search(r'<div class="scroll wide" tabindex="0"><svg.*?</svg>', source, flags=re.DOTALL)
+    assert wide
+    assert "var(--paper)" not in wide[0]

@@ -20,7 +20,7 @@ from fedgen import Experiment, resume, run
 from fedgen.errors import FedgenError, SettingError
 from fedgen.server import parts
 from fedgen.server.journal import read_lines
-from fedgen.server.view import SilentView, end_line
+from fedgen.server.view import Plan, SilentView, end_line
 
 FEDGEN = [sys.executable, "-m", "fedgen.server"]
 
@@ -177,9 +177,7 @@ class Heard(SilentView):
         self.said: list[str] = []
         self.earlier: list[int] = []
 
-    def start(
-        self, title: str, folder: str, rounds: int, first_round: int, earlier: Any = (), seconds: Any = 0
-    ) -> None:
+    def start(self, plan: Plan, first_round: int = 0, earlier: Any = (), earlier_s: float = 0.0) -> None:
         self.earlier = [record["round"] for record in earlier]
 
     def doing(self, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from typing import Any
 
@@ -11,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedgen.server.view import LiveView, PlainView, SilentView, Tally, View, view_for
+from fedgen.server.view import LiveView, PlainView, Plan, SilentView, Tally, View, end_line, plain_line, view_for
 from fedgen.server.words import human_bytes, human_count, human_metric, human_seconds, leading_metric, sparkline
+
+WAYS = {"accuracy": False, "loss": True, "validation_accuracy": False, "validation_loss": True}
+"""Which metrics are better when lower."""
 
 
 class Clock:
@@ -35,7 +39,10 @@ class Terminal(io.StringIO):
 
 
 def record(number: int, accuracy: float | None = None, **changes: Any) -> dict[str, Any]:
-    metrics = {"train_loss": 0.5} | ({} if accuracy is None else {"accuracy": accuracy, "loss": 1 - accuracy})
+    metrics = {"train_loss": 0.5}
+    if accuracy is not None:
+        # The test set is best in another round than the validation set.
+        metrics |= {"accuracy": accuracy, "loss": 1 - accuracy, "validation_accuracy": 1 - abs(number - 40) / 100}
     return {
         "round": number,
         "metrics": metrics,
@@ -60,10 +67,10 @@ def shown(view: LiveView, width: int) -> list[str]:
     return page.file.getvalue().splitlines()
 
 
-def live(width: int, rounds: int = 100, first_round: int = 0) -> tuple[LiveView, Clock]:
+def live(width: int, rounds: int = 100, first_round: int = 0, mode: str = "star") -> tuple[LiveView, Clock]:
     clock = Clock()
     view = LiveView(console(width), clock)
-    view.start("digits-dirichlet", "runs/digits-20260102-030405", rounds, first_round)
+    view.start(Plan("digits-dirichlet", "runs/digits-20260102-030405", rounds, WAYS, mode), first_round)
     return view, clock
 
 
@@ -73,14 +80,14 @@ def test_the_panel_says_everything_at_any_width(width: int) -> None:
     with view:
         for number in range(60):
             clock.now += 2.0
-            view.round(record(number, accuracy=0.9 if number == 40 else 0.5 + number / 1000))
+            view.round(record(number, accuracy=0.9 if number == 30 else 0.5 + number / 1000))
         lines = shown(view, width)
     text = " ".join(lines)
     assert max(map(len, lines)) <= width
     assert len(lines) <= 11
     assert "digits-dirichlet" in text
     assert "60/100 rounds · 1 min 20 s left" in text
-    assert "accuracy 55.90 % · best 90.00 % at 40" in text
+    assert "accuracy 55.90 % · 54.00 % in round 40, chosen by validation accuracy" in " ".join(text.split())
     assert "up 60.0 MB · down 150 MB" in text
     assert "2 min 00 s · 2.0 s a round" in text
     assert "█" in text
@@ -92,7 +99,7 @@ def test_the_panel_says_everything_at_any_width(width: int) -> None:
 
 def test_the_eta_counts_down_within_a_round_and_never_below_zero() -> None:
     tally = Tally(clock := Clock())
-    tally.begin(rounds=10, first_round=0)
+    tally.begin(Plan("", "", 10))
     etas = [tally.eta_s]
     for number in range(4):
         clock.now += 5.0
@@ -106,7 +113,7 @@ def test_the_eta_counts_down_within_a_round_and_never_below_zero() -> None:
 
 def test_the_eta_follows_the_last_fifty_rounds() -> None:
     tally = Tally(clock := Clock())
-    tally.begin(rounds=200, first_round=0)
+    tally.begin(Plan("", "", 200))
     for number in range(100):
         clock.now += 100.0 if number < 50 else 1.0
         tally.add(record(number))
@@ -149,12 +156,12 @@ def test_a_resumed_run_remembers_its_earlier_rounds() -> None:
     clock = Clock()
     view = LiveView(console(80), clock)
     earlier = [record(number, accuracy=0.9 if number == 40 else 0.5) for number in range(90)]
-    view.start("digits", "runs/x", 100, 90, earlier, 600.0)
+    view.start(Plan("digits", "runs/x", 100, WAYS), 90, earlier, 600.0)
     clock.now += 3.0
     view.round(record(90, accuracy=0.6))
     text = " ".join(shown(view, 80))
     assert "91/100 rounds · 27 s left" in text
-    assert "accuracy 60.00 % · best 90.00 % at 40" in text
+    assert "accuracy 60.00 % · 90.00 % in round 40, chosen by validation accuracy" in " ".join(text.split())
     assert "up 91.0 MB" in text
     assert "10 min 03 s · 3.0 s a round" in text
     assert view.tally.total["admitted"] == 91 * 9
@@ -223,7 +230,7 @@ def text_of(view: LiveView) -> str:
 def plain(rounds: int = 100, first_round: int = 0) -> tuple[PlainView, Clock, io.StringIO]:
     clock, stream = Clock(), io.StringIO()
     view = PlainView(stream, clock)
-    view.start("digits", "runs/x", rounds, first_round)
+    view.start(Plan("digits", "runs/x", rounds, WAYS), first_round)
     return view, clock, stream
 
 
@@ -272,8 +279,8 @@ def test_a_plain_line_says_everything_without_escape_codes() -> None:
     view.round(record(0, accuracy=0.8, skipped=True))
     view.note("red \x1b[31mherring\nsecond line")
     assert round_lines(stream) == [
-        "1/10 rounds | SKIPPED | accuracy 80.00 % (best 80.00 %) | ok 9, rejected 1 | "
-        "up 1.0 MB, down 2.5 MB | 2.0 s a round | 18 s left"
+        "1/10 rounds | SKIPPED | accuracy 80.00 % (80.00 % in round 0, chosen by validation accuracy) | "
+        "ok 9, rejected 1 | up 1.0 MB, down 2.5 MB | 2.0 s a round | 18 s left"
     ]
     assert stream.getvalue().splitlines()[0] == "digits: 10 rounds, folder runs/x"
     assert stream.getvalue().splitlines()[-1] == "note: red  [31mherring second line"
@@ -283,7 +290,7 @@ def test_a_plain_line_says_everything_without_escape_codes() -> None:
 def test_a_log_that_knows_only_ascii_is_no_error() -> None:
     stream = io.TextIOWrapper(raw := io.BytesIO(), encoding="ascii")
     view = PlainView(stream, Clock())
-    view.start("Größe", "runs/ß", 1, 0)
+    view.start(Plan("Größe", "runs/ß", 1))
     view.end({"state": "completed"})
     assert raw.getvalue().isascii()
 
@@ -302,7 +309,7 @@ def test_with_json_the_view_keeps_off_standard_output(monkeypatch: pytest.Monkey
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", error := io.StringIO())
     view = view_for(output := Terminal(), json=True)
-    view.start("digits", "runs/x", 1, 0)
+    view.start(Plan("digits", "runs/x", 1))
     assert isinstance(view, PlainView)
     assert output.getvalue() == ""
     assert "digits" in error.getvalue()
@@ -313,7 +320,7 @@ def test_with_json_the_view_keeps_off_standard_output(monkeypatch: pytest.Monkey
 def test_the_silent_view_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     view: View
     with SilentView() as view:
-        view.start("digits", "runs/x", 1, 0)
+        view.start(Plan("digits", "runs/x", 1))
         view.round(record(0))
         view.note("nothing")
         view.end({"state": "completed"})
@@ -367,11 +374,51 @@ def test_the_leading_metric_is_accuracy_on_the_test_set_where_there_is_one() -> 
     assert leading_metric([]) is None
 
 
-def test_the_best_loss_is_the_smallest() -> None:
+@pytest.mark.parametrize(("lower", "at"), [(True, 1), (False, 0), (None, None)])
+def test_validation_chooses_the_way_its_metric_declares(lower: bool | None, at: int | None) -> None:
+    """Whatever it is called; one that declares nothing chooses nothing, and no test value chooses at all."""
     tally = Tally(Clock())
-    for number, loss in enumerate((3.0, 1.0, 2.0)):
-        tally.add({"round": number, "metrics": {"mean_squared_error": loss}})
-    assert tally.best("mean_squared_error") == (1, 1.0)
+    tally.begin(Plan("", "", 3, {} if lower is None else {"validation_error_free": lower, "error_free": lower}))
+    for number, value in enumerate((3.0, 1.0, 2.0)):
+        metrics = {"error_free": 10 - value, "validation_error_free": value}
+        tally.add({"round": number, "metrics": metrics})
+    found = tally.chosen("error_free")
+    assert (None if found is None else found.round) == at
+    assert found is None or found.value == 10 - (3.0, 1.0, 2.0)[found.round]
+    assert tally.chosen("validation_error_free") is None
+
+
+def test_without_a_validation_set_nothing_is_chosen() -> None:
+    view, _, _ = plain(rounds=3)
+    for number, accuracy in enumerate((0.5, 0.9, 0.6)):
+        view.round({"round": number, "metrics": {"accuracy": accuracy}})
+    assert "accuracy 60.00 % | " in (line := plain_line(view.tally))
+    assert "90" not in line
+
+
+def test_what_is_no_number_is_a_word() -> None:
+    view, _, _ = plain(rounds=9)
+    for value, words in ((math.nan, "not finite (NaN)"), (-math.inf, "not finite (-Infinity)"), (None, "undefined")):
+        view.round({"round": 1, "metrics": {"accuracy": value}})
+        assert f"accuracy {words} | " in plain_line(view.tally)
+    assert "accuracy not finite (NaN)" in end_line({"state": "degraded", "metrics": {"accuracy": "NaN"}})
+
+
+def test_an_exchange_before_training_is_called_so() -> None:
+    view, _, stream = plain(rounds=9, first_round=-1)
+    view.round({"round": -1, "metrics": {"accuracy": 0.5, "validation_accuracy": 0.5}})
+    assert stream.getvalue().splitlines()[0] == "digits: 9 rounds, folder runs/x"
+    line = round_lines(stream)[0]
+    assert line.startswith("before training, 0/9 rounds | accuracy 50.00 % (50.00 % before training, chosen by")
+
+
+@pytest.mark.parametrize(("mode", "word"), [("star", "clients"), ("gossip", "peers")])
+def test_who_takes_part_is_called_by_the_mode(mode: str, word: str) -> None:
+    view, _ = live(80, mode=mode)
+    view.round(record(0))
+    lines = shown(view, 80)
+    assert any(line.split()[:2] == [word, "ok"] for line in lines)
+    assert {"clients", "peers"} & set(" ".join(lines).split()) == {word}
 
 
 def test_sparkline() -> None:
@@ -414,7 +461,7 @@ def test_no_record_breaks_a_view(
     stream = io.StringIO()
     plain_view, live_view = PlainView(stream, Clock()), LiveView(console(width), Clock())
     for view in (plain_view, live_view):
-        view.start("digits", "runs/x", rounds, 0)
+        view.start(Plan("digits", "runs/x", rounds, WAYS))
         for line in records:
             view.round(line)
         if isinstance(view, LiveView):

@@ -19,3 +19,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean over a sample's outputs[b, ...] of (output - target)^2: regression."""
     return (outputs - targets.view_as(outputs)).square().flatten(1).mean(1)
+
+
+setattr(cross_entropy, "lower_is_better", True)  # noqa: B010
+setattr(mean_squared_error, "lower_is_better", True)  # noqa: B010

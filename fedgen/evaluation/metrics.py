@@ -17,3 +17,7 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean over a sample's outputs[b, ...] of |output - target|."""
     return (outputs - targets.view_as(outputs)).abs().flatten(1).mean(1)
+
+
+setattr(accuracy, "lower_is_better", False)  # noqa: B010
+setattr(absolute_error, "lower_is_better", True)  # noqa: B010

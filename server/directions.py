@@ -1,0 +1,32 @@
+"""Which way a metric is better, as its loss or metric declares it with the attribute `lower_is_better`."""
+
+from __future__ import annotations
+
+from fedgen.federation import Federation
+from fedgen.server.words import split_metric
+
+
+def directions(federation: Federation) -> dict[str, bool]:
+    """{metric as it is reported: whether a lower value is better}; one that declares nothing is absent."""
+    model = federation.facts.model
+    measures = {**model.metrics, "loss": model.loss}
+    declared = {name: getattr(measure, "lower_is_better", None) for name, measure in measures.items()}
+    found = {"train_loss": declared["loss"]}
+    for held in federation.evaluations:
+        names = held.only or {name: held.prefix + name for name in declared}
+        found |= {reported: declared[name] for name, reported in names.items()}
+        if held.domain:
+            found[f"{held.prefix}domain_accuracy"] = declared["accuracy"]
+    if "backdoor_rate" in found:
+        found["backdoor_rate"] = True  # an accuracy, but of what the attack wants
+    known = {name: bool(lower) for name, lower in found.items() if lower is not None}
+    if federation.experiment.federation.mode == "gossip":
+        known |= {spread: known[name] for name in known for spread in spread_names(name)}
+    return known
+
+
+def spread_names(name: str) -> tuple[str, ...]:
+    """The tenth percentile and the worst peer of a metric in gossip, as they are reported; of a loss there is none."""
+    split, base = split_metric(name)
+    prefix = name.removesuffix(base)
+    return () if base == "loss" or split == "train" else (f"{prefix}p10_{base}", f"{prefix}worst_{base}")
