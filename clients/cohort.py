@@ -16,6 +16,7 @@ from fedgen.admission import as_sent, check_update, judge
 from fedgen.contracts import Block, Broadcast, Update, View
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
+from fedgen.own_code import explained
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows, columns_of
 from fedgen.wire.message import Malformed, decode, encode
@@ -176,7 +177,7 @@ def _one_by_one(federation: Federation, broadcast: Broadcast, block: Block) -> t
         except FedgenError:
             raise
         except Exception as error:
-            failed[client] = f"{type(error).__name__}: {error}"
+            failed[client] = explained(error)
     expects = broadcast.expects
     nothing = Update(torch.empty(0, expects.size, dtype=expects.dtype), torch.empty(0, dtype=torch.float64))
     return _joined(updates) if updates else nothing, _part(block, torch.tensor(alive, dtype=torch.int64)), failed

@@ -16,6 +16,7 @@ from fedgen.clients.own_modules import OwnModules
 from fedgen.config import Experiment
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
+from fedgen.own_code import keep_place
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class Worker:
         return Greeting(os.getpid(), introduction=introduction(self.federation))
 
     def run(self, task: Callable[..., Any], *arguments: Any) -> Any:
-        return task(self.federation, *arguments)
+        try:
+            return task(self.federation, *arguments)
+        except Exception as error:
+            keep_place(error)
+            raise
 
 
 def _why(error: Exception) -> str:

@@ -28,6 +28,7 @@ from fedgen.contracts import Attack, Block, Facts, Method, Rule, Samples
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
 from fedgen.models.model import Model
+from fedgen.own_code import explained
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import SLICE
 from fedgen.streams import Streams
@@ -443,7 +444,7 @@ def _loaded(source: Any, experiment: Experiment) -> Dataset:
         name = experiment.data.dataset.name
         if ":" not in name:
             raise
-        raise SettingError(f"data.dataset {name!r} could not be loaded ({type(error).__name__}: {error})") from error
+        raise SettingError(f"data.dataset {name!r} could not be loaded ({explained(error)})") from error
 
 
 def _with_padding(samples: Tensor) -> Tensor:
@@ -502,7 +503,7 @@ def _check_measures(experiment: Experiment, model: Model, dataset: Dataset) -> N
         try:
             got: Any = tuple(measure(outputs, y).shape)
         except Exception as error:
-            got = f"{type(error).__name__}: {error}"
+            got = explained(error)
         if got != (len(y),):
             raise SettingError(
                 f"{name} must give one number a sample, shape {(len(y),)}, for outputs {tuple(outputs.shape)} and "

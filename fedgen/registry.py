@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, create_model
 
 from fedgen.errors import SettingError, suggest
+from fedgen.own_code import explained
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -118,7 +119,7 @@ def _imported(kind: str, path: str) -> Callable[..., Any]:
     except Exception as error:
         absent = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
         raise SettingError(
-            f"{kind} {path!r} cannot be imported ({type(error).__name__}: {error}); "
+            f"{kind} {path!r} cannot be imported ({explained(error)}); "
             + (f"put it into the folder of the experiment file{_searched()}" if absent else "mend the module")
         ) from error
     _OWN.add(module_name)
@@ -167,8 +168,7 @@ def build(kind: str, name: str, params: Mapping[str, Any], **injected: Any) -> A
     except Exception as error:
         if ":" not in name:
             raise
-        why = f"{type(error).__name__}: {error}"
-        raise SettingError(f"{kind} {name!r} cannot be made with {dict(params)} ({why})") from error
+        raise SettingError(f"{kind} {name!r} cannot be made with {dict(params)} ({explained(error)})") from error
 
 
 def summary(member: Callable[..., Any]) -> str:

@@ -11,8 +11,9 @@ import torch
 
 from fedgen.contracts import Block
 from fedgen.federation import Federation
-from fedgen.server import parts, run_folder
+from fedgen.server import parts
 from fedgen.server.checkpoint import Standing
+from fedgen.server.disk import write_json
 
 MOST_CLIENTS = 100
 """Clients that are looked at: their samples are generated again for it."""
@@ -25,7 +26,7 @@ def write_augmentation(folder: Path, federation: Federation, standing: Standing)
         method = method.inner
     if hasattr(method, "findings") and standing.round >= 0:
         found = method.findings(standing.state, _clients(federation, standing), federation.dataset.domain)
-        run_folder.write_json(folder / parts.AUGMENTATION, _known({**found, "domains": federation.dataset.domains}))
+        write_json(folder / parts.AUGMENTATION, _known({**found, "domains": federation.dataset.domains}))
 
 
 def _known(value: Any) -> Any:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from fedgen.errors import FedgenError
 from fedgen.parameters import Tensors, canonical
 from fedgen.server.client_store import ClientStore
+from fedgen.server.disk import writing
 from fedgen.server.parts import CHECKPOINTS
 
 
@@ -71,20 +72,24 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+    """A safetensors file, whole or not at all: temporary name, fsync, rename, fsync of the folder.
+
+    Raises Unwritable.
+    """
     scratch = path.with_suffix(".tmp")
-    save_file(_apart(tensors), scratch, metadata)
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
-    umask = os.umask(0)
-    os.umask(umask)
-    scratch.chmod(0o666 & ~umask)  # safetensors makes its files private
-    scratch.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with writing(path, scratch):
+        save_file(_apart(tensors), scratch, metadata)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)  # safetensors makes its files private
+        scratch.replace(path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _apart(tensors: Tensors) -> Tensors:
@@ -104,12 +109,14 @@ def save(folder: Path, standing: Standing, facts: dict[str, Any], keep: int) -> 
     facts: the byte offsets of both logs, and the experiment's identity and data hash.
     """
     home = folder / CHECKPOINTS
-    home.mkdir(exist_ok=True)
+    with writing(home):
+        home.mkdir(exist_ok=True)
     tensors = standing.tensors()
     metadata = {"round": standing.round, "sha256": digest(tensors), **facts}
     save_tensors(home / f"round-{standing.round:06d}.safetensors", tensors, {"fedgen": json.dumps(metadata)})
-    for old in sorted(home.glob("round-*.safetensors"))[:-keep]:
-        old.unlink()
+    with writing(home):
+        for old in sorted(home.glob("round-*.safetensors"))[:-keep]:
+            old.unlink()
 
 
 def load_newest(folder: Path) -> tuple[Standing, dict[str, Any], list[str]] | None:

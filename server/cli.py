@@ -75,6 +75,7 @@ def parser() -> Parser:
     resume = _command(commands, "resume", _resume, "continue a run that was stopped or killed")
     resume.add_argument("folder", metavar="RUN", help="the run folder")
     resume.add_argument("--rounds", type=int, metavar="N", help="a new, larger number of rounds")
+    resume.add_argument("--accept-code", action="store_true", help="go on although a module of yours has changed")
     _add_run_options(resume)
 
     init = _command(commands, "init", _init, "write a commented starter file")
@@ -132,18 +133,31 @@ def _run(parsed: argparse.Namespace) -> int:
 
 def _search_path_beside(path: Path) -> tuple[str, ...]:
     """Where a run that is run again from its resolved.toml found its own modules."""
+    from fedgen.errors import SettingError
     from fedgen.server.parts import ENVIRONMENT, RESOLVED
-    from fedgen.server.run_folder import read_json
+    from fedgen.server.run_folder import read_object
 
-    environment = path.parent / ENVIRONMENT
-    return tuple(read_json(environment)["search_path"]) if path.name == RESOLVED and environment.exists() else ()
+    if path.name != RESOLVED:
+        return ()
+    try:
+        found = read_object(path.parent / ENVIRONMENT).get("search_path")
+    except SettingError:  # the experiment may do without it, or else says which module it does not find
+        return ()
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _resume(parsed: argparse.Namespace) -> int:
     from fedgen.server.run import resume
 
     return _ended(
-        parsed, lambda view: resume(parsed.folder, rounds=parsed.rounds, overrides=_overrides(parsed), view=view)
+        parsed,
+        lambda view: resume(
+            parsed.folder,
+            rounds=parsed.rounds,
+            overrides=_overrides(parsed),
+            view=view,
+            accept_code=parsed.accept_code,
+        ),
     )
 
 
@@ -178,10 +192,13 @@ def _init(parsed: argparse.Namespace) -> int:
 
 def _report(parsed: argparse.Namespace) -> int:
     from fedgen.errors import SettingError
+    from fedgen.server.disk import Unwritable
     from fedgen.server.report import write_report
 
     try:
         print(write_report(Path(parsed.folder)))
+    except Unwritable:
+        raise
     except (OSError, ValueError) as error:
         raise SettingError(f"no report of {parsed.folder}: {error}") from error
     return 0

@@ -16,11 +16,14 @@ from fedgen.clients.worker import processor
 from fedgen.config import Experiment
 from fedgen.federation import Federation
 from fedgen.server.directions import directions
+from fedgen.server.user_code import Sources
 
 PACKAGES = ("torch", "numpy", "ray", "flwr", "pydantic", "scikit-learn", "safetensors", "grpcio")
 
 
-def describe(experiment: Experiment, federation: Federation, search_path: tuple[str, ...]) -> dict[str, Any]:
+def describe(
+    experiment: Experiment, federation: Federation, search_path: tuple[str, ...], code: Sources
+) -> dict[str, Any]:
     """The contents of environment.json."""
     dataset = federation.dataset
     return {
@@ -45,6 +48,7 @@ def describe(experiment: Experiment, federation: Federation, search_path: tuple[
         "lower_is_better": directions(federation),
         "identity": experiment.identity,
         "search_path": list(search_path),
+        "code": code,
     }
 
 

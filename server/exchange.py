@@ -15,6 +15,7 @@ from fedgen.aggregation.statistics import apply_rule
 from fedgen.clients.cohort import BlockReport, Exchange, train_block, train_root
 from fedgen.contracts import Aggregation, BlockFailure, Broadcast, Inbox, Rows, View
 from fedgen.errors import FedgenError
+from fedgen.own_code import explained
 from fedgen.parameters import Tensors
 from fedgen.rows import Select, columns_of, total
 from fedgen.server.checkpoint import Standing
@@ -169,7 +170,7 @@ def _root(session: Session, broadcast: Broadcast, common: Exchange) -> Tensor | 
     except FedgenError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = explained(error)
     if reason:
         raise FedgenError(
             f"{round_name(common.round)}: the server could not train on its root samples: {reason}{session.suspects}"

@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from fedgen.server.parts import EVENTS, METRICS
+from fedgen.errors import SettingError
+from fedgen.server.disk import writing
+from fedgen.server.parts import EVENTS, METRICS, RESOLVED
 
 
 class Journal:
     """Append-only.  A round's events are written together with its metrics, or not at all."""
 
     def __init__(self, folder: Path) -> None:
-        self._files = {name: (folder / name).open("ab") for name in (METRICS, EVENTS)}
+        self._files: dict[str, FileIO] = {}
+        for name in (METRICS, EVENTS):
+            with writing(folder / name):
+                self._files[name] = (folder / name).open("ab", buffering=0)
         self._pending: list[dict[str, Any]] = []
 
     def event(self, event: str, round: int | None = None, **details: Any) -> None:
@@ -36,27 +44,36 @@ class Journal:
 
     def flush(self) -> None:
         """Write the events noted so far."""
-        for event in self._pending:
-            self._append(EVENTS, event)
-        self._pending.clear()
+        while self._pending:
+            self._append(EVENTS, self._pending[0])
+            del self._pending[0]
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
         try:
             line = json.dumps(record, allow_nan=False)
         except ValueError:
             line = json.dumps(strict(record), allow_nan=False)
-        self._files[name].write(line.encode() + b"\n")
-        self._files[name].flush()
+        file, rest = self._files[name], line.encode() + b"\n"
+        whole = file.tell()
+        with writing(Path(str(file.name))):
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                with suppress(OSError):  # half a line would damage the log
+                    file.truncate(whole)
+                    file.seek(whole)
+                raise
 
     def sync(self) -> dict[str, int]:
         """Byte offsets of both logs, all of it on disk."""
         self.flush()
         for file in self._files.values():
-            os.fsync(file.fileno())
+            with writing(Path(str(file.name))):
+                os.fsync(file.fileno())
         return {name: file.tell() for name, file in self._files.items()}
 
     def close(self) -> None:
-        self.flush()
         for file in self._files.values():
             file.close()
 
@@ -75,14 +92,42 @@ def strict(value: Any) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line that a crash cut short is left out."""
+    """The records of a log; a last line that a crash cut short is left out.
+
+    Raises SettingError that names a damaged line.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1] if line]
+    return [_record(path, number, line) for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1) if line]
+
+
+def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError("it should hold one JSON object")
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"{path}, line {number}, is damaged ({error}); {remedy(path.parent)}") from error
+    return record
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a file of a run that cannot be read."""
+    again = shlex.join(["fedgen", "run", str(folder / RESOLVED)])
+    return f"restore the file from a copy, or start the run again: `{again}`"
 
 
 def truncate(folder: Path, offsets: dict[str, int]) -> None:
-    """Cut both logs to where a checkpoint found them."""
+    """Cut both logs to where a checkpoint found them.
+
+    Raises SettingError, before anything is cut, where a log is missing or ends before that.
+    """
+    sizes = {name: (folder / name).stat().st_size if (folder / name).exists() else 0 for name in offsets}
+    for name, offset in offsets.items():
+        if sizes[name] < offset:
+            what = f"holds {sizes[name]} bytes of {offset}" if (folder / name).exists() else "is missing"
+            raise SettingError(f"{folder / name} {what}, which the newest checkpoint goes on from; {remedy(folder)}")
     for name, offset in offsets.items():
         if (folder / name).exists():
-            os.truncate(folder / name, offset)
+            with writing(folder / name):
+                os.truncate(folder / name, offset)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedgen.server.disk import writing
 from fedgen.server.parts import FIGURES, REPORT
 from fedgen.server.report_augmentation import augmentation_rows, augmentation_sentence, similarity_sentence
 from fedgen.server.report_header import (
@@ -49,6 +50,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         ValueError: `folder` holds no readable ``resolved.toml``, or a log is damaged before its last line; the message
             names the file.
+        Unwritable: the system refuses to write there.
     """
     run = RunFolder.read(Path(folder))
     pictures = draw(run)
@@ -137,7 +139,9 @@ def _origin(run: RunFolder) -> dict[str, Any]:
 
 def _write_text(path: Path, text: str) -> None:
     """Write in one step, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, "utf-8", errors="replace")
-    part.replace(path)
+    with writing(path, part):
+        part.write_text(text, "utf-8", errors="replace")
+        part.replace(path)

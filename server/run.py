@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -14,14 +15,17 @@ from fedgen.config import Experiment
 from fedgen.contracts import Pool
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation, process_kept
+from fedgen.own_code import explained, place_of
 from fedgen.parameters import canonical
-from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, signals, star
+from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, signals, star, user_code
 from fedgen.server.augmentation import write_augmentation
 from fedgen.server.checkpoint import Standing
 from fedgen.server.directions import directions
+from fedgen.server.disk import Unwritable, write_json, write_text
 from fedgen.server.environment import describe
 from fedgen.server.journal import Journal, read_lines, truncate
 from fedgen.server.pool import Interrupt, SerialPool, StopRequested, WorkLost
+from fedgen.server.recorded import Recorded
 from fedgen.server.result import Result as Result
 from fedgen.server.result import RunFailed, State, final_metrics, verdict
 from fedgen.server.session import Session
@@ -59,14 +63,9 @@ def run(
     federation = _checked(Federation(experiment))
     run_folder.make(folder)
     with run_folder.held(folder), signals.asking(interrupt, view):
-        resolved = federation.experiment
-        environment = describe(resolved, federation, tuple(search_path))
-        run_folder.write_json(folder / parts.ENVIRONMENT, environment)
-        (folder / parts.RESOLVED).write_text(experiment_file.dump(resolved))
-        (folder / parts.EXPERIMENT).write_text(text if text is not None else experiment_file.dump(experiment))
-        run_folder.write_json(folder / parts.PARTITION, _partition(federation))
-        if federation.experiment.federation.mode == "gossip":
-            run_folder.write_json(folder / parts.NETWORK, network_record(federation.network))
+        code = user_code.sources(experiment)
+        environment = describe(federation.experiment, federation, tuple(search_path), code)
+        _begin(folder, federation, environment, text if text is not None else experiment_file.dump(experiment))
         life = _Life(folder, federation, environment, view, interrupt, began)
         return life.live(life.newborn())
 
@@ -79,42 +78,38 @@ def resume(
     rounds: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     view: View | None = None,
+    accept_code: bool = False,
 ) -> Result:
     """Continue a run from its newest whole checkpoint, bit for bit as if it had never stopped.
 
     rounds: a new, larger number of rounds.  overrides: dotted keys of [runtime] and [tracking]; any other change is
-    another experiment.
+    another experiment.  accept_code: go on although the source of the user's own modules has changed.
 
-    Raises SettingError where the folder holds no run, or another experiment's; RunFailed where it could not go on.
+    Raises SettingError where the folder lacks what a run needs to go on, or holds another experiment's; RunFailed where
+    it could not go on.
     """
     began, view, interrupt, folder = monotonic(), view or SilentView(), Interrupt(), Path(folder)
-    if not (folder / parts.RESOLVED).exists():
-        raise SettingError(f"{folder} holds no run (no {parts.RESOLVED} in it); start one with `fedgen run`")
+    recorded = Recorded.read(folder)
+    registry.search_in(recorded.search_path)
     changes = {**(overrides or {}), **({} if rounds is None else {"federation.rounds": rounds})}
-    environment = run_folder.read_json(folder / parts.ENVIRONMENT)
-    registry.search_in(environment["search_path"])
-    experiment = experiment_file.load_experiment(folder / parts.RESOLVED, changes)
-    if experiment.identity != environment["identity"]:
-        raise SettingError(
-            f"{folder / parts.RESOLVED} and --set no longer describe the experiment this run began with; only "
-            "[runtime], [tracking], the name and a larger --rounds may change: start a new run for anything else"
-        )
+    experiment = recorded.experiment(changes)
+    code, changed = recorded.accept_code(experiment, accept_code)
     with run_folder.held(folder):
         federation = _checked(Federation(experiment))
-        if federation.dataset.sha256 != environment["data"]["sha256"]:
-            raise SettingError(
-                f"data.dataset {federation.dataset.name!r} is not what this run began with (its hash differs); restore "
-                "the data or start a new run"
-            )
-        if (folder / parts.NETWORK).exists():
-            _same_network(federation, run_folder.read_json(folder / parts.NETWORK))
+        recorded.check(federation)
+        environment = {**recorded.environment, "code": code}
         life = _Life(folder, federation, environment, view, interrupt, began)
         standing = life.restored()
         if standing.round > experiment.federation.rounds:
             raise SettingError(
-                f"--rounds {experiment.federation.rounds}: this run has already played {standing.round} rounds"
+                f"{folder / parts.RESOLVED} plans {experiment.federation.rounds} rounds, and {standing.round} are "
+                "played; put the larger number back"
             )
-        (folder / parts.RESOLVED).write_text(experiment_file.dump(experiment))
+        if changed:
+            life.opening.append(("code_changed", {"files": changed, "reason": f"{' and '.join(changed)} changed"}))
+            write_json(folder / parts.ENVIRONMENT, environment)
+        life.mend(parts.PARTITION, _partition(federation))
+        write_text(folder / parts.RESOLVED, experiment_file.dump(experiment))
         with signals.asking(interrupt, view):
             return life.live(standing)
 
@@ -151,7 +146,7 @@ class _Life:
         standing = self.newborn() if loaded is None else loaded[0]
         played = {record["round"] for record in read_lines(self.folder / parts.METRICS)}
         for event in read_lines(self.folder / parts.EVENTS):
-            if event["event"] == "block_failed" and event["round"] >= standing.round and event["round"] in played:
+            if event.get("event") == "block_failed" and event["round"] >= standing.round and event["round"] in played:
                 self.given_up[event["round"], event["block"]] = event["reason"]
         truncate(self.folder, offsets)
         if loaded is not None:
@@ -159,6 +154,15 @@ class _Life:
             self.opening += [("checkpoint_fell_back", {"reason": trouble}) for trouble in loaded[2]]
         self.opening.append(("resumed", {"reason": f"continued before {_next(standing.round)}"}))
         return standing
+
+    def mend(self, name: str, contents: Mapping[str, Any]) -> None:
+        """Write a file again that follows from experiment and data, where it is missing or damaged."""
+        path = self.folder / name
+        try:
+            run_folder.read_object(path)
+        except SettingError as error:
+            self.opening.append(("rewritten", {"reason": f"{str(error).partition(';')[0]}; it was written again"}))
+            write_json(path, contents)
 
     def live(self, standing: Standing) -> Result:
         """Play the rounds that are left and end in one of the four states; the folder is whole in every case."""
@@ -182,18 +186,21 @@ class _Life:
             )
             for event, details in self.opening:
                 self.view.note(f"{event.replace('_', ' ')}: {details['reason']}")
+            cause: Exception | None = None
             try:
                 state, message = self._play(standing, journal)
             except StopRequested:
                 state, message = "stopped", f"before {_next(standing.round)}"
             except FedgenError as error:
-                state, message = "failed", str(error)
+                state, message, cause = "failed", str(error), error
             except Exception as error:
-                self._end(standing, journal, "failed", f"{type(error).__name__}: {error}")
-                raise
-            result = self._end(standing, journal, state, message)
-        if state == "failed":
-            raise RunFailed(result)
+                state, message, cause = "failed", explained(error), error
+                if not place_of(error):  # a defect of fedgen's own: the traceback says where
+                    self._end(standing, journal, state, message)
+                    raise
+            result = self._end(standing, journal, state, message, not isinstance(cause, Unwritable))
+        if result.state == "failed":
+            raise RunFailed(result) from cause
         return result
 
     def _play(self, standing: Standing, journal: Journal) -> tuple[State, str]:
@@ -229,7 +236,9 @@ class _Life:
                 if (lost := lost + 1) > REPLAYS:
                     raise
                 session.journal.drop_round()
-                self._noted(session.journal, "retried", f"round {session.standing.round} is played again: {error}")
+                self._noted(
+                    session.journal, "retried", f"{round_name(session.standing.round)} is played again: {error}"
+                )
 
     def _noted(self, journal: Journal, event: str, reason: str) -> None:
         journal.event(event, reason=reason)
@@ -257,19 +266,51 @@ class _Life:
     def _seconds(self) -> float:
         return round(self.earlier_seconds + monotonic() - self.began, 3)
 
-    def _end(self, standing: Standing, journal: Journal, state: State, message: str) -> Result:
+    def _end(self, standing: Standing, journal: Journal, state: State, message: str, room: bool = True) -> Result:
+        """Leave the folder whole; where the system refuses that, the run has failed. room: whether a checkpoint may be
+        written: where a log could not, the newest one there is agrees with it."""
+        report = ""
+        try:
+            message = self._close_logs(standing, journal, state, message, room)
+            result = self._result(standing, state, message)
+            row = self.loop.final_model(self.federation, standing.state, standing.round - 1)
+            model = self.federation.exported(row)
+            checkpoint.save_tensors(self.folder / parts.MODEL, model, {"sha256": result.sha256})
+            write_json(self.folder / parts.RESULT, result.to_json())
+            if self.federation.experiment.tracking.report:
+                report = self._report(standing)
+        except Unwritable as error:
+            first = message if state == "failed" else self._how_to_go_on("failed", str(error))
+            result = self._result(standing, "failed", first)
+            with suppress(Unwritable):
+                write_json(self.folder / parts.RESULT, result.to_json())
+        self.view.end(result.to_json(), report)
+        return result
+
+    def _close_logs(self, standing: Standing, journal: Journal, state: State, message: str, room: bool) -> str:
+        """Write the last events and, where the run can go on from here, a checkpoint; returns the message with how."""
         dropped = journal.drop_round()
-        if state in ("stopped", "failed"):
-            journal.event(state, reason=message)
-            self._save(standing, journal)
-            message = self._how_to_go_on(state, message)
-        if state == "failed":
-            # Behind the checkpoint's offset: resume cuts them off and plays the round again.
-            for event in dropped:
-                journal.event(**event)
-        journal.close()
+        told = self._how_to_go_on(state, message) if state in ("stopped", "failed") else message
+        try:
+            if state in ("stopped", "failed"):
+                journal.event(state, reason=message)
+                if room:
+                    self._save(standing, journal)
+            if state == "failed":
+                # Behind the checkpoint's offset: resume cuts them off and plays the round again.
+                for event in dropped:
+                    journal.event(**event)
+            journal.flush()
+        except Unwritable:
+            if state != "failed":
+                raise
+        finally:
+            journal.close()
+        return told
+
+    def _result(self, standing: Standing, state: State, message: str) -> Result:
         kept = standing.clients.tensors()
-        result = Result(
+        return Result(
             folder=self.folder,
             state=state,
             rounds=max(standing.round, 0),
@@ -279,13 +320,6 @@ class _Life:
             seconds=self._seconds(),
             message=message,
         )
-        row = self.loop.final_model(self.federation, standing.state, standing.round - 1)
-        model = self.federation.exported(row)
-        checkpoint.save_tensors(self.folder / parts.MODEL, model, {"sha256": result.sha256})
-        run_folder.write_json(self.folder / parts.RESULT, result.to_json())
-        report = self._report(standing) if self.federation.experiment.tracking.report else ""
-        self.view.end(result.to_json(), report)
-        return result
 
     def _how_to_go_on(self, state: State, reason: str) -> str:
         command = f"`{shlex.join(['fedgen', 'resume', str(self.folder)])}` continues"
@@ -298,6 +332,8 @@ class _Life:
         try:
             write_augmentation(self.folder, self.federation, standing)
             return str(write_report(self.folder))
+        except Unwritable:
+            raise
         except Exception as error:
             self.view.note(f"the report could not be written ({error}); try `fedgen report {self.folder}`")
             return ""
@@ -313,13 +349,22 @@ def _checked(federation: Federation) -> Federation:
     return federation
 
 
-def _same_network(federation: Federation, before: Mapping[str, Any]) -> None:
-    """Raises SettingError where the graph is not what the run began with: the file that holds it has changed."""
-    if federation.network.graph(0).sha256 != before["sha256"]:
-        raise SettingError(
-            f"federation.topology {federation.network.name!r} is not what this run began with (its hash differs); "
-            "restore the file or start a new run"
-        )
+def _begin(folder: Path, federation: Federation, environment: Mapping[str, Any], text: str) -> None:
+    """Write what a run folder holds from the start; all of it, so that one where there was no room can be used again.
+
+    Raises Unwritable.
+    """
+    try:
+        write_json(folder / parts.ENVIRONMENT, environment)
+        write_text(folder / parts.EXPERIMENT, text)
+        write_json(folder / parts.PARTITION, _partition(federation))
+        if federation.experiment.federation.mode == "gossip":
+            write_json(folder / parts.NETWORK, network_record(federation.network))
+        write_text(folder / parts.RESOLVED, experiment_file.dump(federation.experiment))
+    except Unwritable:
+        for name in (parts.ENVIRONMENT, parts.EXPERIMENT, parts.PARTITION, parts.NETWORK, parts.RESOLVED):
+            (folder / name).unlink(missing_ok=True)
+        raise
 
 
 def _next(round: int) -> str:

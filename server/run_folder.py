@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,6 +12,8 @@ from typing import Any
 
 from fedgen.errors import SettingError
 from fedgen.server import parts
+from fedgen.server.disk import writing
+from fedgen.server.journal import remedy
 from fedgen.server.ray_cluster import ray_home, remove_ray_home
 
 LOCK = ".lock"
@@ -64,30 +65,37 @@ def held(folder: Path) -> Iterator[None]:
 
     Raises SettingError where another process holds the folder.
     """
-    with (folder / LOCK).open("a+") as file:
+    with writing(folder / LOCK):
+        file = (folder / LOCK).open("ab+", buffering=0)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise SettingError(f"run folder {folder} is in use by another process") from error
         file.seek(0)
-        left = file.read().strip()
+        left = file.read().decode("utf-8", "replace").strip()
         if left and Path(left) != ray_home():
             remove_ray_home(Path(left))
-        file.truncate(0)
-        file.write(str(ray_home()))
-        file.flush()
+        with writing(folder / LOCK):
+            file.truncate(0)
+            file.write(str(ray_home()).encode())
         try:
             yield
         finally:
             file.truncate(0)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """The value as indented JSON, whole or not at all."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(scratch, path)
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that a run needs to go on.
 
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    Raises SettingError that names the file where it is missing or damaged, and what to do.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("it should hold one JSON object")
+    except FileNotFoundError as error:
+        raise SettingError(f"{path} is missing; {remedy(path.parent)}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingError(f"{path} is damaged ({error}); {remedy(path.parent)}") from error
+    return value

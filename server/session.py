@@ -11,6 +11,7 @@ from fedgen.clients.cohort import evaluate_state
 from fedgen.contracts import BlockFailure, Pool
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
+from fedgen.own_code import explained
 from fedgen.parameters import Tensors
 from fedgen.rows import columns_of
 from fedgen.server.checkpoint import Standing
@@ -81,7 +82,7 @@ class Session:
         except Exception as error:
             if not self.suspects:
                 raise
-            why = f"{type(error).__name__}: {error}{self.suspects}"
+            why = f"{explained(error)}{self.suspects}"
             raise FedgenError(f"{round_name(self.standing.round)}: evaluation failed: {why}") from error
         for result in results:
             if isinstance(result, BlockFailure):
