@@ -17,6 +17,7 @@ from fedgen.server.peers import Messages, Sending, merge, send
 from fedgen.server.post import MESSAGE, NONE, RECEIVER, SENDER, SENT, Post
 from fedgen.server.rejoin import pulled, returning
 from fedgen.server.session import Session, Stopwatch
+from fedgen.server.star import note_redrawn
 from fedgen.topology.graph import Matrix, entries
 
 initial_state, final_model, check = gossip.initial_state, gossip.final_model, gossip.check
@@ -33,6 +34,7 @@ def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
         return gossip.flood(session, broadcast, federation.cohort(tick, everyone=True), evaluate, clock)
     post = Post.restore(standing.post) if standing.post else _opened(federation, broadcast)
     post = post.forgetting(returning(federation, tick))
+    note_redrawn(session, federation.cohort(tick, everyone=True))
     # 2. Those whose training ends now have trained one round's work, and send.
     ready = np.flatnonzero((post.due <= tick) & ~gone)
     sending = send(session, broadcast, _blocks(federation, ready), post.changed, fatal=False)

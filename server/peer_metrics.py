@@ -95,7 +95,8 @@ def told_of_honest(
     if FACTOR in means:
         told[FACTOR] = dict(zip(layout.weights, map(_defined, means[FACTOR].tolist()), strict=True))
     if models is not None:
-        measured = variances(models, layout)[peers].mean(0).tolist()
+        # by a numpy array: numpy takes a tensor of one element for a number
+        measured = variances(models, layout)[peers.numpy()].mean(0).tolist()
         told["variance"] = dict(zip(layout.weights, measured, strict=True))
     return {name: values for name, values in told.items() if values}
 
