@@ -267,6 +267,89 @@ def test_readme_shows_python_in_ten_lines() -> None:
     assert code_lines(fence.text) <= 10
 
 
+FORMS = {
+    r"\.\.\.": r".*",
+    r"\d{8}-\d{6}": r"\d{8}-\d{6}",
+    r"\d[\d.,]* (?:ms|s|B|kB|MB)\b": r"\d[\d.,]* (?:ms|s|min \d+ s|B|kB|MB)",
+    r"\d+(?:[.,]\d+)*": r"\d+(?:[.,]\d+)*",
+}
+"""What differs from run to run, as a sample has it and as it may be: omissions, times of day, amounts, numbers."""
+
+
+def shape_of(line: str) -> str:
+    """A pattern of what a command prints, whatever its numbers."""
+    shape, at = "", 0
+    for found in re.finditer("|".join(f"({form})" for form in FORMS), line):
+        assert found.lastindex is not None
+        shape += re.escape(line[at : found.start()]) + list(FORMS.values())[found.lastindex - 1]
+        at = found.end()
+    return shape + re.escape(line[at:])
+
+
+def sample(command: str) -> list[str]:
+    """What README.md shows of a command's output."""
+    (fence,) = [each for each in fences((ROOT / "README.md").read_text(), "console") if f"$ {command}\n" in each.text]
+    return [line for line in fence.text.splitlines()[1:] if line not in ("...", "")]
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What the quickstart prints, trained without workers to the same numbers."""
+    command = [sys.executable, "-m", "fedgen.server", "run", ROOT / "examples/quickstart.toml"]
+    folder = tmp_path_factory.mktemp("quickstart")
+    done = subprocess.run(
+        [*command, "--set", "runtime.backend=serial", "--set", "tracking.report=true"],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_readme_shows_what_make_run_prints(quickstart: list[str]) -> None:
+    """Every line has the form of one that is printed; the last ones have their numbers too, to a per cent."""
+    shown, first = sample("make run"), "fedgen run examples/quickstart.toml"
+    assert shown[0] == f".venv/bin/{first}" in (ROOT / "Makefile").read_text().replace("$(BIN)", ".venv/bin")
+    assert re.fullmatch(shape_of(shown[1]), quickstart[0]), quickstart[0]
+    assert re.fullmatch(r"starting \d+ Ray workers? \.\.\.", shown[2])
+    for line in shown[3:]:
+        assert any(re.fullmatch(shape_of(line), printed) for printed in quickstart), f"nothing printed is like: {line}"
+    for line, printed in zip(shown[-2:], quickstart[-2:], strict=True):
+        told, real = (float(re.search(r"accuracy (\d+\.\d+) %", each)[1]) for each in (line, printed))  # type: ignore[index]
+        assert abs(told - real) < 1, printed
+
+
+def test_readme_shows_what_make_test_prints() -> None:
+    """The commands of the target, in order, and what each says when all is well, however many files there are."""
+    from mypy.util import FancyFormatter
+
+    make = subprocess.run(["make", "-n", "-o", "setup", "test"], cwd=ROOT, capture_output=True, text=True, check=True)
+    commands = [line.strip() for line in make.stdout.splitlines() if ".venv/bin/" in line]
+    shown = sample("make test")
+    assert [line for line in shown if line.startswith(".venv/bin/")] == commands
+    said = [line for line in shown if not line.startswith(".venv/bin/")]
+    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."]]
+    real = [subprocess.run([sys.executable, "-m", *each], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+            for each in checks]  # fmt: skip
+    real.append(FancyFormatter(sys.stdout, sys.stderr, False).format_success(84, use_color=False).strip())
+    assert len(said) == len(real)
+    for line, printed in zip(said, real, strict=True):
+        assert re.fullmatch(shape_of(line), printed), printed
+
+
+@pytest.mark.parametrize(
+    ("line", "printed", "alike"),
+    [
+        ("1/9 rounds | 33 ms a round", "12/100 rounds | 1.5 s a round", True),
+        ("1/9 rounds (best 3 %)", "12/100 rounds (chosen 3 %)", False),
+        ("... files already formatted", "191 files already formatted", True),
+        ("Success: no issues found in 84 source files", "Success: no issues found in 191 source files", True),
+        ("runs/quickstart-20261125-004726/report.html", "runs/quickstart-20270101-000000/report.html", True),
+        ("All checks passed!", "Found 1 error.", False),
+    ],
+)
+def test_a_sample_is_compared_by_its_shape(line: str, printed: str, alike: bool) -> None:
+    assert bool(re.fullmatch(shape_of(line), printed)) is alike
+
+
 @pytest.mark.parametrize(
     "text",
     [
