@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 Command = Callable[[argparse.Namespace], int]
+
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""What the system says where it does not let a process write, such as a log that standard output goes to."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,10 +52,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception:
-        traceback.print_exc()
-        print("fedgen: this is a defect of fedgen or of a module of yours; the traceback says where", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            return _defect()
+        print(f"fedgen: {error}; make room, or write elsewhere", file=sys.stderr)
         return 1
+    except Exception:
+        return _defect()
+
+
+def _defect() -> int:
+    """Where the exception that is being handled came from."""
+    traceback.print_exc()
+    print("fedgen: this is a defect of fedgen or of a module of yours; the traceback says where", file=sys.stderr)
+    return 1
 
 
 def parser() -> Parser:

@@ -7,6 +7,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -210,7 +212,7 @@ def own_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user_module: Callab
     (tmp_path / "own_parts" / "layers.py").write_text("def widths():\n    from . import sizes\n    return sizes.ALL\n")
     (tmp_path / "own_parts" / "sizes.py").write_text("ALL = (16,)\n")
     for name in ("own_parts.sizes", "own_parts.layers", "own_parts"):
-        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     return user_module("own_net", NET)
 
 
@@ -249,3 +251,15 @@ def test_what_is_installed_is_not_the_users_own(tiny: Any) -> None:
     for installed in (pytest.__file__, json.__file__, registry.__file__, main.__code__.co_filename, "<string>"):
         assert not is_own(installed)
     assert is_own(__file__)
+
+
+def test_standard_output_on_a_full_disk_is_no_defect(tiny: Any, tmp_path: Path) -> None:
+    path = tmp_path / "experiment.toml"
+    path.write_text(dump(tiny()))
+    command = [sys.executable, "-m", "fedgen.server", "run", str(path), "--out", str(tmp_path / "run")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "defect" not in done.stderr
