@@ -66,8 +66,8 @@ def measured(session: Session, state: Tensors) -> Tensors:
 
 
 def consensus_distance(federation: Federation, models: Tensor, round: int) -> float:
-    """Root of the mean squared distance of the honest peers' models[N, d] from their mean."""
-    peers = honest_peers(federation, round)
+    """Root of the mean squared distance of the honest peers' models[N, d] from their mean, statistics left out."""
+    peers, models = honest_peers(federation, round), models[:, federation.method.layout.parameters]
     centre = mean_of(models, peers)
     squares = sum(float((models[part] - centre).square().sum()) for part in peers.split(EVALUATION_PEERS))
     return float((squares / len(peers)) ** 0.5)
