@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ PATIENCE_S = 20.0
 """A worker that has not started by then is not waited for where others have."""
 
 POLL_S, TEND_S = 0.25, 1.0
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 OnEvent = Callable[[str, str], None]
 """Told of (event, reason)."""
@@ -249,8 +252,11 @@ class RayPool:
         self._seats.remove(seat)
         if seat.failed < DEATHS:
             self._seats.append(self._hire(seat.failed + 1))
-        elif not self._seats:
-            raise FedgenError(f"a Ray worker did not start in {DEATHS + 1} tries ({_words(error)})") from error
+            return
+        tries = f"a Ray worker did not start in {DEATHS + 1} tries ({_words(error)})"
+        if not self._seats:
+            raise FedgenError(tries) from error
+        self._on_event("workers", f"{tries}; the run goes on with {counted(len(self._seats), 'other')}")
 
     def _compare(self, greeting: Greeting, where: str) -> None:
         """Workers on other machines must hold the same data; where other things differ, so may hashes."""
@@ -394,8 +400,11 @@ class RayPool:
 
 
 def _words(error: Exception) -> str:
-    """What a long message of Ray's says at its beginning."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """A long message of Ray's in short: its beginning, and the end of a coloured traceback, where there is one."""
+    lines = [line.strip() for line in COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    if "creation task" in str(error):  # "... ray::RayWorker.__init__() (pid=1, ip=10.0.0.5, ...)", then a traceback
+        node = re.search(r"ip=([^,)\s]+)", lines[0])
+        return f"{lines[-1]} on node {node[1]}" if node else lines[-1]
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 

@@ -265,6 +265,21 @@ def test_worker_that_dies_while_it_starts_is_replaced(tmp_path: Path, monkeypatc
         RayPool(Federation(in_first_worker(tmp_path, "os._exit(1)", monkeypatch)), 1, Interrupt(), (str(tmp_path),))
 
 
+def test_worker_that_cannot_even_be_made_is_named_with_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where fedgen is not installed."""
+
+    class Absent:
+        def __init__(self) -> None:
+            raise ModuleNotFoundError("No module named 'fedgen'")
+
+        def greet(self, told: Any) -> None: ...
+
+    monkeypatch.setattr(ray_pool, "RayWorker", Absent)
+    monkeypatch.setattr(ray_pool, "DEATHS", 0)
+    with pytest.raises(FedgenError, match=r"\(ModuleNotFoundError: No module named 'fedgen' on node [\d.:a-f]+\)$"):
+        RayPool(Federation(experiment(1)), 1, Interrupt())
+
+
 def test_what_keeps_a_worker_from_starting_is_said_in_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
