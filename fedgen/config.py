@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -248,9 +248,14 @@ class FederationSection(Section):
             span = getattr(self, key)
             if span is not None and span[0] > span[1]:
                 raise _conflict(f"federation.{key} = {list(span)}: the first number must not be above the second")
-        if self.clock == "events" and self.mode == "star":
-            raise _conflict('federation.clock = "events" is of gossip; set federation.mode = "gossip" or leave it out')
         return self
+
+    @property
+    def modes(self) -> frozenset[str]:
+        """What this federation is, of the modes of `OF_MODE`."""
+        if self.mode == "star":
+            return frozenset({"a star"})
+        return frozenset({"gossip", "gossip in virtual time"} if self.clock == "events" else {"gossip"})
 
     @model_validator(mode="after")
     def _kept_share(self) -> Self:
@@ -357,6 +362,27 @@ class Experiment(Section):
             raise SettingError("\n".join(explain(error, Experiment))) from error
 
     @model_validator(mode="after")
+    def _of_its_mode(self) -> Self:
+        wrong = []
+        for mode, paths in OF_MODE.items():
+            given = [f"{path} = {_written(value)}" for path, value in self._changed(paths)]
+            if given and mode not in self.federation.modes:
+                verb, them = ("is", "it") if len(given) == 1 else ("are", "them")
+                wrong.append(f"{', '.join(given)} {verb} of {mode}; set {HOW[mode]} or leave {them} out")
+        if wrong:
+            raise _conflict("\n".join(wrong))
+        return self
+
+    def _changed(self, paths: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """Those settings, with their values, that differ from their defaults."""
+        defaults = {"federation": FederationSection(), "byzantine": ByzantineSection()}
+        for path in paths:
+            table, key = path.split(".")
+            value = getattr(getattr(self, table), key)
+            if value != getattr(defaults[table], key):
+                yield path, value
+
+    @model_validator(mode="after")
     def _possible(self) -> Self:
         cohort, f, star = self.cohort_size, self.aggregation.f, self.federation.mode == "star"
         if cohort > self.data.clients:
@@ -380,11 +406,6 @@ class Experiment(Section):
             raise _conflict(
                 f"byzantine.redraw = true draws liars every round, but byzantine.clients = {liars} names them; give "
                 f"their number, byzantine.clients = {len(liars)}, or leave redraw out"
-            )
-        if self.byzantine.per_neighbour and star:
-            raise _conflict(
-                "byzantine.per_neighbour = true is of gossip, where liars have neighbours; set federation.mode = "
-                '"gossip" or leave it out'
             )
         if (len(set(liars)) if isinstance(liars, list) else liars) == self.data.clients:
             raise _conflict(
@@ -432,6 +453,44 @@ class Experiment(Section):
         for table, keys in tables.items():
             merged[table] = {**merged.get(table, {}), **keys}
         return Experiment(**merged)
+
+
+OF_MODE: Mapping[str, tuple[str, ...]] = {
+    "a star": ("federation.cohort",),
+    "gossip": (
+        "federation.clock",
+        "federation.topology",
+        "federation.mixing",
+        "federation.keep",
+        "federation.protocol",
+        "federation.loss",
+        "federation.churn",
+        "federation.churn_rounds",
+        "federation.away",
+        "federation.seed_agreement",
+        "byzantine.per_neighbour",
+    ),
+    "gossip in virtual time": (
+        "federation.training_ticks",
+        "federation.stragglers",
+        "federation.slowdown",
+        "federation.delay",
+        "federation.inbox",
+        "federation.age_decay",
+    ),
+}
+"""Mode -> the settings that say something in it alone; in any other they must keep their defaults."""
+
+HOW: Mapping[str, str] = {
+    "a star": 'federation.mode = "star"',
+    "gossip": 'federation.mode = "gossip"',
+    "gossip in virtual time": 'federation.mode = "gossip" and federation.clock = "events"',
+}
+"""Mode -> the settings that ask for it."""
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value.model_dump() if isinstance(value, Choice) else value)
 
 
 def _conflict(message: str) -> PydanticCustomError:

@@ -15,6 +15,7 @@ from fedgen.config import Experiment
 from fedgen.contracts import Pool
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation, process_kept
+from fedgen.notes import notes
 from fedgen.own_code import explained, place_of
 from fedgen.parameters import canonical
 from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, signals, star, user_code
@@ -169,6 +170,7 @@ class _Life:
         journal = Journal(self.folder)
         if self.federation.engine_reason:
             self.opening.append(("engine", {"reason": self.federation.engine_reason}))
+        self.opening += [("note", {"reason": note}) for note in notes(self.federation)]
         for event, details in self.opening:
             journal.event(event, **details)
         with self.view:

@@ -148,7 +148,7 @@ def test_what_an_attack_remembers_of_each_neighbour_survives(backend: str, clock
 
 
 def test_a_star_has_no_neighbours() -> None:
-    with pytest.raises(SettingError, match=r"byzantine\.per_neighbour = true is of gossip.*federation\.mode"):
+    with pytest.raises(SettingError, match=r"byzantine\.per_neighbour = true are of gossip; set federation\.mode"):
         lying("ipm", mode="star", cohort=1.0)
 
 

@@ -38,7 +38,8 @@ def network(tmp_path: Path) -> Callable[..., Network]:
             edges = [(peer, (peer + 1) % peers) for peer in range(peers)] + [(0, peers // 2), (1, peers // 3)]
             (tmp_path / "graph.txt").write_text("\n".join(f"{i} {j}" for i, j in edges))
             choice["path"] = str(tmp_path / "graph.txt")
-        return network_of(Experiment(data={"clients": peers}, federation={"topology": choice, **keys}))
+        federation = {"mode": "gossip", "topology": choice, **keys}
+        return network_of(Experiment(data={"clients": peers}, federation=federation))
 
     return make
 
@@ -77,7 +78,7 @@ def test_peers_agree_as_fast_as_the_second_eigenvalue_says(
 @pytest.mark.parametrize("topology", ["k_regular", "small_world", "scale_free", "erdos_renyi"])
 def test_redrawn_graphs_agree_too(topology: str, redraw: int) -> None:
     choice = {"name": topology, "redraw": redraw}
-    network = network_of(Experiment(data={"clients": PEERS}, federation={"topology": choice}))
+    network = network_of(Experiment(data={"clients": PEERS}, federation={"mode": "gossip", "topology": choice}))
     assert distances(network, 400)[-1] < 1e-6
     drawn = [network.graph(round).hears.toarray() for round in range(2 * redraw)]
     assert (drawn[0] == drawn[redraw - 1]).all()
@@ -166,14 +167,15 @@ def test_one_direction_is_enough_to_hear() -> None:
 )
 def test_impossible_graphs_are_refused(peers: int, topology: object, words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        network_of(Experiment(data={"clients": peers}, federation={"topology": topology})).graph(0)
+        network_of(Experiment(data={"clients": peers}, federation={"mode": "gossip", "topology": topology})).graph(0)
 
 
 def test_files(tmp_path: Path) -> None:
     def graph(name: str, text: str, peers: int) -> Graph:
         (tmp_path / name).write_text(text)
         choice = {"name": "file", "path": str(tmp_path / name)}
-        return network_of(Experiment(data={"clients": peers}, federation={"topology": choice})).graph(0)
+        federation = {"mode": "gossip", "topology": choice}
+        return network_of(Experiment(data={"clients": peers}, federation=federation)).graph(0)
 
     edges = graph("graph.txt", "# a triangle and a tail\n10 2\n2 1\n1 10\n10 11\n", 4)
     assert [edges.inbox(peer).tolist() for peer in range(4)] == [[1, 2], [0, 2], [0, 1, 3], [2]]
@@ -191,7 +193,7 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["svg", "png"])
 def test_the_command_draws_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str) -> None:
     file = tmp_path / "experiment.toml"
-    file.write_text('[data]\nclients = 16\n[federation]\ntopology = "ring"\n')
+    file.write_text('[data]\nclients = 16\n[federation]\nmode = "gossip"\ntopology = "ring"\n')
     picture = tmp_path / f"ring.{ending}"
     assert main(["topology", str(file), "--out", str(picture)]) == 0
     told = dict(line.rsplit("  ", 1) for line in capsys.readouterr().out.splitlines())

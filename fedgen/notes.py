@@ -1,0 +1,37 @@
+"""What is worth a word before the first round, but no error: people swap a rule or an attack and keep the rest."""
+
+from __future__ import annotations
+
+import torch
+
+from fedgen.federation import Federation
+
+
+def notes(federation: Federation) -> list[str]:
+    """One sentence each: settings that say nothing here, and classes that nobody has."""
+    return [note for note in (_bound(federation), _attack(federation), _classes(federation)) if note]
+
+
+def _bound(federation: Federation) -> str:
+    section = federation.experiment.aggregation
+    if section.f == 0 or not (federation.rule.linear or federation.mixes):
+        return ""
+    name = " in ".join([section.rule.name, *(wrapper.name for wrapper in section.wrappers)])
+    return f"aggregation.f = {section.f}, and {name} withstands none; where clients lie, choose a robust rule"
+
+
+def _attack(federation: Federation) -> str:
+    section = federation.experiment.byzantine
+    if section.attack.name == "none" or section.clients not in (0, []):
+        return ""
+    return f"byzantine.attack = {section.attack.name!r} and no Byzantine clients: nobody attacks; set byzantine.clients"
+
+
+def _classes(federation: Federation) -> str:
+    dataset = federation.dataset
+    held = torch.bincount(dataset.y[federation.training], minlength=len(dataset.classes))
+    empty = [name for name, count in zip(dataset.classes, held.tolist(), strict=True) if count == 0]
+    if not empty:
+        return ""
+    named = ", ".join(map(repr, empty[:5])) + (f" and {len(empty) - 5} others" if len(empty) > 5 else "")
+    return f"data.dataset {dataset.name!r}: no training sample is of class {named} (of {len(dataset.classes)} classes)"
