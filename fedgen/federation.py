@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController, threadpool_limits
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fedgen import registry
@@ -26,8 +26,11 @@ from fedgen.aggregation.delta_sum import with_delta
 from fedgen.config import Choice, Experiment
 from fedgen.contracts import Attack, Block, Facts, Method, Rule, Samples
 from fedgen.data.dataset import Dataset
+from fedgen.data.divide import divide
+from fedgen.data.holdings import Holdings
+from fedgen.data.targets import check_takes
 from fedgen.errors import SettingError
-from fedgen.models.model import Model
+from fedgen.models.fitted import fitted
 from fedgen.own_code import explained
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import SLICE
@@ -158,6 +161,7 @@ class Federation:
             source.check_partition(experiment.data.partition.name, experiment.data.partition.params)
         dataset = _loaded(source, experiment)
         self.dataset = dataset.standardised() if experiment.data.standardise else dataset
+        _check_targets(experiment, dataset)
         self.training, self.validation = self._hold_back(experiment.data.validation)
         self.shards = self._divide(experiment)
         self._everyone = torch.arange(len(self.shards))
@@ -213,16 +217,7 @@ class Federation:
             )
         generator = np.random.default_rng(self.streams.seed_for("partition"))
         partition = registry.build("partition", **_call(experiment.data.partition))
-        labels = self.dataset.y[self.training].numpy()
-        if self.dataset.domain is not None and hasattr(partition, "split_domains"):
-            domain = self.dataset.domain[self.training].numpy()
-            split = partition.split_domains(labels, domain, clients, generator)
-        else:
-            split = partition.split(labels, clients, generator)
-        shards = [self.training[torch.from_numpy(shard)] for shard in split]
-        if min(map(len, shards)) == 0:
-            raise SettingError(f"data.partition {experiment.data.partition.name!r} leaves a client without samples")
-        return shards
+        return divide(partition, experiment.data.partition.name, self.dataset, self.training, clients, generator)
 
     def _root(self, experiment: Experiment) -> tuple[Tensor | None, Tensor]:
         """Of the samples held back, those that the server trains on, None where the rule asks for none; the others."""
@@ -241,11 +236,10 @@ class Federation:
 
     def _facts(self, experiment: Experiment) -> Facts:
         training = experiment.training
-        model = _model(experiment, self.dataset)
+        x, y = self.dataset.x[:TRIED], self.dataset.y[:TRIED]
+        model = measured(fitted(experiment.model, self.dataset, self.streams.seed_for("initial_model", 0)), x, y)
         optimizer = registry.build("optimizer", **_call(training.optimizer))
-        self.engine, self.engine_reason = choose_engine(
-            training.engine, model, self.dataset.x[:TRIED], self.dataset.y[:TRIED]
-        )
+        self.engine, self.engine_reason = choose_engine(training.engine, model, x, y)
         return Facts(
             clients=experiment.data.clients,
             input_shape=self.dataset.input_shape,
@@ -428,10 +422,22 @@ class Federation:
         means = {f"{prefix}domain_accuracy": sum(values) / len(values) for prefix, values in by_prefix.items()}
         return {**metrics, **means}
 
-    def class_counts(self) -> Tensor:
-        """int64[N, classes]: who holds what."""
-        classes = len(self.dataset.classes)
-        return torch.stack([torch.bincount(self.dataset.y[shard], minlength=classes) for shard in self.shards])
+    @property
+    def holdings(self) -> Holdings:
+        """Who holds what."""
+        return Holdings.of(self.dataset, self.shards)
+
+
+def _check_targets(experiment: Experiment, dataset: Dataset) -> None:
+    """Raises SettingError where a part is not made for the kind of targets that the data have."""
+    chosen = [
+        ("data.partition", "partition", experiment.data.partition),
+        ("training.method", "method", experiment.training.method),
+        *(("training.wrappers", "wrapper", wrapper) for wrapper in experiment.training.wrappers),
+        ("byzantine.attack", "attack", experiment.byzantine.attack),
+    ]
+    for setting, kind, choice in chosen:
+        check_takes(setting, kind, choice.name, registry.find(kind, choice.name), dataset.targets)
 
 
 def _loaded(source: Any, experiment: Experiment) -> Dataset:
@@ -462,53 +468,6 @@ def _wrapped(kind: str, wrapper_kind: str, choice: Choice, wrappers: tuple[Choic
     for wrapper in wrappers:
         part = registry.build(wrapper_kind, **_call(wrapper), facts=of.facts, inner=part)
     return part
-
-
-def _model(experiment: Experiment, dataset: Dataset) -> Model:
-    choice = experiment.model
-    network = registry.build("model", choice.name, choice.params)
-    own = isinstance(network, nn.Module)
-    if not own and not hasattr(network, "module"):
-        raise SettingError(
-            f"model.name {choice.name!r} is neither a torch.nn.Module nor a class whose module(input_shape, outputs) "
-            "makes one"
-        )
-
-    input_shape, outputs = dataset.input_shape, len(dataset.classes)  # of the data, a model keeps these alone
-
-    def make() -> nn.Module:
-        if own:
-            return registry.build("model", choice.name, choice.params)  # type: ignore[no-any-return]
-        return network.module(input_shape, outputs)  # type: ignore[no-any-return]
-
-    metrics: Mapping[str, Any] = {name: registry.build("metric", name, {}) for name in choice.metrics}
-    seed = Streams(experiment.experiment.seed).seed_for("initial_model", 0)
-    model = Model(make, registry.build("loss", choice.loss, {}), metrics, xavier=choice.init == "xavier", seed=seed)
-    if model.parameters.size == 0:
-        raise SettingError(f"model.name {choice.name!r} has no parameters to train")
-    _check_measures(experiment, model, dataset)
-    return measured(model, dataset.x[:TRIED], dataset.y[:TRIED])
-
-
-def _check_measures(experiment: Experiment, model: Model, dataset: Dataset) -> None:
-    """Loss and metrics must give one number a sample; a module that fails by itself will say so in training."""
-    x, y = dataset.x[:2], dataset.y[:2]
-    try:
-        outputs = model.forward(model.layout.view(model.row_of(model.module)), x).detach()
-    except Exception:
-        return
-    measures = {f"model.loss {experiment.model.loss!r}": model.loss}
-    measures |= {f"model.metrics {name!r}": measure for name, measure in model.metrics.items()}
-    for name, measure in measures.items():
-        try:
-            got: Any = tuple(measure(outputs, y).shape)
-        except Exception as error:
-            got = explained(error)
-        if got != (len(y),):
-            raise SettingError(
-                f"{name} must give one number a sample, shape {(len(y),)}, for outputs {tuple(outputs.shape)} and "
-                f"targets {tuple(y.shape)}; it gave {got}"
-            )
 
 
 def _resolved(experiment: Experiment, size: int, engine: str) -> Experiment:

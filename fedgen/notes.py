@@ -29,6 +29,8 @@ def _attack(federation: Federation) -> str:
 
 def _classes(federation: Federation) -> str:
     dataset = federation.dataset
+    if dataset.kind != "classes":
+        return ""
     held = torch.bincount(dataset.y[federation.training], minlength=len(dataset.classes))
     empty = [name for name, count in zip(dataset.classes, held.tolist(), strict=True) if count == 0]
     if not empty:

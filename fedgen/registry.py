@@ -43,7 +43,7 @@ HOMES = {
 FUNCTIONS = ("loss", "metric")
 """Kinds whose members may be plain functions."""
 
-INJECTED = ("facts", "inner")
+INJECTED = ("facts", "inner", "targets")
 """Fields that `build` supplies; every other field of a registered dataclass is a parameter of the experiment file."""
 
 _MEMBERS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in HOMES}

@@ -1,4 +1,4 @@
-"""Who holds what: the picture of the samples of each client by class, and the words about it."""
+"""Who holds what: the picture of the samples of each client by class, label or target, and the words about it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_BAR_CLIENTS, MAX_BAR_CLASSES = 30, 10
 MAX_SINGLE_CLIENTS, MAX_COLUMNS = 400, 240
+NOUNS = {"classes": ("class", "classes"), "labels": ("label", "labels"), "numbers": ("target", "ranges of the target")}
+"""Kind of targets -> what a row of the map is, and many of them; tokens have none."""
 
 
 def draw_partition(partition: Partition, members: str = "clients") -> str:
@@ -26,29 +28,34 @@ def draw_partition(partition: Partition, members: str = "clients") -> str:
     with drawing(width=920, height=330) as figure:
         if _has_bars(partition):
             _bars(figure, partition, members[:-1])
+        elif not partition.classes:
+            _sizes(figure, partition, members[:-1])
         else:
             _map(figure, partition, members)
         return written(figure, "partition")
 
 
 def partition_sentence(partition: Partition, members: str = "clients") -> str:
-    counts = partition.counts
-    samples, held = counts.sum(axis=1), (counts > 0).sum(axis=1)
-    return (
-        f"{counted(len(counts), members[:-1])} with {human_count(samples.sum())} samples in all: "
-        f"{spread(samples.tolist())} samples each, "
-        f"from {spread(held.tolist())} of {counted(counts.shape[1], 'class', 'classes')}."
-    )
+    counts, samples = partition.counts, partition.samples
+    whole = f"{counted(len(counts), members[:-1])} with {human_count(samples.sum())} samples in all"
+    each = f"{spread(samples.tolist())} samples each"
+    if not partition.classes:
+        return f"{whole}: {each}."
+    held = (counts > 0).sum(axis=1)
+    return f"{whole}: {each}, from {spread(held.tolist())} of {counted(counts.shape[1], *_nouns(partition))}."
 
 
 def partition_key(partition: Partition, members: str = "clients") -> str:
     """How to read the picture."""
-    clients, member = len(partition.counts), members[:-1]
-    shares = "below, the share of each class in them, the fuller the colour the larger."
+    clients, member, noun = len(partition.counts), members[:-1], _nouns(partition)[0]
+    what = "the histogram of the targets" if partition.targets == "numbers" else f"the share of each {noun} in them"
+    shares = f"below, {what}, the fuller the colour the larger."
     if _has_bars(partition):
         text = f"Each bar is one {member}, its colours the classes of its samples."
+    elif not partition.classes:
+        text = f"Each column is one {member}, or some where they are many, as high as its number of samples."
     elif _is_sorted(clients):
-        group = f"about {round(clients / MAX_COLUMNS)} {members}, sorted by their main class"
+        group = f"about {round(clients / MAX_COLUMNS)} {members}, sorted by their main {noun}"
         text = f"Each column stands for {group}: above, their mean number of samples; {shares}"
     else:
         text = f"Each column is one {member}: above, its number of samples; {shares}"
@@ -67,7 +74,12 @@ def client_columns(counts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def _has_bars(partition: Partition) -> bool:
-    return len(partition.counts) <= MAX_BAR_CLIENTS and len(partition.classes) <= MAX_BAR_CLASSES
+    few = len(partition.counts) <= MAX_BAR_CLIENTS and len(partition.classes) <= MAX_BAR_CLASSES
+    return few and partition.targets == "classes"
+
+
+def _nouns(partition: Partition) -> tuple[str, str]:
+    return NOUNS.get(partition.targets, NOUNS["classes"])
 
 
 def _is_sorted(clients: int) -> bool:
@@ -91,7 +103,15 @@ def _bars(figure: Figure, partition: Partition, member: str) -> None:
     _mark_byzantine(axes, partition.byzantine, floor)
 
 
+def _sizes(figure: Figure, partition: Partition, member: str) -> None:
+    """How many samples each client holds, where there is nothing to say about them."""
+    axes = figure.subplots()
+    _draw_sizes(axes, partition, client_columns(partition.counts))
+    axes.set_xlabel(member)
+
+
 def _map(figure: Figure, partition: Partition, members: str) -> None:
+    noun = _nouns(partition)[0]
     sizes, shares = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1, 2.4]})
     columns = client_columns(partition.counts)
     _draw_sizes(sizes, partition, columns)
@@ -99,22 +119,21 @@ def _map(figure: Figure, partition: Partition, members: str) -> None:
     _draw_shares(shares, (held / np.maximum(held.sum(axis=1, keepdims=True), 1)).T)
     label_classes(shares, partition.classes)
     if _is_sorted(len(partition.counts)):
-        plain(shares, "class", x_label=f"{members}, sorted by main class", grid=False)
+        plain(shares, noun, x_label=f"{members}, sorted by main {noun}", grid=False)
         ticks = np.linspace(0, len(columns) - 1, 5).round().astype(int)
         starts = np.cumsum([0, *(len(column) for column in columns)])
         shares.set_xticks(ticks, [f"{starts[tick + 1] if tick else 1:,}" for tick in ticks])
     else:
-        plain(shares, "class", x_label=members[:-1], grid=False)
+        plain(shares, noun, x_label=members[:-1], grid=False)
 
 
 def _draw_sizes(axes: Axes, partition: Partition, columns: Sequence[NDArray[np.int64]]) -> None:
     """Samples a client, in the mean where a column is a group of them."""
-    counts = partition.counts
-    sizes = np.array([counts[column].sum(axis=1).mean() for column in columns])
+    sizes = np.array([partition.samples[column].mean() for column in columns])
     plain(axes, "samples")
     axes.stairs(sizes, np.arange(len(columns) + 1) - 0.5, fill=True, color=COLOURS["grey"], linewidth=0)
     axes.set_ylim(0, float(sizes.max(initial=0)) * 1.15 or 1.0)
-    if not _is_sorted(len(counts)):
+    if not _is_sorted(len(partition.counts)):
         _mark_byzantine(axes, partition.byzantine, sizes)
 
 

@@ -375,8 +375,11 @@ def _next(round: int) -> str:
 
 def _partition(federation: Federation) -> dict[str, Any]:
     redrawn = federation.experiment.byzantine.redraw  # then every round's event says who lies
+    held = federation.holdings
     return {
-        "classes": list(federation.dataset.classes),
-        "counts": federation.class_counts().tolist(),
+        "targets": held.kind,
+        "classes": list(held.columns),
+        "counts": held.counts.tolist(),
+        "samples": held.samples.tolist(),
         "byzantine": [] if redrawn else federation.byzantine.nonzero().flatten().tolist(),
     }

@@ -43,11 +43,17 @@ LARGEST = 1e30
 
 @dataclass(frozen=True)
 class Partition:
-    """Who holds what: ``counts[clients, classes]`` samples, and who lies."""
+    """Who holds what, and who lies.
+
+    ``counts[clients, classes]`` samples of each class, label or range of numbers, as `targets` says; no columns for
+    tokens.  ``samples[clients]``: how many each holds.
+    """
 
     counts: NDArray[np.int64]
     classes: list[str]
     byzantine: list[int]
+    samples: NDArray[np.int64]
+    targets: str = "classes"
 
 
 @dataclass(frozen=True)
@@ -306,15 +312,19 @@ def _read_partition(path: Path, notices: list[str]) -> Partition | None:
         return None
     try:
         counts = np.array(value.get("counts"), dtype=np.int64)
-        if counts.ndim != 2 or counts.size == 0 or counts.min() < 0:
+        targets = str(value.get("targets") or "classes")
+        if counts.ndim != 2 or len(counts) == 0 or (counts.size == 0 and targets != "tokens") or (counts < 0).any():
             raise ValueError("counts should be one list of counts a client, all of one length")
         names = [printable(name) for name in value.get("classes") or []]
         classes = [names[index] if index < len(names) else str(index) for index in range(counts.shape[1])]
         byzantine = sorted({int(client) for client in value.get("byzantine") or []})
+        samples = np.array(value.get("samples") or counts.sum(axis=1), dtype=np.int64)
+        if samples.shape != (len(counts),) or samples.min() < 0:
+            raise ValueError("samples should be one number a client")
     except (TypeError, ValueError, OverflowError) as error:
         notices.append(f"{path.name} cannot be understood: {error}.")
         return None
-    return Partition(counts, classes, byzantine)
+    return Partition(counts, classes, byzantine, samples, targets)
 
 
 def _read_network(path: Path, notices: list[str]) -> NetworkFacts | None:

@@ -23,6 +23,7 @@ from fedgen.attacks.garbage import Garbage
 from fedgen.config import Experiment
 from fedgen.contracts import Aggregation, Attack, Block, Context, Inbox, Method, Rule, Samples, View
 from fedgen.data.dataset import Dataset
+from fedgen.data.targets import IGNORED, KINDS, Targets
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import Layout, Tensors
@@ -775,17 +776,40 @@ def test_a_model_begins_from_the_seed_and_is_evaluated_row_by_row(
         assert fingerprint(alone) == fingerprint({key: value[row] for key, value in together.items()})
 
 
-REGRESSION = ("mean_squared_error", "absolute_error")
+def outputs_and_targets(part: Any, samples: int) -> tuple[Tensor, Tensor]:
+    """Four outputs a sample, of tokens for each of three places, and targets of the kind that the part is made for."""
+    kind, generator = part.takes[0], torch.Generator().manual_seed(1)
+    numbers = torch.randn(samples, 4, generator=generator)
+    if kind == "tokens":
+        tokens = torch.arange(3 * samples).view(samples, 3) % 4
+        return torch.randn(samples, 3, 4, generator=generator), tokens.index_fill(1, torch.tensor([1]), IGNORED)
+    targets = {"numbers": numbers, "labels": (numbers > 0).float(), "classes": torch.arange(samples) % 4}[kind]
+    return torch.randn(samples, 4, generator=generator), targets
 
 
-def targets_of(name: str, samples: int) -> Tensor:
-    """Class numbers, or four numbers a sample where the loss or metric is of regression."""
-    if name in REGRESSION:
-        return torch.randn(samples, 4, generator=torch.Generator().manual_seed(1))
-    return torch.arange(samples) % 4
+def measure_of(kind: str, name: str) -> Any:
+    return registry.build(kind, name, {}, targets=Targets("numbers", 4, variance=2.0))
 
 
-PER_SAMPLE = [(kind, name) for kind, name in FUNCTIONS if kind in ("loss", "metric")]
+PER_SAMPLE = [(kind, name) for kind in ("loss", "metric") for name in registry.members(kind)]
+
+
+@pytest.mark.parametrize(("kind", "name"), PER_SAMPLE, ids=lambda part: part)
+def test_losses_and_metrics_say_what_they_take_and_which_way_is_better(kind: str, name: str) -> None:
+    """The best outputs there are have a value that is better than that of others."""
+    part = measure_of(kind, name)
+    outputs, targets = outputs_and_targets(part, 5)
+    best = targets.clone()
+    if part.takes[0] in ("classes", "tokens"):
+        best = torch.nn.functional.one_hot(targets.clamp_min(0), 4).float()
+    if part.takes[0] != "numbers":
+        best = 20 * (best - 0.5)
+    if part.takes[0] == "labels" and kind == "loss":
+        assert part(best, targets).max() < 1e-3
+    sign = 1 if part.lower_is_better else -1
+    assert (sign * part(best, targets)).mean() < (sign * part(outputs, targets)).mean()
+    assert set(part.takes) <= set(KINDS)
+    assert part.lower_is_better or kind == "metric"
 
 
 @pytest.mark.parametrize(("kind", "name"), PER_SAMPLE, ids=lambda part: part)
@@ -793,9 +817,8 @@ PER_SAMPLE = [(kind, name) for kind, name in FUNCTIONS if kind in ("loss", "metr
 def test_losses_and_metrics_give_one_number_a_sample(
     kind: str, name: str, samples: int, fingerprint: Fingerprint
 ) -> None:
-    measure = registry.find(kind, name)
-    outputs = torch.randn(samples, 4, generator=torch.Generator().manual_seed(0))
-    targets = targets_of(name, samples)
+    measure = measure_of(kind, name)
+    outputs, targets = outputs_and_targets(measure, samples)
     before = fingerprint([outputs, targets])
     values = measure(outputs, targets)
     assert values.shape == (samples,)
@@ -810,8 +833,8 @@ def test_losses_and_metrics_give_one_number_a_sample(
 @pytest.mark.parametrize("name", registry.members("loss"))
 def test_losses_have_gradients_that_lead_downhill(name: str) -> None:
     loss = registry.find("loss", name)
-    outputs = torch.zeros(3, 4, requires_grad=True)
-    targets = targets_of(name, 3)
+    outputs, targets = outputs_and_targets(loss, 3)
+    outputs = torch.zeros_like(outputs, requires_grad=True)
     before = loss(outputs, targets).mean()
     (gradient,) = torch.autograd.grad(before, outputs)
     assert loss(outputs - gradient, targets).mean() < before

@@ -31,8 +31,8 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.server.result import Result
 
-PARTITIONS = [name for name in registry.members("partition") if name != "domains"]
-"""Of any labels; "domains" divides by something else."""
+PARTITIONS = [name for name in registry.members("partition") if name not in ("domains", "natural")]
+"""Of any labels; the others divide by something else."""
 
 
 @st.composite
@@ -223,13 +223,13 @@ def test_label_skew_spares_nobody_and_follows_its_own_seed() -> None:
 def test_domains_take_their_shares_of_every_class() -> None:
     labels, domain = np.arange(240) % 3, np.arange(240) // 120
     shares = np.random.default_rng(7).dirichlet([0.5] * 4, 3).T
-    shards = Domains(beta=0.5, seed=7).split_domains(labels, domain, 4, np.random.default_rng(0))
+    shards = Domains(beta=0.5, seed=7).split(labels, 4, np.random.default_rng(0), domain)
     for client, shard in enumerate(shards):
         assert set(domain[shard]) <= {client % 2}
         assert np.bincount(labels[shard], minlength=3).tolist() == (shares[client] * 40).astype(int).tolist()
     everything = np.concatenate(shards)
     assert len(set(everything.tolist())) == len(everything)
-    even = Domains().split_domains(labels, domain, 4, np.random.default_rng(0))
+    even = Domains().split(labels, 4, np.random.default_rng(0), domain)
     assert [len(shard) for shard in even] == [60] * 4
 
 
@@ -237,7 +237,7 @@ def test_domains_need_domains_and_a_client_for_each() -> None:
     with pytest.raises(SettingError, match="needs a data set with domains"):
         Domains().split(np.zeros(4, np.int64), 2, np.random.default_rng(0))
     with pytest.raises(SettingError, match=r"data\.clients = 1 is less than the 2 domains"):
-        Domains().split_domains(np.zeros(4, np.int64), np.arange(4) % 2, 1, np.random.default_rng(0))
+        Domains().split(np.zeros(4, np.int64), 1, np.random.default_rng(0), np.arange(4) % 2)
 
 
 def small_mnist(count: int = 12) -> dict[str, np.ndarray[Any, Any]]:
@@ -414,7 +414,7 @@ def test_without_validation_only_the_test_set_is_evaluated(tiny: Callable[..., E
 
 
 def test_class_counts_are_who_holds_what(federation: Federation) -> None:
-    counts = federation.class_counts()
+    counts = federation.holdings.counts
     assert counts.shape == (12, 10)
     for client, shard in enumerate(federation.shards):
         labels = federation.dataset.y[shard].tolist()

@@ -230,7 +230,8 @@ def test_json_object_has_the_fields_of_a_result() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=names(EXAMPLES))
-def test_example_experiment_is_valid(example: Path) -> None:
+def test_example_experiment_is_valid(example: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(example.parent)
     assert load_experiment(example).experiment.name
 
 

@@ -135,7 +135,7 @@ def test_one_factorisation_a_class_and_federation(
     """In a whole run.  The axes of a low-rank upload are those of other matrices: a participant's own, once a class."""
     chosen = experiment({"minimum_count": 1, **ggeur, "mode": mode}, federation={"rounds": 2, "cohort": 4})
     assert run(chosen, tmp_path / "run").state == "completed"
-    own = Federation(chosen).class_counts()
+    own = Federation(chosen).holdings.counts
     axes = int((own > 1).sum()) if ggeur.get("upload") == "low_rank" else 0
     assert len(factorised) == (1 if ggeur.get("upload") == "second_moment" else 10) + axes, factorised
 
@@ -431,7 +431,7 @@ def test_a_report_tells_what_was_generated(tmp_path: Path) -> None:
     folder = run(chosen, tmp_path / "run").folder
     found = read_json(folder / "augmentation.json")
     before, after = torch.tensor(found["counts"])
-    assert torch.equal(before, Federation(chosen).class_counts())
+    assert torch.equal(before, Federation(chosen).holdings.counts)
     assert torch.equal(after, before.clamp_min(30))
     assert sum(found["label_distance"][1]) < sum(found["label_distance"][0])
     assert sum(found["embedding_distance"][1]) < sum(found["embedding_distance"][0])

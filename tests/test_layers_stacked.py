@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fedgen.evaluation.losses import cross_entropy
+from fedgen.evaluation.losses import binary_cross_entropy, cross_entropy
 from fedgen.models.model import PerSample
 from fedgen.training.layers import LAYERS, Draws
 from fedgen.training.objectives import OBJECTIVES
@@ -95,6 +95,8 @@ def test_objective_is_the_loss_and_its_gradient(loss: PerSample, n: int, b: int,
     torch.manual_seed(seed)
     outputs = (3 * torch.randn(n, b, c)).requires_grad_()
     targets = torch.randint(c, (n, b)) if loss is cross_entropy else torch.randn(n, b, c)
+    if loss is binary_cross_entropy:
+        targets = (targets > 0).float()
     losses, slope = OBJECTIVES[loss](outputs.detach().numpy().copy(), targets.numpy())
     expected = loss(outputs.flatten(0, 1), targets.flatten(0, 1))
     torch.testing.assert_close(torch.from_numpy(losses).flatten(), expected.detach(), rtol=1e-4, atol=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,6 +13,7 @@ from fedgen.attacks.base import BaseAttack, Distort, Scaled
 from fedgen.attacks.label_flip import check_class
 from fedgen.attacks.samples import drawn_samples, over_samples
 from fedgen.contracts import Block, Facts, Rows, Samples, View
+from fedgen.data.targets import TargetKind
 from fedgen.errors import SettingError
 from fedgen.parameters import Tensors
 from fedgen.registry import register
@@ -53,6 +54,7 @@ class Backdoor(BaseAttack):
     ] = 1.0
     share: Annotated[float, Field(gt=0, le=1, description="share of a liar's samples that carry the trigger")] = 0.5
     boost: Annotated[float, Field(gt=0, description="factor of the update that is sent")] = 1.0
+    takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
 
     def __post_init__(self) -> None:
         check_class("backdoor", "target", self.target, self.facts.classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedgen.attacks.base import BaseAttack
 from fedgen.contracts import Block, Facts, Samples
+from fedgen.data.targets import TargetKind
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
@@ -39,6 +40,7 @@ class LabelFlip(BaseAttack):
     facts: Facts
     source: Annotated[int | None, Field(ge=0, description="class that is relabelled; all where left out")] = None
     target: Annotated[int | None, Field(ge=0, description="class that `source` is called")] = None
+    takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
 
     def __post_init__(self) -> None:
         if (self.source is None) != (self.target is None):

@@ -6,11 +6,12 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
+from fedgen.data.targets import TargetKind, Targets, complaint
 from fedgen.errors import SettingError
 
 
@@ -18,8 +19,12 @@ from fedgen.errors import SettingError
 class Dataset:
     """Samples of a supervised task.
 
-    x[s, ...] float32, y[s] int64 class numbers; classes: their names, in the order of the numbers.  Where the samples
-    come from several domains: domain[s] int64 and test_domain, and the domains' names.
+    x[s, ...] float32, or int64 for modules that look tokens up; y: targets of one `kind`, of the form that `Targets`
+    says; classes: names of classes, labels or tokens, in the order of their numbers.  Where the samples come from
+    several domains: domain[s] int64 and test_domain, and the domains' names.  Where it is known whose the training
+    samples are: client[s] int64, and the clients' names.
+
+    Raises SettingError that names the data set, where its arrays do not fit together.
     """
 
     name: str
@@ -27,39 +32,52 @@ class Dataset:
     y: Tensor
     test_x: Tensor
     test_y: Tensor
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     domain: Tensor | None = None
     test_domain: Tensor | None = None
     domains: tuple[str, ...] = ()
+    kind: TargetKind = "classes"
+    client: Tensor | None = None
+    clients: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part, x, y in (("training", self.x, self.y), ("test", self.test_x, self.test_y)):
             self._check(part, x, y)
         for part, y, domain in (("training", self.y, self.domain), ("test", self.test_y, self.test_domain)):
-            self._check_domain(part, y, domain)
+            self._check_column(part, "domain", domain, self.domains, len(y))
+        self._check_column("training", "client", self.client, self.clients, len(self.y))
+        for what, training, test in (("samples", self.x, self.test_x), ("targets", self.y, self.test_y)):
+            if training.shape[1:] != test.shape[1:] or training.dtype != test.dtype:
+                self._refuse(
+                    f"test {what} must be as those of training, {list(training.shape[1:])} of {training.dtype}; got "
+                    f"{list(test.shape[1:])} of {test.dtype}"
+                )
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise SettingError(f"data.dataset {self.name!r}: {why}")
 
     def _check(self, part: str, x: Tensor, y: Tensor) -> None:
+        for what, array in (("samples", x), ("targets", y)):
+            if not isinstance(array, Tensor):
+                self._refuse(f"{part} {what} must be a torch.Tensor, got {type(array).__name__}")
         if len(x) != len(y) or len(x) == 0:
-            raise SettingError(f"data.dataset {self.name!r}: {part} has {len(x)} samples and {len(y)} labels")
-        broken = (~torch.isfinite(x.flatten(1)).all(1)).nonzero().flatten()
+            self._refuse(f"{part} has {len(x)} samples and {len(y)} labels")
+        broken = (~torch.isfinite(x.reshape(len(x), -1)).all(1)).nonzero().flatten()
         if len(broken):
-            raise SettingError(
-                f"data.dataset {self.name!r}: {part} samples that hold NaN or infinite values: {len(broken)}, the "
-                f"first is sample {int(broken[0])}; remove or fill them in the data file"
+            self._refuse(
+                f"{part} samples that hold NaN or infinite values: {len(broken)}, the first is sample "
+                f"{int(broken[0])}; remove or fill them in the data file"
             )
-        if int(y.min()) < 0 or int(y.max()) >= len(self.classes):
-            raise SettingError(
-                f"data.dataset {self.name!r}: {part} labels run from {int(y.min())} to {int(y.max())}, expected 0 to "
-                f"{len(self.classes) - 1} for {len(self.classes)} classes"
-            )
+        if wrong := complaint(self.kind, self.classes, y):
+            self._refuse(f"{part} {wrong}")
 
-    def _check_domain(self, part: str, y: Tensor, domain: Tensor | None) -> None:
-        if domain is None and not self.domains:
+    def _check_column(self, part: str, what: str, column: Tensor | None, names: tuple[str, ...], samples: int) -> None:
+        if column is None and not names:
             return
-        if domain is None or len(domain) != len(y) or int(domain.min()) < 0 or int(domain.max()) >= len(self.domains):
-            raise SettingError(
-                f"data.dataset {self.name!r}: every {part} sample needs a domain from 0 to {len(self.domains) - 1}, as "
-                f"its {len(self.domains)} domains are numbered"
+        if column is None or len(column) != samples or int(column.min()) < 0 or int(column.max()) >= len(names):
+            self._refuse(
+                f"every {part} sample needs a {what} from 0 to {len(names) - 1}, as its {len(names)} {what}s are "
+                "numbered"
             )
 
     @property
@@ -67,19 +85,30 @@ class Dataset:
         return tuple(self.x.shape[1:])
 
     @cached_property
+    def targets(self) -> Targets:
+        """What is to be predicted."""
+        return Targets.of(self.kind, self.classes, self.y)
+
+    @cached_property
     def sha256(self) -> str:
         """Of every number, so that a run can tell whether it still sees the same data."""
         digest = hashlib.sha256(repr((self.classes, self.input_shape)).encode())
+        if self.kind != "classes":
+            digest.update(repr((self.kind, tuple(self.y.shape[1:]))).encode())
         for tensor in (self.x, self.y, self.test_x, self.test_y):
             digest.update(tensor.contiguous().numpy().data)
         if self.domain is not None and self.test_domain is not None:
             digest.update(repr(self.domains).encode())
             for tensor in (self.domain, self.test_domain):
                 digest.update(tensor.contiguous().numpy().data)
+        if self.client is not None:
+            digest.update(repr(self.clients).encode() + self.client.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def standardised(self) -> Dataset:
         """Every feature minus its training mean, over its training standard deviation (1 for constant features)."""
+        if not self.x.is_floating_point():
+            self._refuse(f"samples are {self.x.dtype}, which data.standardise cannot scale; leave it out")
         mean, deviation = self.x.mean(0), self.x.std(0, correction=0)
         deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
         return replace(self, x=(self.x - mean) / deviation, test_x=(self.test_x - mean) / deviation)

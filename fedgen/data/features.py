@@ -1,28 +1,33 @@
-"""Embeddings of your own: features that were computed before, from an .npz file."""
+"""Features of your own, with targets of any kind, from an .npz file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from fedgen.data.archive import read_embeddings, scaled
+from fedgen.data.archive import Arrays, read_embeddings, scaled
 from fedgen.data.dataset import Dataset
-from fedgen.errors import SettingError
+from fedgen.data.targets import KINDS, TargetKind
+from fedgen.errors import SettingError, suggest
 from fedgen.registry import register
+
+OPTIONAL = ("targets", "classes", "domain_train", "domain_test", "client_train")
 
 
 @register("dataset", "features")
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Embeddings of your own, from an .npz file with x_train[s, d], y_train[s], x_test and y_test.
+    """Embeddings of your own, from an .npz file with x_train[s, d], y_train[s, ...], x_test and y_test.
 
-    Labels are numbers from 0 on, or names.  `domain_train[s]` and `domain_test`, numbers or names too, are read where
-    the file has them.  With `norm` the features are scaled to that mean length.
+    y are classes, numbers from 0 on or names, unless an array `targets` of one word says that they are "numbers"
+    (regression), "labels" (y[s, c], each 0 or 1; `classes` has their names) or "tokens" (y[s, t], -100 for those that
+    do not count; whole numbers x stay whole).  Read where the file has them: `domain_train[s]` and `domain_test`,
+    numbers or names; `client_train[s]`, whose a sample is.  With `norm` the features are scaled to that mean length.
 
     Raises SettingError where the file is not there, damaged, or its arrays do not fit together.
     """
@@ -32,10 +37,8 @@ class Features:
 
     def load(self, folder: Path) -> Dataset:
         path, names = folder / self.path, ("x_train", "y_train", "x_test", "y_test")
-        arrays = read_embeddings(
-            folder, Path(self.path), names, "features", ("domain_train", "domain_test"), "data.dataset.path"
-        )
-        x, test_x = (arrays[name].astype(np.float32) for name in ("x_train", "x_test"))
+        arrays = read_embeddings(folder, Path(self.path), names, "features", OPTIONAL, "data.dataset.path")
+        x, test_x = (_samples(arrays, name) for name in ("x_train", "x_test"))
         if x.ndim != 2 or test_x.ndim != 2 or x.shape[1] != test_x.shape[1]:
             raise SettingError(
                 f"data.dataset 'features': {path} has x_train {x.shape} and x_test {test_x.shape}; expected [s, d] and "
@@ -43,7 +46,7 @@ class Features:
             )
         if self.norm is not None:
             x, test_x = scaled(x, self.norm), scaled(test_x, self.norm, like=x)
-        classes, (y, test_y) = numbered(arrays["y_train"], arrays["y_test"])
+        kind, classes, (y, test_y) = _targets(path, arrays)
         domains: tuple[str, ...] = ()
         domain = test_domain = None
         if "domain_train" in arrays and "domain_test" in arrays:
@@ -58,7 +61,40 @@ class Features:
             domain=domain,
             test_domain=test_domain,
             domains=domains,
+            kind=kind,
+            **_clients(arrays),
         )
+
+
+def _samples(arrays: Arrays, name: str) -> Any:
+    """float32, but for the numbers of tokens."""
+    tokens = str(arrays.get("targets")) == "tokens" and np.issubdtype(arrays[name].dtype, np.integer)
+    return arrays[name].astype(np.int64 if tokens else np.float32)
+
+
+def _targets(path: Path, arrays: Arrays) -> tuple[TargetKind, tuple[str, ...], list[torch.Tensor]]:
+    """What the file says that its targets are: their kind, names, and both parts."""
+    kind, both = str(arrays.get("targets", "classes")), [arrays["y_train"], arrays["y_test"]]
+    if kind not in KINDS:
+        raise SettingError(f"data.dataset 'features': {path} has targets = {kind!r}; {suggest(kind, KINDS)}")
+    if kind == "classes":
+        return "classes", *numbered(*both)
+    try:
+        dtype = np.int64 if kind == "tokens" else np.float32
+        y, test_y = (each.astype(dtype, casting="same_kind" if kind == "tokens" else "unsafe") for each in both)
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"data.dataset 'features': {path} has y that are no {kind} ({error})") from error
+    known = {"numbers": 0, "labels": y.shape[-1]}.get(kind, 1 + int(max(y.max(initial=0), test_y.max(initial=0))))
+    names = tuple(map(str, arrays.get("classes", range(known)))) if known else ()
+    return cast(TargetKind, kind), names, [torch.from_numpy(y), torch.from_numpy(test_y)]
+
+
+def _clients(arrays: Arrays) -> dict[str, Any]:
+    """Whose the training samples are, where the file says so."""
+    if "client_train" not in arrays:
+        return {}
+    names, places = np.unique(arrays["client_train"], return_inverse=True)
+    return {"clients": tuple(map(str, names)), "client": torch.from_numpy(places.astype(np.int64).reshape(-1))}
 
 
 def numbered(training: Any, test: Any) -> tuple[tuple[str, ...], list[torch.Tensor]]:
@@ -69,7 +105,8 @@ def numbered(training: Any, test: Any) -> tuple[tuple[str, ...], list[torch.Tens
     if np.issubdtype(training.dtype, np.number):
         if any((each % 1 != 0).any() for each in (training, test)):
             raise SettingError(
-                "data.dataset: labels must be whole numbers of classes, from 0 on, or names; got fractions"
+                "data.dataset: labels must be whole numbers of classes, from 0 on, or names; got fractions (where they "
+                "are numbers to predict, the file needs the array targets = 'numbers')"
             )
         known = 1 + int(max(training.max(initial=0), test.max(initial=0)))
         return tuple(map(str, range(known))), [torch.from_numpy(each.astype(np.int64)) for each in (training, test)]

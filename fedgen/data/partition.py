@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import Field
 
+from fedgen.data.targets import KINDS, TargetKind
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
-Shards = list[np.ndarray[Any, np.dtype[np.int64]]]
+Numbers = np.ndarray[Any, np.dtype[np.float32]]
+Shard = np.ndarray[Any, np.dtype[np.int64]]
+Shards = list[Shard]
 
 
 class Partition(Protocol):
-    """What is registered as a "partition": disjoint, non-empty, sorted shards that together hold every sample.
+    """What is registered as a "partition"; one that is made for some kinds of targets names them in `takes`.
 
-    One that divides by domain has split_domains(labels, domain, clients, generator) instead, and may leave samples out.
+    `split` may have further arguments, and gets by their names: x[s, ...], the samples; numbers[s], which training
+    samples of the data set they are, from 0 in the order of its file; domain[s] and client[s], numbers of the names in
+    these columns, None where the data have none.
     """
 
-    def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards: ...
+    def split(self, labels: Any, clients: int, generator: np.random.Generator) -> Shards:
+        """One shard a client: whole numbers from 0 to s - 1, which count the samples of labels[s, ...].
+
+        These are the training samples without those held back for validation.  Shards share no sample, and none is
+        empty; samples that are in none stay unused.
+        """
+        ...
+
+
+def sample_means(y: Any) -> Numbers:
+    """float[s]: the number of every sample of y[s, ...], of vectors the mean."""
+    means: Numbers = y.reshape(len(y), -1).mean(1)
+    return means
 
 
 @register("partition", "iid")
@@ -34,9 +51,67 @@ class Iid:
     [3, 3, 4]
     """
 
+    takes: ClassVar[tuple[TargetKind, ...]] = KINDS
+
     def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
         order = generator.permutation(len(labels))
         return [np.sort(part) for part in np.array_split(order, clients)]
+
+
+@register("partition", "quantiles")
+@dataclass(frozen=True, kw_only=True)
+class Quantiles:
+    """Regression with skew: every client holds some ranges of the target, of equal numbers of samples.
+
+    The samples are sorted by target (of vectors, by their mean) and cut into clients * per_client pieces; each client
+    gets `per_client` random ones. With 1 no two clients share a range, with many the division is close to iid.
+
+    >>> shards = Quantiles().split(np.arange(12.0) % 6, 3, np.random.default_rng(0))
+    >>> sorted(set(shard % 6) for shard in shards) == [{0, 1}, {2, 3}, {4, 5}]
+    True
+
+    Source: H. B. McMahan et al., arXiv 1602.05629 (2017), section 3, shards of a list sorted by the target.
+    """
+
+    per_client: Annotated[int, Field(ge=1, description="ranges of a client; fewer are more skewed")] = 1
+    takes: ClassVar[tuple[TargetKind, ...]] = ("numbers",)
+
+    def split(self, labels: Numbers, clients: int, generator: np.random.Generator) -> Shards:
+        pieces = clients * self.per_client
+        if pieces > len(labels):
+            raise SettingError(
+                f"data.partition.per_client = {self.per_client} for {clients} clients is more than the {len(labels)} "
+                "samples; lower it or data.clients"
+            )
+        shuffled = generator.permutation(len(labels))
+        order = shuffled[np.argsort(sample_means(labels)[shuffled], kind="stable")]
+        ranges, dealt = np.array_split(order, pieces), generator.permutation(pieces).reshape(clients, -1)
+        return [np.sort(np.concatenate([ranges[each] for each in own])) for own in dealt]
+
+
+@register("partition", "natural")
+@dataclass(frozen=True, kw_only=True)
+class Natural:
+    """Every client holds the samples that are its own, as the data set's column `client` says.
+
+    >>> shards = Natural().split(np.zeros(5), 2, np.random.default_rng(0), client=np.array([1, 0, 1, 1, 0]))
+    >>> [shard.tolist() for shard in shards]
+    [[1, 4], [0, 2, 3]]
+
+    Raises SettingError for a data set without that column, or with another number of clients.
+    """
+
+    takes: ClassVar[tuple[TargetKind, ...]] = KINDS
+
+    def split(self, labels: Any, clients: int, generator: np.random.Generator, client: Labels | None = None) -> Shards:
+        if client is None:
+            raise SettingError("data.partition 'natural' needs a data set that says whose its samples are (client)")
+        known = int(client.max()) + 1
+        if known != clients:
+            raise SettingError(
+                f"data.partition 'natural': the samples are of {known} clients; set data.clients = {known}"
+            )
+        return [np.flatnonzero(client == each) for each in range(clients)]
 
 
 @register("partition", "dirichlet")
@@ -56,6 +131,7 @@ class Dirichlet:
 
     alpha: Annotated[float, Field(gt=0, description="concentration; smaller is more skewed")] = 0.3
     minimum: Annotated[int, Field(ge=1, description="fewest samples of a client")] = 1
+    takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
 
     def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
         if self.minimum > 1 and self.minimum * clients > len(labels):
@@ -94,6 +170,7 @@ class ClassesPerClient:
     """
 
     per_client: Annotated[int, Field(ge=1, description="classes of a client")] = 2
+    takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
 
     def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
         classes = np.unique(labels)

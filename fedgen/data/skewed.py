@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from fedgen.data.partition import Labels, Shards, fill
+from fedgen.data.targets import TargetKind
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
@@ -36,6 +37,7 @@ class LabelSkew:
 
     beta: Beta = 0.1
     seed: Seed = None
+    takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
 
     def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
         generator = generator if self.seed is None else np.random.default_rng(self.seed)
@@ -60,7 +62,7 @@ class Domains:
     stays unused.  Without beta each of the h clients of a domain takes int(n / h) of its samples, one after another.
 
     >>> labels, domain = np.arange(60) % 3, np.arange(60) % 2
-    >>> [len(shard) for shard in Domains(beta=1.0).split_domains(labels, domain, 2, np.random.default_rng(0))]
+    >>> [len(shard) for shard in Domains(beta=1.0).split(labels, 2, np.random.default_rng(0), domain)]
     [14, 13]
 
     Raises SettingError for a data set without domains, or with more domains than clients.
@@ -70,18 +72,22 @@ class Domains:
     beta: Annotated[float | None, Field(gt=0, description="label skew between the clients; smaller is more")] = None
     seed: Seed = None
 
-    def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
-        raise SettingError("data.partition 'domains' needs a data set with domains, such as office_caltech10")
-
-    def split_domains(self, labels: Labels, domain: Labels, clients: int, generator: np.random.Generator) -> Shards:
+    def split(
+        self, labels: Labels, clients: int, generator: np.random.Generator, domain: Labels | None = None
+    ) -> Shards:
+        if domain is None:
+            raise SettingError("data.partition 'domains' needs a data set with domains, such as office_caltech10")
+        if self.beta is not None and (labels.ndim > 1 or not np.issubdtype(labels.dtype, np.integer)):
+            raise SettingError("data.partition 'domains': beta is skew of classes, which the data have none of")
         generator = generator if self.seed is None else np.random.default_rng(self.seed)
-        domains, classes = int(domain.max()) + 1, int(labels.max()) + 1
+        domains = int(domain.max()) + 1
         if clients < domains:
             raise SettingError(
                 f"data.partition 'domains': data.clients = {clients} is less than the {domains} domains; ask for at "
                 f"least {domains}"
             )
         owner = np.full(len(labels), -1)
+        classes = 0 if self.beta is None else int(labels.max()) + 1
         shares = None if self.beta is None else generator.dirichlet([self.beta] * clients, classes).T
         for each in range(domains):
             own, holders = domain == each, np.arange(each, clients, domains)

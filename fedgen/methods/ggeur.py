@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fedgen.contracts import Block, Broadcast, Facts, Inbox, Samples, Update
+from fedgen.data.targets import TargetKind
 from fedgen.errors import SettingError
 from fedgen.geometry.changes import changes_of
 from fedgen.geometry.heads import Head, lda, linear_names, nearest_mean, ridge, row_of
@@ -115,6 +116,7 @@ class Ggeur(MethodWrapper):
         float | None,
         Field(gt=0, description="with epsilon: longest embedding in the statistics, others are shortened"),
     ] = None
+    takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
     recall: Recall = field(default_factory=Recall, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
