@@ -10,10 +10,12 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
+from types import ModuleType
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
 
+from fedgen import conformity
 from fedgen.errors import SettingError, suggest
 from fedgen.own_code import explained
 
@@ -40,8 +42,8 @@ HOMES = {
 }
 """kind -> the sub-package whose modules register its members."""
 
-FUNCTIONS = ("loss", "metric")
-"""Kinds whose members may be plain functions."""
+FUNCTIONS = {"loss": "", "metric": "", "rule": "fedgen.aggregation.function:FunctionRule"}
+"""Kinds whose members may be plain functions -> the class that makes a part of one, where it is none itself."""
 
 INJECTED = ("facts", "inner", "targets")
 """Fields that `build` supplies; every other field of a registered dataclass is a parameter of the experiment file."""
@@ -85,7 +87,9 @@ def find(kind: str, name: str) -> Callable[..., Any]:
         return _imported(kind, name)
     known = members(kind)
     if name not in known:
-        raise SettingError(f"{kind} {name!r} is not known: {suggest(name, known)}; your own is written 'module:Class'")
+        module, dot, last = name.rpartition(".")
+        near = f"did you mean '{module}:{last}'?" if dot else suggest(name, known)
+        raise SettingError(f"{kind} {name!r} is not known: {near}; your own is written 'module:Class'")
     return known[name]
 
 
@@ -125,10 +129,19 @@ def _imported(kind: str, path: str) -> Callable[..., Any]:
     _OWN.add(module_name)
     found = getattr(module, attribute, None)
     if found is None:
-        raise SettingError(f"{kind} {path!r}: module {module_name!r} has no {attribute!r}")
+        raise SettingError(f"{kind} {path!r}: module {module_name!r} has no {attribute!r}{_imported_from(module)}")
     if not (inspect.isclass(found) or (kind in FUNCTIONS and callable(found))):
         raise SettingError(f"{kind} {path!r} is no class{' or function' if kind in FUNCTIONS else ''}: it is {found!r}")
     return found  # type: ignore[no-any-return]
+
+
+def _imported_from(module: ModuleType) -> str:
+    """The file that was imported, and a file of the same name among the user's own that it hides."""
+    file, name = getattr(module, "__file__", None), module.__name__.partition(".")[0]
+    own = [Path(folder, f"{name}.py") for folder in [*_SEARCHED, str(Path.cwd())]]
+    hidden = next((path for path in own if path.is_file() and (file is None or not path.samefile(file))), None)
+    told = f"; it was imported from {file or 'Python itself'}"
+    return f"{told}, which hides your own {hidden}: give yours another name" if hidden else told
 
 
 @cache
@@ -156,19 +169,30 @@ def _default(each: dataclasses.Field[Any]) -> Any:
 
 
 def build(kind: str, name: str, params: Mapping[str, Any], **injected: Any) -> Any:
-    """The member with its parameters; of `injected` it gets what its fields ask for. A function is returned as is."""
+    """The member with its parameters; of `injected` it gets what its fields ask for.
+
+    Raises SettingError where it cannot be made, or lacks what its kind promises.
+    """
     member = find(kind, name)
     if not inspect.isclass(member):
-        return member
+        return of_function(kind, member)
     wanted = {each.name for each in dataclasses.fields(member)} if dataclasses.is_dataclass(member) else set()
     try:
-        return member(**params, **{key: value for key, value in injected.items() if key in wanted})
+        part = member(**params, **{key: value for key, value in injected.items() if key in wanted})
     except SettingError:
         raise
     except Exception as error:
         if ":" not in name:
             raise
         raise SettingError(f"{kind} {name!r} cannot be made with {dict(params)} ({explained(error)})") from error
+    conformity.check(kind, name, part)
+    return part
+
+
+def of_function(kind: str, function: Callable[..., Any]) -> Any:
+    """A function of a user as a part of that kind."""
+    module, _, name = FUNCTIONS[kind].partition(":")
+    return getattr(import_module(module), name)(function) if module else function
 
 
 def summary(member: Callable[..., Any]) -> str:

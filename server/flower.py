@@ -109,7 +109,7 @@ class RuleStrategy(FedAvg):
 
     def __init__(
         self,
-        rule: str = "mean",
+        rule: Any = "mean",
         *,
         f: int = 0,
         wrappers: Sequence[str | Mapping[str, Any]] = (),

@@ -14,11 +14,13 @@ from typing import Any
 import jsonschema
 import pytest
 from pydantic import ValidationError
+from torch import Tensor
 
 from fedgen import registry
+from fedgen.aggregation.base import RuleWrapper
 from fedgen.aggregation.mean import Mean
 from fedgen.config import Experiment, parse_experiment, parse_override
-from fedgen.contracts import Facts, Rule
+from fedgen.contracts import Aggregation, Context, Facts, Rows, Rule
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.rows import SLICE
@@ -75,32 +77,32 @@ def test_parameters_of_a_model_stand_beside_its_name() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Halved:
+class Halved(RuleWrapper):
     """Half of what the inner rule says."""
 
     inner: Rule
     share: float = 0.5
+
+    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
+        return Aggregation(self.share * self.inner.aggregate(rows, weights, context).aggregate)
 
     def minimum(self, f: int) -> int:
         return self.inner.minimum(f)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Careful:
+class Careful(Mean):
     """A rule that needs 4 f + 3 rows."""
-
-    linear = False
 
     def minimum(self, f: int) -> int:
         return 4 * f + 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Informed:
+class Informed(Mean):
     """A rule that is built from the facts."""
 
     facts: Facts
-    linear = True
 
     def minimum(self, f: int) -> int:
         return 1

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fedgen import registry
+from fedgen import conformity, registry
 from fedgen.aggregation.base import BaseRule
+from fedgen.aggregation.forms import updates_of
 from fedgen.contracts import Aggregation
+from fedgen.errors import SettingError
 from fedgen.mistakes import validated
 from fedgen.parameters import Tensors
 
 
+@dataclass(frozen=True)
+class Aggregated(Aggregation):
+    """An Aggregation whose aggregate has the form of the updates: [d], a state dict, a list of arrays, or an array."""
+
+    aggregate: Any
+
+
 def aggregate(
     rows: Any,
-    rule: str = "mean",
+    rule: Any = "mean",
     *,
     f: int = 0,
     weights: Any = None,
@@ -22,33 +33,63 @@ def aggregate(
     memory: Tensors | None = None,
     root: Any = None,
     **parameters: Any,
-) -> Aggregation:
-    """The aggregate of rows[n, d] by a registered rule, or a "module:Class", inside its wrappers, innermost first.
+) -> Aggregated:
+    """The aggregate of rows[n, d] by a rule inside its wrappers, innermost first.
 
-    rows: numpy or torch, floating point; weights[n]: 1 each unless given; f: rows that may be lies; root[d]: an update
-    of one's own, for rules that trust one; parameters: the rule's own; a wrapper is a name, or a mapping of its name
-    and parameters.
+    rows: numpy or torch, floating point; or a list with one update a participant: state dicts, lists of arrays, or
+    arrays of any shape, and the aggregate has that form; of tensors of whole numbers it has the middle value.  rule: a
+    registered name, a "module:Class", a table of name and parameters as in the experiment file, a rule that is made
+    already, or a function (updates[n, d], f) -> [d].  weights[n]: 1 each unless given; f: rows that may be lies; root:
+    an update of one's own, for rules that trust one; parameters: the rule's own; a wrapper is a name, or a table.
 
     >>> aggregate([[0.0], [1.0], [2.0], [1e9]], "geometric_median", f=1, wrappers=["nnm"]).aggregate.round().tolist()
     [1.0]
+    >>> import numpy as np
+    >>> aggregate([{"w": np.ones((2, 2))}, {"w": np.zeros((2, 2))}], {"name": "mean"}).aggregate["w"].tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
 
     Raises SettingError for unknown names and parameters, ValueError for rows that do not fit (see `BaseRule`).
     """
-    part = rule_of(rule, wrappers, parameters)
-    result: Aggregation = BaseRule.__call__(part, rows, f=f, weights=weights, memory=memory, root=root)
-    return result
+    part, updates = rule_of(rule, wrappers, parameters), updates_of(rows)
+    own = updates.row(root)
+    result: Aggregation = BaseRule.__call__(part, updates.rows, f=f, weights=weights, memory=memory, root=own)
+    return Aggregated(**{**vars(result), "aggregate": updates.restored(result.aggregate)})
 
 
-def rule_of(rule: str, wrappers: Sequence[str | Mapping[str, Any]], parameters: Mapping[str, Any]) -> Any:
-    """The rule of that name inside its wrappers.
+def rule_of(rule: Any, wrappers: Sequence[str | Mapping[str, Any]], parameters: Mapping[str, Any]) -> Any:
+    """The rule of that name, table, or made already, inside its wrappers.
 
-    Raises SettingError for unknown names and parameters.
+    Raises SettingError for unknown names and parameters, and for what is no rule.
     """
-    part = _built("rule", rule, parameters)
+    part = _made(rule, parameters)
     for wrapper in wrappers:
-        named = {"name": wrapper} if isinstance(wrapper, str) else dict(wrapper)
-        part = _built("rule_wrapper", named.pop("name"), named, inner=part)
+        name, own = _table("wrapper", wrapper)
+        part = _built("rule_wrapper", name, own, inner=part)
     return part
+
+
+def _made(rule: Any, parameters: Mapping[str, Any]) -> Any:
+    if isinstance(rule, str | Mapping):
+        name, own = _table("rule", rule)
+        return _built("rule", name, {**own, **parameters})
+    if parameters:
+        raise SettingError(
+            f"rule: {', '.join(parameters)} are parameters of a rule that is named; got one made already"
+        )
+    if inspect.isclass(rule):
+        raise SettingError(f"rule: expected a rule, got the class {rule.__name__}; make one: {rule.__name__}()")
+    function = callable(rule) and not hasattr(rule, "aggregate")
+    part = registry.of_function("rule", rule) if function else rule
+    conformity.check("rule", type(part).__name__, part)
+    return part
+
+
+def _table(what: str, value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and parameters; these may also stand in a table of their own, `params`."""
+    table: dict[str, Any] = {"name": value} if isinstance(value, str) else dict(value)
+    if "name" not in table:
+        raise SettingError(f"{what}: a table needs a name, such as {{'name': 'flag', 'iterations': 1}}; got {table}")
+    return table.pop("name"), {**table.pop("params", {}), **table}
 
 
 def _built(kind: str, name: str, parameters: Mapping[str, Any], **inner: Any) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,15 @@ from fedgen import registry
 from fedgen.data.archive import keep, kept
 from fedgen.errors import SettingError
 from fedgen.mistakes import validated
+
+
+class TextEncoder(Protocol):
+    """What is registered as a "text_encoder"."""
+
+    def encode(self, texts: Sequence[str]) -> Any:
+        """One row of numbers a text, [texts, features]."""
+        ...
+
 
 Parts = tuple[Tensor, Tensor]
 """Of the training and of the test samples."""

@@ -1,0 +1,73 @@
+"""Whether a part is what its kind promises, so that what it lacks is named before a run and not in a round of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any
+
+from fedgen.errors import SettingError
+
+CONTRACTS = {
+    "dataset": "fedgen.data.dataset:Source",
+    "partition": "fedgen.data.partition:Partition",
+    "text_encoder": "fedgen.data.embeddings:TextEncoder",
+    "encoder": "fedgen.models.encoders:Encoder",
+    "method": "fedgen.contracts:Method",
+    "wrapper": "fedgen.contracts:Method",
+    "optimizer": "fedgen.training.optimizers:Optimizer",
+    "schedule": "fedgen.training.schedules:Schedule",
+    "server_optimizer": "fedgen.training.server_optimizers:ServerOptimizer",
+    "engine": "fedgen.training.trainer:Engine",
+    "rule": "fedgen.contracts:Rule",
+    "rule_wrapper": "fedgen.contracts:Rule",
+    "attack": "fedgen.contracts:Attack",
+    "topology": "fedgen.topology.base:Topology",
+}
+"""kind -> the class whose public names every part of the kind has."""
+
+SPARED = {"reference", "reference_names"}
+"""Names that only the engine of the tests asks for."""
+
+
+def check(kind: str, name: str, part: Any) -> None:
+    """Raises SettingError that names everything which a part of that kind lacks, or has in another form."""
+    wrong = list(_complaints(kind, part))
+    if wrong:
+        raise SettingError(f"{kind} {name!r} {' and '.join(wrong)}; CONTRIBUTING.md shows how such parts are made")
+
+
+def _complaints(kind: str, part: Any) -> Iterator[str]:
+    if kind in ("loss", "metric") and not callable(part):
+        yield "must be callable: (outputs, targets) -> one number a sample"
+    if kind not in CONTRACTS or (kind == "encoder" and callable(part)):  # a torch.nn.Module encodes by itself
+        return
+    module, _, name = CONTRACTS[kind].partition(":")
+    for each, promised in vars(getattr(import_module(module), name)).items():
+        if not each.startswith("_") and each not in SPARED and (wrong := _complaint(part, each, promised)):
+            yield wrong
+
+
+def _complaint(part: Any, name: str, promised: Any) -> str:
+    # Of a class, a property is there without being asked for its value, which may not be known yet.
+    if not (hasattr(type(part), name) or hasattr(part, name)):
+        return f"lacks {name!r}"
+    held = inspect.getattr_static(part, name, None)
+    if not inspect.isfunction(promised):
+        return f"has {name!r} as a function, not as a value or a property" if inspect.isfunction(held) else ""
+    if not callable(getattr(part, name)):
+        return f"has {name!r} as a value, not as a function"
+    wanted = list(inspect.signature(promised).parameters)[1:]
+    return "" if _takes(getattr(part, name), len(wanted)) else f"has {name!r} that does not take ({', '.join(wanted)})"
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many arguments, and perhaps more that it asks for by name."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a function that Python cannot look into
+        return True
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return True
+    return sum(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters) >= count
