@@ -442,8 +442,7 @@ def _check_targets(experiment: Experiment, dataset: Dataset) -> None:
 
 def _loaded(source: Any, experiment: Experiment) -> Dataset:
     try:
-        dataset: Dataset = source.load(data_folder(experiment.runtime.data_dir))
-        return dataset
+        dataset = source.load(data_folder(experiment.runtime.data_dir))
     except SettingError:
         raise
     except Exception as error:
@@ -451,6 +450,12 @@ def _loaded(source: Any, experiment: Experiment) -> Dataset:
         if ":" not in name:
             raise
         raise SettingError(f"data.dataset {name!r} could not be loaded ({explained(error)})") from error
+    if not isinstance(dataset, Dataset):
+        raise SettingError(
+            f"data.dataset {experiment.data.dataset.name!r}: load must return a fedgen.data.dataset.Dataset; it "
+            f"returned {type(dataset).__name__}"
+        )
+    return dataset
 
 
 def _with_padding(samples: Tensor) -> Tensor:

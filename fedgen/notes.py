@@ -29,11 +29,13 @@ def _attack(federation: Federation) -> str:
 
 def _classes(federation: Federation) -> str:
     dataset = federation.dataset
-    if dataset.kind != "classes":
+    if dataset.kind not in ("classes", "labels"):
         return ""
-    held = torch.bincount(dataset.y[federation.training], minlength=len(dataset.classes))
+    y = dataset.y[federation.training]
+    held = y.sum(0) if dataset.kind == "labels" else torch.bincount(y, minlength=len(dataset.classes))
     empty = [name for name, count in zip(dataset.classes, held.tolist(), strict=True) if count == 0]
     if not empty:
         return ""
+    what = "class" if dataset.kind == "classes" else "label"
     named = ", ".join(map(repr, empty[:5])) + (f" and {len(empty) - 5} others" if len(empty) > 5 else "")
-    return f"data.dataset {dataset.name!r}: no training sample is of class {named} (of {len(dataset.classes)} classes)"
+    return f"data.dataset {dataset.name!r}: no training sample is of {what} {named} (of {len(dataset.classes)})"

@@ -188,6 +188,21 @@ def test_owners_hold_their_samples(tiny: Callable[..., Experiment], tmp_path: Pa
         Federation(tiny(data={"partition": "natural"}))
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("return (1, 2)", "load must return a fedgen.data.dataset.Dataset; it returned tuple"),
+        ("raise KeyError('patients')", r"could not be loaded \(KeyError: 'patients'\)"),
+    ],
+)
+def test_a_data_set_that_is_none_is_named(
+    body: str, told: str, tiny: Callable[..., Experiment], user_module: UserModule
+) -> None:
+    user_module("ward", f"class Ward:\n    def load(self, folder):\n        {body}\n")
+    with pytest.raises(SettingError, match=f"^data.dataset 'ward:Ward':? {told}"):
+        Federation(tiny(data={"dataset": "ward:Ward"}))
+
+
 # A rule that is a function.
 
 RULES = """
@@ -378,6 +393,12 @@ class Looked(torch.nn.Embedding):
     def __init__(self): super().__init__(17, 10)
     def forward(self, x): return super().forward(x.flatten(1)).mean(1)
 
+class NoModule:
+    def module(self, input_shape, outputs): return [input_shape]
+
+class NoLuck:
+    def module(self, input_shape, outputs): raise KeyError("width")
+
 class Eager(torch.nn.Linear):
     '''Fails in training alone, which is the business of training.'''
     def __init__(self): super().__init__(64, 10)
@@ -395,6 +416,8 @@ class Eager(torch.nn.Linear):
             r"cannot take the samples of the data, which are float32\[1, 8, 8\] each; .*x\[2, 1, 8, 8\] .*2x64 and",
         ),
         ("Looked", r"cannot take the samples of the data, which are float32\[1, 8, 8\] each"),
+        ("NoModule", "must make a torch.nn.Module; it made list"),
+        ("NoLuck", r"cannot be made \(KeyError: 'width'\)"),
         ("Pair", "must give one tensor of outputs, .*; it gave tuple"),
         ("Summed", r"must give one tensor of outputs, \[b, ...\], for a batch x\[2, 1, 8, 8\]; it gave \[10\]"),
     ],

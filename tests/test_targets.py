@@ -228,12 +228,15 @@ def test_classes_without_samples_are_noted(made: Callable[..., Experiment], regi
 
     class Gap:
         def load(self, folder: Path) -> Dataset:
-            return held
+            return held  # as it is when it is loaded
 
     registered("dataset", "gap")(Gap)
     assert notes(Federation(made("classes"))) == []
     [note] = notes(Federation(made("classes", data={"dataset": "gap"})))
-    assert note == "data.dataset 'made': no training sample is of class 'd' (of 4 classes)"
+    assert note == "data.dataset 'made': no training sample is of class 'd' (of 4)"
+    held = dataset("labels", y=(HIDDEN[:45] > 0).float() * torch.tensor([1.0, 0.0, 1.0]))
+    labels = made("labels", data={"dataset": "gap"})
+    assert notes(Federation(labels)) == ["data.dataset 'made': no training sample is of label 'b' (of 3)"]
 
 
 ARRAYS = {"x_train": X[:45].numpy(), "x_test": X[45:].numpy()}
@@ -267,6 +270,36 @@ def test_tokens_of_samples_stay_whole(tmp_path: Path) -> None:
     assert held.x.dtype == torch.int64
     with pytest.raises(SettingError, match=r"samples are torch.int64, which data.standardise cannot scale"):
         held.standardised()
+
+
+class NextToken(nn.Module):
+    """outputs[b, t, 7] of tokens x[b, t]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.last = nn.Embedding(7, 8), nn.Linear(8, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.table(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("federation", [{"cohort": 4}, {"mode": "gossip", "topology": "ring"}], ids=["star", "gossip"])
+def test_a_next_token_model_learns_what_comes_next(
+    federation: dict[str, Any], tmp_path: Path, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    """After token k comes 3 k + 1 mod 7; the last place of every sample does not count."""
+    x = np.random.default_rng(0).integers(0, 7, (60, 6))
+    y = np.where(np.arange(6) < 5, (3 * x + 1) % 7, IGNORED)
+    np.savez(tmp_path / "features.npz", x_train=x[:45], y_train=y[:45], x_test=x[45:], y_test=y[45:], targets="tokens")
+    experiment = tiny(
+        data={"dataset": "features", "clients": 4, "partition": "iid"},
+        model={"name": f"{__name__}:NextToken", "loss": "token_cross_entropy", "metrics": ["token_accuracy"]},
+        training={"epochs": 5, "steps": None, "optimizer": {"lr": 0.5, "momentum": 0.9}},
+        federation={"rounds": 10, "cohort": 0.1, **federation},
+        runtime={"backend": "serial", "data_dir": str(tmp_path)},
+    )
+    assert Federation(experiment).engine == "vmap"
+    assert run_in(experiment).metrics["token_accuracy"] > 0.95
 
 
 def test_the_regression_example_learns(tmp_path: Path) -> None:

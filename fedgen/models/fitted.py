@@ -29,10 +29,22 @@ def fitted(section: ModelSection, dataset: Dataset, seed: int) -> Model:
         xavier=section.init == "xavier",
         seed=seed,
     )
+    _check_module(section.name, model)
     if model.parameters.size == 0:
         raise SettingError(f"model.name {section.name!r} has no parameters to train")
     _check_measures(section, model, _outputs(section, model, dataset.x[:2]), dataset.y[:2])
     return model
+
+
+def _check_module(name: str, model: Model) -> None:
+    try:
+        made = model.module
+    except Exception as error:
+        if isinstance(error, SettingError) or ":" not in name:
+            raise
+        raise SettingError(f"model.name {name!r} cannot be made ({type(error).__name__}: {error})") from error
+    if not isinstance(made, nn.Module):
+        raise SettingError(f"model.name {name!r} must make a torch.nn.Module; it made {type(made).__name__}")
 
 
 def _maker(section: ModelSection, dataset: Dataset) -> Callable[[], nn.Module]:
