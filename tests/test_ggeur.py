@@ -42,6 +42,8 @@ def experiment(ggeur: dict[str, Any] | None = None, **tables: dict[str, Any]) ->
         "runtime": {"backend": "serial", "checkpoint_every": 1},
         "tracking": {"report": False},
     }
+    if tables.get("federation", {}).get("mode") == "gossip":
+        base["federation"] = {"rounds": ROUNDS}
     return Experiment(**{name: base.get(name, {}) | tables.get(name, {}) for name in base | tables})
 
 
