@@ -47,6 +47,18 @@ class Layout:
         paired = {*self.running, *self.running.values()}
         object.__setattr__(self, "statistics", frozenset({*self.statistics, *paired} & self.shapes.keys()))
 
+    @classmethod
+    def of_state(cls, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> Layout:
+        """Of a state dict's floating-point tensors, where no module says what they are: those named running_... are
+        statistics, and follow the others.
+
+        >>> list(Layout.of_state({"norm.running_mean": (2,), "weight": (3,)}, torch.float32).shapes)
+        ['weight', 'norm.running_mean']
+        """
+        statistics = [name for name in shapes if name.rpartition(".")[2].startswith("running_")]
+        ordered = [*(name for name in shapes if name not in statistics), *statistics]
+        return cls({name: shapes[name] for name in ordered}, dtype, statistics=frozenset(statistics))
+
     @cached_property
     def sizes(self) -> list[int]:
         return [prod(shape) for shape in self.shapes.values()]

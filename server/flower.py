@@ -48,12 +48,9 @@ class Model:
     def of(cls, arrays: ArrayRecord) -> Model:
         values = {name: array.numpy() for name, array in arrays.items() if _floating(array)}
         values = {name: value for name, value in values.items() if np.isfinite(value).all()}
-        statistics = [name for name in values if name.rpartition(".")[2].startswith("running_")]
-        parameters = [name for name in values if name not in statistics]
-        ordered = {name: values[name] for name in (*parameters, *statistics)}
         dtype = torch.float64 if any(value.dtype == np.float64 for value in values.values()) else torch.float32
-        layout = Layout({name: value.shape for name, value in ordered.items()}, dtype, statistics=frozenset(statistics))
-        return cls(arrays, layout, _flat(layout, ordered))
+        layout = Layout.of_state({name: value.shape for name, value in values.items()}, dtype)
+        return cls(arrays, layout, _flat(layout, values))
 
     def difference(self, arrays: ArrayRecord) -> Tensor:
         """What a client changed, as a row.

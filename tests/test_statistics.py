@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fedgen import registry
+from fedgen import aggregate, registry
 from fedgen.admission import Limits, judge
 from fedgen.aggregation.statistics import apply_rule, merged
 from fedgen.config import Experiment
@@ -364,3 +364,15 @@ def test_a_layout_says_what_is_a_statistic() -> None:
     assert layout.variances == ["running_var"]
     assert layout.weights == ["weight"]
     assert Layout({"weight": (2,)}).measured == slice(2, 2)
+
+
+@pytest.mark.parametrize("rule", ["krum", "median", "flag", "mean"])
+def test_statistics_of_state_dicts_decide_nothing(rule: str) -> None:
+    """What an update with odd statistics is worth is its weights, where plain state dicts are aggregated too."""
+    plain = [{"w": torch.full((2, 2), 0.1 * place), "norm.running_var": torch.ones(2)} for place in range(7)]
+    variances = [torch.full((2,), 1.0 + 1e3 * (place == 3)) for place in range(7)]
+    odd = [{**each, "norm.running_var": variance} for each, variance in zip(plain, variances, strict=True)]
+    f = int(rule != "mean")
+    one, other = (aggregate(updates, rule, f=f).aggregate for updates in (plain, odd))
+    torch.testing.assert_close(one["w"], other["w"])
+    assert list(one) == ["w", "norm.running_var"]

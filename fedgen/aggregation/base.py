@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgen.aggregation.statistics import apply_rule
 from fedgen.contracts import Aggregation, Context, Rows, Rule
 from fedgen.mistakes import validated
 from fedgen.parameters import Array, Layout, Tensors
@@ -48,12 +49,19 @@ class BaseRule(ABC):
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation: ...
 
     def __call__(
-        self, rows: Any, *, f: int = 0, weights: Any = None, memory: Tensors | None = None, root: Any = None
+        self,
+        rows: Any,
+        *,
+        f: int = 0,
+        weights: Any = None,
+        memory: Tensors | None = None,
+        root: Any = None,
+        layout: Layout | None = None,
     ) -> Aggregation:
         """The aggregate of rows[n, d], a torch tensor or what numpy makes an array of, of which f may be lies.
 
         weights[n]: 1 each unless given.  memory: what an earlier call returned.  root[d]: an update of one's own, for
-        rules that trust one.
+        rules that trust one.  layout: of the rows, where some of their columns are statistics.
 
         Raises ValueError for rows that are no matrix of finite floating-point numbers, or fewer than `minimum(f)`.
         """
@@ -64,9 +72,9 @@ class BaseRule(ABC):
         own = None if root is None else torch.as_tensor(root).to(data)
         if own is not None and own.shape != (d,):
             raise ValueError(f"{type(self).__name__}: root must be [{d}] numbers, as a row; got {tuple(own.shape)}")
-        layout = Layout({"row": (d,)}, data.dtype)
+        layout = layout or Layout({"row": (d,)}, data.dtype)
         context = Context(torch.zeros(d), layout, torch.arange(n), f, memory or {}, root=own)
-        result = self.aggregate(LocalRows(data), shares, context)
+        result = apply_rule(self, LocalRows(data), shares, context)
         if not result.aggregate.isfinite().all():
             refuse_broken(data.isfinite().all(1).numpy(force=True))
         return result

@@ -37,10 +37,11 @@ def aggregate(
     """The aggregate of rows[n, d] by a rule inside its wrappers, innermost first.
 
     rows: numpy or torch, floating point; or a list with one update a participant: state dicts, lists of arrays, or
-    arrays of any shape, and the aggregate has that form; of tensors of whole numbers it has the middle value.  rule: a
-    registered name, a "module:Class", a table of name and parameters as in the experiment file, a rule that is made
-    already, or a function (updates[n, d], f) -> [d].  weights[n]: 1 each unless given; f: rows that may be lies; root:
-    an update of one's own, for rules that trust one; parameters: the rule's own; a wrapper is a name, or a table.
+    arrays of any shape, and the aggregate has that form; of tensors of whole numbers it has the middle value, and
+    running_... tensors of a state dict decide nothing. rule: a registered name, a "module:Class", a table of name
+    and parameters as in the experiment file, a rule that is made already, or a function (updates[n, d], f) -> [d].
+    weights[n]: 1 each unless given; f: rows that may be lies; root: an update of one's own, for rules that trust
+    one; parameters: the rule's own; a wrapper is a name, or a table.
 
     >>> aggregate([[0.0], [1.0], [2.0], [1e9]], "geometric_median", f=1, wrappers=["nnm"]).aggregate.round().tolist()
     [1.0]
@@ -52,7 +53,9 @@ def aggregate(
     """
     part, updates = rule_of(rule, wrappers, parameters), updates_of(rows)
     own = updates.row(root)
-    result: Aggregation = BaseRule.__call__(part, updates.rows, f=f, weights=weights, memory=memory, root=own)
+    result: Aggregation = BaseRule.__call__(
+        part, updates.rows, f=f, weights=weights, memory=memory, root=own, layout=updates.layout
+    )
     return Aggregated(**{**vars(result), "aggregate": updates.restored(result.aggregate)})
 
 

@@ -78,7 +78,7 @@ def _layout(tensors: Tensors) -> Layout:
     if not floating:
         raise ValueError(f"updates hold no floating-point numbers: {', '.join(tensors) or 'they are empty'}")
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in floating.values()) else torch.float32
-    return Layout({name: tuple(tensor.shape) for name, tensor in floating.items()}, dtype)
+    return Layout.of_state({name: tuple(tensor.shape) for name, tensor in floating.items()}, dtype)
 
 
 def _flat(layout: Layout, tensors: Tensors, what: str) -> Tensor:
