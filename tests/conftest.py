@@ -57,7 +57,10 @@ def tiny() -> Callable[..., Experiment]:
     }
 
     def make(**tables: dict[str, Any]) -> Experiment:
-        return Experiment(**{name: base.get(name, {}) | tables.get(name, {}) for name in base | tables})
+        merged = {name: base.get(name, {}) | tables.get(name, {}) for name in base | tables}
+        if merged["federation"].get("mode") == "gossip" and "cohort" not in tables["federation"]:
+            del merged["federation"]["cohort"]  # of a star
+        return Experiment(**merged)
 
     return make
 

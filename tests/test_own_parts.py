@@ -130,7 +130,7 @@ SHARDS: dict[str, tuple[str, str]] = {
     "truths": ("[np.arange(s) % 4 == c for c in range(4)]", "client 0 must be a list of whole numbers; got bool"),
     "a table": ("[[[0, 1]], [2], [3], [4]]", r"client 0 must be a list of whole numbers; got int64\[1, 2\]"),
     "nothing": ("None", r"failed \(TypeError"),
-    "a mistake of its own": ("1 / 0", r"failed \(ZeroDivisionError: division by zero\)"),
+    "a mistake of its own": ("1 / 0", r"failed \(cut.py:6: ZeroDivisionError: division by zero\)"),
 }
 
 
@@ -192,7 +192,7 @@ def test_owners_hold_their_samples(tiny: Callable[..., Experiment], tmp_path: Pa
     ("body", "told"),
     [
         ("return (1, 2)", "load must return a fedgen.data.dataset.Dataset; it returned tuple"),
-        ("raise KeyError('patients')", r"could not be loaded \(KeyError: 'patients'\)"),
+        ("raise KeyError('patients')", r"could not be loaded \(ward.py:3: KeyError: 'patients'\)"),
     ],
 )
 def test_a_data_set_that_is_none_is_named(
@@ -239,7 +239,7 @@ def test_a_function_is_a_rule(
 @pytest.mark.parametrize(
     ("name", "told"),
     [("short", r"rule 'short' must return \[650\] numbers for updates \[4, 650\]; it returned \[3\]"),
-     ("broken", r"rule 'broken' failed \(ValueError: no idea\)")],
+     ("broken", r"rule 'broken' failed \(rules.py:12: ValueError: no idea\)")],
 )  # fmt: skip
 def test_a_function_that_fails_is_named(
     name: str, told: str, tiny: Callable[..., Experiment], user_module: UserModule, run_in: Callable[..., Result]
@@ -417,7 +417,7 @@ class Eager(torch.nn.Linear):
         ),
         ("Looked", r"cannot take the samples of the data, which are float32\[1, 8, 8\] each"),
         ("NoModule", "must make a torch.nn.Module; it made list"),
-        ("NoLuck", r"cannot be made \(KeyError: 'width'\)"),
+        ("NoLuck", r"cannot be made \(syn.py:[0-9]+: KeyError: 'width'\)"),
         ("Pair", "must give one tensor of outputs, .*; it gave tuple"),
         ("Summed", r"must give one tensor of outputs, \[b, ...\], for a batch x\[2, 1, 8, 8\]; it gave \[10\]"),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedgen.aggregation.base import BaseRule
 from fedgen.contracts import Aggregation, Context, Rows
 from fedgen.errors import FedgenError, SettingError
+from fedgen.own_code import explained
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class FunctionRule(BaseRule):
         try:
             aggregate = torch.as_tensor(self.function(updates, context.f)).detach()
         except Exception as error:
-            raise FedgenError(f"aggregation.rule {self.name!r} failed ({type(error).__name__}: {error})") from error
+            raise FedgenError(f"aggregation.rule {self.name!r} failed ({explained(error)})") from error
         if aggregate.shape != updates.shape[1:] or aggregate.is_complex():
             raise FedgenError(
                 f"aggregation.rule {self.name!r} must return [{updates.shape[1]}] numbers for updates "

@@ -42,7 +42,7 @@ def _check_module(name: str, model: Model) -> None:
     except Exception as error:
         if isinstance(error, SettingError) or ":" not in name:
             raise
-        raise SettingError(f"model.name {name!r} cannot be made ({type(error).__name__}: {error})") from error
+        raise SettingError(f"model.name {name!r} cannot be made ({explained(error)})") from error
     if not isinstance(made, nn.Module):
         raise SettingError(f"model.name {name!r} must make a torch.nn.Module; it made {type(made).__name__}")
 
@@ -82,7 +82,7 @@ def _outputs(section: ModelSection, model: Model, x: Tensor) -> Tensor:
                     outputs: Any = model.forward(tensors, x)
                 break
             except Exception as error:
-                why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                why = explained(error).partition("\n")[0]
         else:
             raise SettingError(
                 f"model.name {section.name!r} cannot take the samples of the data, which are "
