@@ -491,7 +491,7 @@ def test_an_exception_costs_its_client_and_nobody_else(fragile: Callable[..., Ex
     federation = Federation(experiment)
     unlucky = owner(federation, 7)
     report, rows = one_block(experiment, federation=federation)
-    assert report.failed == {unlucky: "ValueError: cannot look at sample 7"}
+    assert report.failed == {unlucky: "fragile_model.py:13: ValueError: cannot look at sample 7"}
     assert report.rejected == {}
     others = [client for client in range(8) if client != unlucky]
     assert report.clients.tolist() == others
@@ -502,7 +502,7 @@ def test_an_exception_costs_its_client_and_nobody_else(fragile: Callable[..., Ex
 
 def test_where_every_client_of_a_block_fails_its_report_is_empty(fragile: Callable[..., Experiment]) -> None:
     report, rows = one_block(fragile(model={"name": "fragile_model:Broken"}))
-    assert report.failed == dict.fromkeys(range(8), "ValueError: cannot train")
+    assert report.failed == dict.fromkeys(range(8), "fragile_model.py:24: ValueError: cannot train")
     assert report.clients.tolist() == []
     assert rows.shape == (0, 8)
 
@@ -534,7 +534,12 @@ def test_a_run_with_a_failing_client_is_degraded_and_says_why(
     assert (result.state, result.exit_code, result.rounds) == ("degraded", 3, 2)
     failures = [event for event in read_lines(result.folder / "events.jsonl") if event["event"] == "failed"]
     assert failures == [
-        {"event": "failed", "round": round, "client": unlucky, "reason": "ValueError: cannot look at sample 7"}
+        {
+            "event": "failed",
+            "round": round,
+            "client": unlucky,
+            "reason": "fragile_model.py:13: ValueError: cannot look at sample 7",
+        }
         for round in (0, 1)
     ]
     assert json.loads((result.folder / "result.json").read_text())["state"] == "degraded"

@@ -285,7 +285,7 @@ def test_all_peers_failing_fails_the_run(
     run_in: Callable[..., Result], user_module: Callable[[str, str], Path]
 ) -> None:
     user_module("broken_peer", FRAGILE.format(condition="True"))
-    with pytest.raises(FedgenError, match="every one of its 12 clients failed"):
+    with pytest.raises(FedgenError, match="every one of its 12 peers failed"):
         run_in(own_model("broken_peer:Fragile", training={"engine": "reference", "steps": 1}))
 
 
