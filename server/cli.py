@@ -33,6 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     parsed = parser().parse_args(arguments)
+    code = _coded(parsed)
+    if arguments is None:  # this process is the command's alone
+        from fedgen.server.signals import ignored_from_now_on
+
+        ignored_from_now_on()
+    return code
+
+
+def _coded(parsed: argparse.Namespace) -> int:
     from fedgen.errors import FedgenError, SettingError
     from fedgen.server.signals import ending_at_once
 

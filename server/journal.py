@@ -98,7 +98,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    return [_record(path, number, line) for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1) if line]
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise SettingError(f"{path} cannot be read ({error.strerror}); {remedy(path.parent)}") from error
+    return [_record(path, number, line) for number, line in enumerate(lines, 1) if line]
 
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:

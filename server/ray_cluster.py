@@ -90,12 +90,11 @@ def connect(address: str | None, workers: int, interrupt: Interrupt | None = Non
     """
     global _home
     interrupt = interrupt or Interrupt()
-    with _environment({}):  # the import sets a variable
-        import ray
-
     while not _LOCK.acquire(timeout=POLL_S):
         interrupt.check()
     try:
+        with _environment({}):  # the import sets a variable
+            import ray
         named = address or os.environ.get("RAY_ADDRESS") or OWN
         if ray.is_initialized():
             note = _note_of_present(ray, address)

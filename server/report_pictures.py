@@ -178,7 +178,7 @@ def _metric_picture(index: int, base: str, splits: dict[str, figures.Series]) ->
     name = base if base in ("accuracy", "loss") else f"metric-{index}-{plain_name}"
     percent = is_share(base)
     label = f"{words} (%)" if percent else words
-    return _curves(name, words.capitalize(), series, label, percent=percent, about_metric=True)
+    return _curves(name, words[:1].upper() + words[1:], series, label, percent=percent, about_metric=True)
 
 
 def _clients_picture(run: RunFolder) -> Picture:

@@ -23,7 +23,7 @@ DEGRADING = {
     "skipped": ("round", "skipped"),
     "failed": ("{member} run", "failed"),
     "block_failed": ("block", "failed"),
-    "not_finite": ("measure", "not finite"),
+    "not_finite": ("set of measures", "not finite"),
     "checkpoint_fell_back": ("checkpoint", "damaged"),
 }
 """Events after which a run that reached its last round is not simply completed, in words; `failed` is of a client."""

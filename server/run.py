@@ -62,7 +62,7 @@ def run(
     folder = run_folder.choose(out, experiment.experiment.name)
     registry.search_in(search_path)
     federation = _checked(Federation(experiment))
-    run_folder.make(folder)
+    folder = run_folder.make(folder, named=out is not None)
     with run_folder.held(folder), signals.asking(interrupt, view):
         code = user_code.sources(experiment)
         environment = describe(federation.experiment, federation, tuple(search_path), code)

@@ -25,12 +25,7 @@ def choose(out: str | Path | None, name: str) -> Path:
     Raises SettingError where it holds a run, or anything that a run would overwrite.
     """
     if out is None:
-        stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = Path("runs") / stem
-        number = 2
-        while folder.exists():
-            folder, number = Path("runs") / f"{stem}-{number}", number + 1
-        return folder
+        return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(out)
     there = [name for name in parts.ALL if (folder / name).exists()]
     if parts.RESOLVED in there:
@@ -44,15 +39,24 @@ def choose(out: str | Path | None, name: str) -> Path:
     return folder
 
 
-def make(folder: Path) -> None:
-    """Create the folder, with its parents.
+def make(folder: Path, named: bool) -> Path:
+    """Create the folder, with its parents; where nobody named it and another run has it, the next name: NAME-TIME-2.
 
     Raises SettingError where that fails.
     """
+    made, number = folder, 2
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / LOCK
-        probe.touch()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                made.mkdir(exist_ok=named)
+                break
+            except FileExistsError:
+                if named:
+                    raise
+                made, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+        (made / LOCK).touch()
+        return made
     except OSError as error:
         raise SettingError(
             f"--out {folder} cannot be written ({error.strerror}); name a folder that you may write to"

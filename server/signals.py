@@ -45,6 +45,13 @@ def asking(interrupt: Interrupt, view: View) -> Iterator[None]:
         yield
 
 
+def ignored_from_now_on() -> None:
+    """For a process that has done what it was asked, and ends: its exit code is that of the command."""
+    if _in_main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _call_off_abort() -> None:
     """Ray's native handler of SIGTERM, where it came first, has ordered an abort in 3 s; other alarms stay."""
     left = signal.alarm(0)

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedgen import Experiment, resume, run
+from fedgen import Experiment, Result, resume, run
 from fedgen.errors import FedgenError, SettingError
 from fedgen.server import parts
 from fedgen.server.journal import read_lines
@@ -255,3 +257,25 @@ def assert_continues(folder: Path, played: int) -> None:
     )  # fmt: skip
     assert interrupted.sha256 == run(whole, folder.parent / "whole").sha256
     assert len(read_lines(folder / "metrics.jsonl")) == played + 5
+
+
+def test_runs_of_one_moment_have_folders_of_their_own(
+    tiny: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody named them, and their names hold the time in seconds: two threads get two folders."""
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(lambda _: run(tiny()), range(3)))
+    assert len({result.folder for result in results}) == 3
+    assert {result.state for result in results} == {"completed"}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_a_log_that_cannot_be_read_is_named(
+    name: str, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    folder = run_in(tiny()).folder
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(SettingError, match=f"{name} cannot be read .*restore the file from a copy"):
+        resume(folder, rounds=5)

@@ -48,10 +48,10 @@ class Torus(Topology):
     def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
         rows = next((rows for rows in range(isqrt(peers), 2, -1) if peers % rows == 0), 0)
         if not rows:
+            side = max(3, isqrt(peers - 1) + 1)
             raise SettingError(
                 f"federation.topology 'torus' needs a number of peers that is rows * columns, both 3 or more, not "
-                f"data.clients = {peers}; try {isqrt(peers - 1) + 1} * {isqrt(peers - 1) + 1} = "
-                f"{(isqrt(peers - 1) + 1) ** 2}"
+                f"data.clients = {peers}; try {side} * {side} = {side**2}"
             )
         grid = nx.grid_2d_graph(rows, peers // rows, periodic=True)
         return nx.convert_node_labels_to_integers(grid, ordering="sorted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import networkx as nx
 import numpy as np
 import torch
 
@@ -88,11 +89,15 @@ class Network:
         """W of a round, csr float64[N, N]."""
         return matrix(self.mixing, self.graph(round))
 
+    def _contacts(self, drawing: int, generator: np.random.Generator) -> nx.Graph:
+        """A peer alone has no contacts, whatever the topology."""
+        return nx.empty_graph(1) if self.peers == 1 else self.topology.contacts(self.peers, drawing, generator)
+
     def _draw(self, drawing: int) -> Graph:
         generator = np.random.default_rng(self.streams.seed_for("topology", drawing))
         again = DRAWINGS if self.static and isinstance(self.topology, RandomTopology) else 1
         for _ in range(again):
-            graph = Graph.of(self.topology.contacts(self.peers, drawing, generator), self.peers, self.protocol)
+            graph = Graph.of(self._contacts(drawing, generator), self.peers, self.protocol)
             if not self.static or len(graph.parts()) == 1:
                 return graph
         parts = graph.parts()
