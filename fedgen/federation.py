@@ -36,15 +36,15 @@ from fedgen.parameters import Layout, Tensors
 from fedgen.rows import SLICE
 from fedgen.streams import Streams
 from fedgen.topology.network import Network, network_of
-from fedgen.training.choose import choose_engine
+from fedgen.training.choose import TRIED, choose_engine
 from fedgen.training.trainer import Trainer
 from fedgen.training.trial import measured
 
 BLOCK_BYTES_LEAST, BLOCK_BYTES_MOST = 2 << 20, 64 << 20
 """Memory of a block's rows where the experiment leaves it to us; training holds a few copies of them."""
 
-TRIED = 8
-"""Samples on which a module is tried before the run."""
+LONGEST_TRIED = 128
+"""Samples up to which it is tried before the run whether a module minds the length of its batches."""
 
 
 def prepare_process(threads: int) -> None:
@@ -236,8 +236,10 @@ class Federation:
 
     def _facts(self, experiment: Experiment) -> Facts:
         training = experiment.training
-        x, y = self.dataset.x[:TRIED], self.dataset.y[:TRIED]
-        model = measured(fitted(experiment.model, self.dataset, self.streams.seed_for("initial_model", 0)), x, y)
+        tried = max(TRIED, min(training.batch_size + 1, LONGEST_TRIED))
+        x, y = self.dataset.x[:tried], self.dataset.y[:tried]
+        model = fitted(experiment.model, self.dataset, self.streams.seed_for("initial_model", 0))
+        model = measured(model, x[:TRIED], y[:TRIED])
         optimizer = registry.build("optimizer", **_call(training.optimizer))
         self.engine, self.engine_reason = choose_engine(training.engine, model, x, y)
         return Facts(
@@ -278,9 +280,14 @@ class Federation:
                 f"training.batch_size = {experiment.training.batch_size}: {name} cannot be trained on a single sample, "
                 f"as it normalises over its batch; give at least {smallest}"
             )
+        if self.root is not None and len(self.root) < smallest:
+            raise SettingError(
+                f"aggregation.rule.root_samples = {len(self.root)}: {name} cannot be trained on a single sample, as it "
+                f"normalises over its batch; give at least {smallest}"
+            )
         short = (self.counts < smallest).nonzero().flatten().tolist()
         if short:
-            named = ", ".join("the server" if each == len(self.shards) else str(each) for each in short[:10])
+            named = ", ".join(map(str, short[:10]))
             raise SettingError(
                 f"model.name {name} cannot be trained on a single sample, as it normalises over its batch, and "
                 f"{len(short)} clients hold no more: {named}{', ...' if len(short) > 10 else ''}; lower data.clients, "

@@ -216,7 +216,7 @@ def test_a_last_batch_of_one_sample_joins_the_one_before(length: dict[str, int],
         ({"data": {"clients": 1200, "partition": "iid"}, "federation": {"cohort": 6}}, "clients hold no more: "),
         (
             {"data": {"clients": 12}, "aggregation": {"rule": {"name": "fltrust", "root_samples": 1}}},
-            "clients hold no more: the server",
+            "aggregation.rule.root_samples = 1: Sequential cannot be trained on a single sample",
         ),
     ],
     ids=["batch size", "clients", "root"],

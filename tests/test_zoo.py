@@ -8,6 +8,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,38 @@ class Attention(nn.Module):
         h = self.embedding(x) + self.place[:, None] / LENGTH
         scores = self.query(h) @ self.key(h).mT / 8**0.5 + self.mask
         return self.out((scores.softmax(-1) @ self.again(x)).mean(1))
+
+
+def counted(module: Lambda, x: Tensor) -> Tensor:
+    if module.training:
+        module.calls = getattr(module, "calls", 0) + 1
+    return module.out(x) / (1 + 0.1 * getattr(module, "calls", 0))
+
+
+def cached(module: Lambda, x: Tensor) -> Tensor:
+    module.last = module.out(x)
+    return module.last
+
+
+class Drawing(nn.Module):
+    """Noise from a generator that the module keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.generator = head(FEATURES), torch.Generator().manual_seed(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x + torch.randn(x.shape, generator=self.generator))
+
+
+class Hooked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = head(FEATURES)
+        self.out.weight.register_hook(lambda gradient: 3 * gradient)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x)
 
 
 class Branching(nn.Module):
@@ -196,6 +229,16 @@ ZOO = {
     "counter": Specimen(Counting, "sequential"),
     "buffer replaced": Specimen(Replacing, "sequential"),
     "spectral norm": Specimen(lambda: nn.Sequential(spectral_norm(nn.Linear(FEATURES, 8)), head()), "sequential"),
+    "a counter that is no buffer": Specimen(linear(counted), "sequential"),
+    "a cache": Specimen(linear(cached), "sequential"),
+    "a generator of its own": Specimen(Drawing, "sequential"),
+    "a longer batch is another function": Specimen(
+        linear(lambda m, x: m.out(x) if len(x) > 3 else 2 * m.out(x)), "sequential"
+    ),
+    "seven samples are another function": Specimen(
+        linear(lambda m, x: -m.out(x) if len(x) == 7 else m.out(x)), "sequential"
+    ),
+    "a hook on a gradient": Specimen(Hooked, "sequential"),
     "control flow": Specimen(Branching, "sequential"),
     "no bias": Specimen(
         sequence(nn.Linear(FEATURES, 8, bias=False), nn.ReLU(), nn.Linear(8, CLASSES, bias=False)), "stacked"
@@ -315,3 +358,33 @@ def test_the_fewest_samples_of_a_step_are_measured(name: str) -> None:
     specimen = ZOO[name]
     x, y = samples_of(specimen, 1, 8)
     assert smallest_batch(model_of(specimen), x[0], y[0]) == 1 + specimen.pairs
+
+
+SHARED_COUNTER = [0]
+
+
+class Unseeded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.generator = head(FEATURES), np.random.default_rng()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x) * float(self.generator.random())
+
+
+class Outside(nn.Module):
+    """A counter that all modules of the process share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = head(FEATURES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        SHARED_COUNTER[0] += 1
+        return self.out(x) / SHARED_COUNTER[0]
+
+
+@pytest.mark.parametrize("make", [Unseeded, Outside])
+def test_a_module_that_cannot_be_repeated_is_refused(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(SettingError, match="two modules from the same seed compute different outputs"):
+        model_of(Specimen(make, ""))

@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from fedgen.data.targets import TargetKind, Targets, complaint
+from fedgen.data.targets import TargetKind, Targets, complaint, fitting
 from fedgen.errors import SettingError
 
 
@@ -19,10 +19,10 @@ from fedgen.errors import SettingError
 class Dataset:
     """Samples of a supervised task.
 
-    x[s, ...] float32, or int64 for modules that look tokens up; y: targets of one `kind`, of the form that `Targets`
-    says; classes: names of classes, labels or tokens, in the order of their numbers.  Where the samples come from
-    several domains: domain[s] int64 and test_domain, and the domains' names.  Where it is known whose the training
-    samples are: client[s] int64, and the clients' names.
+    x[s, ...] float32, or int64 for modules that look tokens up; y: targets of one `kind`, of the form that
+    `Targets` says, or of another dtype of the same sort; classes: names of classes, labels or tokens, in the order
+    of their numbers. Where the samples come from several domains: domain[s] int64 and test_domain, and the domains'
+    names. Where it is known whose the training samples are: client[s] int64, and the clients' names.
 
     Raises SettingError that names the data set, where its arrays do not fit together.
     """
@@ -41,6 +41,9 @@ class Dataset:
     clients: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("y", "test_y"):
+            if isinstance(getattr(self, name), Tensor):
+                object.__setattr__(self, name, fitting(self.kind, getattr(self, name)))
         for part, x, y in (("training", self.x, self.y), ("test", self.test_x, self.test_y)):
             self._check(part, x, y)
         for part, y, domain in (("training", self.y, self.domain), ("test", self.test_y, self.test_domain)):

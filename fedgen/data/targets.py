@@ -52,6 +52,14 @@ class Targets:
         return cls(kind, flat.shape[1], variance=variance or 1.0)
 
 
+def fitting(kind: TargetKind, y: Tensor) -> Tensor:
+    """Targets in the dtype of their kind, where theirs is another of the same sort: whole numbers for classes and
+    tokens, any real ones for numbers and labels."""
+    wanted = _FORMS[kind][0]
+    sort = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    return y.to(wanted) if sort or (wanted.is_floating_point and not y.is_complex()) else y
+
+
 def complaint(kind: TargetKind, names: tuple[str, ...], y: Tensor) -> str:
     """What is wrong with targets of that kind, in words; "" where nothing is."""
     dtype, dimensions, words = _FORMS[kind]

@@ -23,7 +23,7 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
 @measure("numbers", "labels", "classes", lower_is_better=True)
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean over a sample's outputs[b, ...] of (output - target)^2: regression."""
-    return (outputs - targets.view_as(outputs)).square().flatten(1).mean(1)
+    return (outputs - targets.view_as(outputs)).square().reshape(len(outputs), -1).mean(1)
 
 
 @register("loss", "absolute_error")
@@ -31,7 +31,7 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 @measure("numbers", "labels", "classes", lower_is_better=True)
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean over a sample's outputs[b, ...] of |output - target|: regression that outliers move little."""
-    return (outputs - targets.view_as(outputs)).abs().flatten(1).mean(1)
+    return (outputs - targets.view_as(outputs)).abs().reshape(len(outputs), -1).mean(1)
 
 
 @register("loss", "huber")
@@ -41,7 +41,8 @@ def huber(outputs: Tensor, targets: Tensor) -> Tensor:
 
     Source: P. J. Huber, Robust estimation of a location parameter, 1964, with k = 1.
     """
-    return functional.huber_loss(outputs, targets.view_as(outputs), reduction="none").flatten(1).mean(1)
+    each = functional.huber_loss(outputs, targets.view_as(outputs), reduction="none")
+    return each.reshape(len(outputs), -1).mean(1)
 
 
 @register("loss", "binary_cross_entropy")

@@ -69,5 +69,5 @@ class RSquared:
     lower_is_better: ClassVar[bool] = False
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        errors = (outputs - targets.view_as(outputs)).square().flatten(1).mean(1)
+        errors = (outputs - targets.view_as(outputs)).square().reshape(len(outputs), -1).mean(1)
         return 1 - errors.double() / self.targets.variance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -24,9 +24,11 @@ class Model:
     """What training engines and evaluation see of a network.
 
     make() -> a fresh module, initialised from torch's generator; loss and metrics give one number a sample;
-    channels_last: images reach the module in torch's memory format of that name.  xavier: first parameters are drawn by
-    Xavier's law instead.  seed: from which replica 0 is initialised; its constants are everybody's.  kept: names of
-    the constants that training changes, which stay with whoever trains.  smallest_batch: fewest samples of a step.
+    channels_last: images reach the module in torch's memory format of that name.  xavier: first parameters are
+    drawn by Xavier's law instead.  seed: from which replica 0 is initialised; its constants are everybody's.  kept:
+    names of the constants that training changes, which stay with whoever trains.  remembers: an attribute that is
+    no buffer and that training changes, so that each client trains a module of its own.  smallest_batch: fewest
+    samples of a step.
     """
 
     make: Callable[[], nn.Module]
@@ -36,6 +38,7 @@ class Model:
     xavier: bool = False
     seed: int = 0
     kept: tuple[str, ...] = ()
+    remembers: str = ""
     smallest_batch: int = 1
 
     @cached_property
@@ -125,9 +128,10 @@ class Model:
 
     def evaluate(self, rows: Tensor, x: Tensor, y: Tensor) -> Tensors:
         """Mean loss and metrics of rows[..., d] over x[s, ...], y[s]: {name: float64[...]}."""
-        with torch.no_grad(), own_generator(), evaluating(self.module):
+        model = replace(self) if self.remembers else self  # with a module that remembers nothing yet
+        with torch.no_grad(), own_generator(), evaluating(model.module):
             x = self.arranged(x)
-            each = [self._measure(row, x, y) for row in rows.reshape(-1, self.layout.size)]
+            each = [model._measure(row, x, y) for row in rows.reshape(-1, self.layout.size)]
         lead = rows.shape[:-1]
         return {name: torch.stack([one[name] for one in each]).reshape(lead) for name in each[0]}
 

@@ -11,10 +11,14 @@ from torch import Tensor
 from fedgen.errors import SettingError
 from fedgen.models.model import Model
 from fedgen.training import stacked, vmap
-from fedgen.training.trial import drawing, lockstep_fails
+from fedgen.training.memory import hooked
+from fedgen.training.trial import drawing, length_matters, lockstep_fails
 
 LOCKSTEP_SIZE = 100_000
 """Parameters up to which lockstep beats one client after another: beyond, a block leaves the cache."""
+
+TRIED = 8
+"""Samples on which most of a module is tried before the run."""
 
 Trial = Callable[[Model, Tensor, Tensor], str]
 
@@ -22,11 +26,11 @@ Trial = Callable[[Model, Tensor, Tensor], str]
 def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str, str]:
     """(engine, why it is not a faster one, where that is so), by trial and by size.
 
-    x[s, ...], y[s]: a few samples, on which the faster engines are tried.
+    x[s, ...], y[s]: samples, as many as the longest batch, on which the faster engines are tried.
 
     Raises SettingError where the experiment asks for an engine that cannot train the model.
     """
-    draws = _draws(model, x, y)
+    draws = _draws(model, x[:TRIED], y[:TRIED])
     tried: dict[str, Trial] = {"stacked": _stacked_fails, "vmap": partial(_vmap_fails, draws)}
     fails = tried.get(setting)
     if fails is not None and (reason := _alone(model) or fails(model, x, y)):
@@ -49,6 +53,13 @@ def _alone(model: Model) -> str:
     """Why clients cannot be trained in lockstep, whatever the engine; "" where they can."""
     if model.layout.statistics:
         return "it has running statistics"
+    if model.remembers:
+        return (
+            f"training changes its attribute {model.remembers!r}, which begins anew with each client; register a "
+            "buffer for what is to be kept"
+        )
+    if name := hooked(model.module):
+        return f"its parameter {name!r} has a hook on its gradient"
     if not model.kept:
         return ""
     return (
@@ -61,7 +72,7 @@ def _stacked_fails(model: Model, x: Tensor, y: Tensor) -> str:
     """Known layers may have options that their stacked form does not know, and be put together in ways it does not
     see."""
     try:
-        return lockstep_fails(model, x, y, stacked.network_of(model).gradients_of)
+        return lockstep_fails(model, x[:TRIED], y[:TRIED], stacked.network_of(model).gradients_of)
     except Exception as error:
         return _line(error)
 
@@ -81,7 +92,9 @@ def _vmap_fails(draws: bool, model: Model, x: Tensor, y: Tensor) -> str:
     try:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            reason = lockstep_fails(model, x, y, vmap.gradients_of(model))
+            reason = lockstep_fails(model, x[:TRIED], y[:TRIED], vmap.gradients_of(model))
+            if not reason and length_matters(model, x):
+                reason = "what it makes of a sample depends on the length of the batch"
     except Exception as error:
         return f"vmap cannot take it: {_line(error)}"
     slow = any("batching rule" in str(each.message) for each in told)

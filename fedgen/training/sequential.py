@@ -33,7 +33,8 @@ class Sequential:
 
 def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: Tensors, buffers: Tensors) -> Tensor:
     """One client's steps, in place in rows[client]; returns its mean loss."""
-    module, here, trained = task.model.scratch, slice(client, client + 1), task.model.parameters.size
+    module = task.model.fresh() if task.model.remembers else task.model.scratch
+    here, trained = slice(client, client + 1), task.model.parameters.size
     values, slopes = task.model.layout.view(rows[client]), task.model.parameters.view(gradient[0])
     for name, parameter in module.named_parameters():
         if name in slopes:

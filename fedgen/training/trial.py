@@ -14,20 +14,28 @@ from torch import Tensor, nn
 from fedgen.errors import SettingError
 from fedgen.models.model import Model, measured_by, own_generator, seed_generator, takes_channels_last
 from fedgen.training.lockstep import Step, StepGradients
+from fedgen.training.memory import changed, memory_of
 
 PASSES = 3
 """Training passes after which a constant that changes has been seen to change."""
 
 
 def measured(model: Model, x: Tensor, y: Tensor) -> Model:
-    """The model with what is to be known of its module, tried on x[s, ...], y[s]; as it is where the module fails."""
+    """The model with what is to be known of its module, tried on x[s, ...], y[s]; as it is where the module fails.
+
+    Raises SettingError where two modules that begin alike do not compute alike.
+    """
     try:
+        kept, remembers = changing(model, x, y)
         return replace(
             model,
             channels_last=takes_channels_last(model, x[:2]),
-            kept=changing(model, x, y),
+            kept=kept,
+            remembers=remembers,
             smallest_batch=smallest_batch(model, x, y),
         )
+    except SettingError:
+        raise
     except Exception:
         return model
 
@@ -50,15 +58,31 @@ def drawing(model: Model, x: Tensor, y: Tensor) -> bool:
     return drawn
 
 
-def changing(model: Model, x: Tensor, y: Tensor) -> tuple[str, ...]:
-    """Names of the constants that training passes over x[s, ...], y[s] change: counters, singular vectors."""
-    module = model.fresh()
+def changing(model: Model, x: Tensor, y: Tensor) -> tuple[tuple[str, ...], str]:
+    """(names of the constants that training passes over x[s, ...], y[s] change, such as counters and singular vectors;
+    an attribute that is no buffer and changes, "" where none does).
+
+    Raises SettingError where another module that begins like the first does not compute what it does.
+    """
+    module, again = model.fresh(), model.fresh()
     constants = [name for name, _ in module.named_buffers() if name not in measured_by(module)]
     before = {name: module.get_buffer(name).clone() for name in constants}
+    memory = memory_of(module)
+    losses = _losses(model, module, x, y)
+    if not torch.allclose(losses, _losses(model, again, x, y), equal_nan=True):
+        raise SettingError(
+            f"model.name {type(module).__name__}: two modules from the same seed compute different outputs, so that no "
+            "result could be repeated; keep what changes in buffers, and draw with torch, such as torch.rand"
+        )
+    kept = tuple(name for name in constants if not _same(module.get_buffer(name), before[name]))
+    return kept, changed(memory, memory_of(module))
+
+
+def _losses(model: Model, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """[PASSES, s] of training passes, from the seed of replica 0 on."""
     with own_generator():
-        for _ in range(PASSES):
-            _trained(model, module, x, y)
-    return tuple(name for name in constants if not _same(module.get_buffer(name), before[name]))
+        seed_generator(model.seed)
+        return torch.stack([_trained(model, module, x, y) for _ in range(PASSES)])
 
 
 def smallest_batch(model: Model, x: Tensor, y: Tensor) -> int:
@@ -103,6 +127,18 @@ def lockstep_fails(model: Model, x: Tensor, y: Tensor, gradients_of: StepGradien
             if not torch.allclose(step.gradients, expected.expand(2, -1), rtol=1e-3, atol=1e-5):
                 return "its samples do not count one by one: others of the batch, or padding, change its gradients"
     return ""
+
+
+def length_matters(model: Model, x: Tensor) -> bool:
+    """Whether what a module makes of two samples depends on how many of x[s, ...] are in their batch."""
+    module = model.fresh()
+    with own_generator(), torch.no_grad():
+        expected = module(model.arranged(x[:2]))[:2]
+        close = 1e-4 * expected.abs().max() + 1e-6
+        for count in range(3, len(x) + 1):
+            if not bool(((module(model.arranged(x[:count]))[:2] - expected).abs() <= close).all()):
+                return True
+    return False
 
 
 def _trained(model: Model, module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
