@@ -24,11 +24,12 @@ from benchmarks.ggeur_cases import BANKING, CASES, CLOSED, OFFICE_1, OFFICE_5, R
 from benchmarks.ggeur_heads import heads_table, held_by
 from benchmarks.ggeur_memory import memory_table
 from benchmarks.harness import header, table
-from fedgen.federation import Federation, prepare_process
+from fedgen.federation import Federation
 from fedgen.geometry.sampler import augment
 from fedgen.geometry.shapes import geometry_of
 from fedgen.geometry.statistics import pooled, statistics_of
 from fedgen.geometry.uploads import LowRank, Packed, Sums, dense_bytes, size_bytes
+from fedgen.process import prepare_process
 
 
 def rounds_table(seeds: tuple[int, ...], tiny: bool) -> str:

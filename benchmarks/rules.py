@@ -122,7 +122,7 @@ def own(name: str, n: int, d: int, repeats: int) -> dict[str, float]:
     """Seconds of one of fedgen's rules; for Flag beside the form by singular values, and how far they are apart."""
     from fedgen.aggregation.call import aggregate, rule_of
     from fedgen.attacks.alie import ALittleIsEnough
-    from fedgen.federation import prepare_process
+    from fedgen.process import prepare_process
 
     prepare_process(threads=1)
     rows = rows_of(n, d)

@@ -142,7 +142,7 @@ def arrived(
 
     Only where liars forge messages does it matter that they are bytes; then every row becomes one.
     """
-    forge, liars = getattr(federation.attack, "forge", None), federation.liars(clients, round)
+    forge, liars = federation.attack.forger(), federation.liars(clients, round)
     if forge is None or not liars.any():
         return rows, weights, {}
     rows, weights, reasons = rows.clone(), weights.clone(), {}

@@ -72,9 +72,8 @@ def observe(federation: Federation, models: Tensor) -> Tensors:
         limit, sound = federation.limits("train").statistic, torch.ones(len(models), dtype=torch.bool)
         sound[list(refused_statistics(models[:, layout.measured], layout.of_statistics, limit))] = False
         seen[SOUND] = sound
-    if not federation.mixes:
-        return seen
-    return {**seen, **federation.rule.observe(models, layout)}  # type: ignore[attr-defined]
+    batched = federation.rule.batched()
+    return seen if batched is None else {**seen, **batched.observe(models, layout)}
 
 
 def _lengths(models: Tensor, layout: Layout) -> Tensor:

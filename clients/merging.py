@@ -145,7 +145,9 @@ def _mixed(federation: Federation, merge: Merge, peers: Receivers, admitted: Mat
         own_seen=peers.seen,
         memory=memory,
     )
-    mixed = federation.rule.mix(inboxes)  # type: ignore[attr-defined]
+    batched = federation.rule.batched()
+    assert batched is not None
+    mixed = batched.merge(inboxes)
     return Merged(mixed.models, [], mixed.memory, mixed.diagnostics)
 
 

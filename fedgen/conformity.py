@@ -31,21 +31,44 @@ SPARED = {"reference", "reference_names"}
 """Names that only the engine of the tests asks for."""
 
 
-def check(kind: str, name: str, part: Any) -> None:
-    """Raises SettingError that names everything which a part of that kind lacks, or has in another form."""
+DECLARED = {
+    "Rule": {"linear", "minimum", "aggregate"},
+    "Attack": {"omniscient", "poison", "corrupt"},
+    "Method": {"modes", "layout", "initial_state", "broadcast", "client_update", "server_update", "evaluate"},
+}
+"""Base class -> what a part must have that is not derived from it; all else is the base's."""
+
+
+def conforming(kind: str, name: str, part: Any) -> Any:
+    """The part of that kind, as one of its kind's base class where there is one: what it does not have is the base's.
+
+    Raises SettingError that names everything which it lacks, or has in another form.
+    """
     wrong = list(_complaints(kind, part))
     if wrong:
         raise SettingError(f"{kind} {name!r} {' and '.join(wrong)}; CONTRIBUTING.md shows how such parts are made")
+    base = _contract(kind)
+    if base is not None and base.__name__ in DECLARED and not isinstance(part, base):
+        object.__setattr__(part, "__class__", type(type(part).__name__, (type(part), base), {}))
+    return part
+
+
+def _contract(kind: str) -> type | None:
+    if kind not in CONTRACTS:
+        return None
+    module, _, name = CONTRACTS[kind].partition(":")
+    return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
 def _complaints(kind: str, part: Any) -> Iterator[str]:
     if kind in ("loss", "metric") and not callable(part):
         yield "must be callable: (outputs, targets) -> one number a sample"
-    if kind not in CONTRACTS or (kind == "encoder" and callable(part)):  # a torch.nn.Module encodes by itself
+    contract = _contract(kind)
+    if contract is None or (kind == "encoder" and callable(part)):  # a torch.nn.Module encodes by itself
         return
-    module, _, name = CONTRACTS[kind].partition(":")
-    for each, promised in vars(getattr(import_module(module), name)).items():
-        if not each.startswith("_") and each not in SPARED and (wrong := _complaint(part, each, promised)):
+    declared = DECLARED.get(contract.__name__, vars(contract).keys() - SPARED)
+    for name, promised in vars(contract).items():
+        if name in declared and not name.startswith("_") and (wrong := _complaint(part, name, promised)):
             yield wrong
 
 

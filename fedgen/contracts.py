@@ -6,10 +6,11 @@ All classes are frozen: a stage takes values and returns new ones.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -331,87 +332,128 @@ class Inbox:
         return self.aggregation.aggregate
 
 
-class Method(Protocol):
-    """Both halves of a federated method, pure; a wrapper is a Method around a Method.
-
-    One that sets up tensors which are then the same at every peer names them in `common`: gossip keeps one of each.
-    """
+class Method(ABC):
+    """Both halves of a federated method, pure; a wrapper is a Method around a Method."""
 
     @property
+    @abstractmethod
     def modes(self) -> frozenset[str]:
         """Of "star" and "gossip"."""
-        ...
 
     @property
+    @abstractmethod
     def layout(self) -> Layout:
         """Of state["model"]."""
-        ...
 
     @property
     def setup_rounds(self) -> int:
         """Exchanges before round 0, numbered -setup_rounds .. -1."""
-        ...
+        return 0
 
+    @property
+    def common(self) -> frozenset[str]:
+        """State tensors that are identical at every peer, of which gossip stores one copy."""
+        return frozenset()
+
+    @abstractmethod
     def initial_state(self, replica: int) -> Tensors:
         """The server is replica 0; "model": [d]."""
-        ...
 
-    def broadcast(self, state: Tensors, round: int) -> Broadcast: ...
+    @abstractmethod
+    def broadcast(self, state: Tensors, round: int) -> Broadcast:
+        """What every participant of the round receives."""
 
-    def client_update(self, broadcast: Broadcast, block: Block) -> Update: ...
+    @abstractmethod
+    def client_update(self, broadcast: Broadcast, block: Block) -> Update:
+        """What the clients of the block send, and keep."""
 
+    @abstractmethod
     def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
         """Run by whoever holds a state; written over leading dimensions so that one code serves 1 and N holders."""
-        ...
 
+    @abstractmethod
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
         """{metric: [...]}, each a mean over the samples."""
-        ...
 
 
-class Rule(Protocol):
-    """How n rows become one. NNM and variance correction are Rules around a Rule.
+GramWeights = Callable[[Tensor, Tensor, Context], Tensor]
+"""(gram float64[n, n], weights[n], context) -> coefficients float64[n]."""
 
-    A Gram rule (`from_gram`) also has coefficients(gram, weights, context) -> [n]; a linear rule, and a wrapper around
-    one that still can (`mixes`), mix(inboxes) -> Mixed, the merged models of many peers at once:
-    own + share * (aggregate of the inbox - own), and observe(models[n, d], layout) -> {name: [n, ...]}, what it wants
-    to know of every message once; one with `root_samples` > 0 needs context.root, trained on so many samples; one with
-    `deltas` merges rows of gossip that carry, behind the model, what its last training changed.  Statistics that a
-    module measures are no business of a rule (see `fedgen.aggregation.statistics`), unless it `merges_statistics`.
+
+@dataclass(frozen=True)
+class BatchedMerge:
+    """How a rule merges the inboxes of many peers at once.
+
+    observe(models[n, d], layout) -> {name: [n, ...]}: what it wants to know of every message once.
+    merge: the merged models, own + share * (aggregate of the inbox - own).
     """
 
-    @property
-    def linear(self) -> bool:
-        """Weights alone decide, so workers may return block sums."""
-        ...
+    observe: Callable[[Tensor, Layout], Tensors]
+    merge: Callable[[Inboxes], Mixed]
 
+
+class Rule(ABC):
+    """How n rows become one. Wrappers, such as nearest-neighbour mixing, are Rules around a Rule.
+
+    linear: the weights alone decide, so that workers may return block sums.  merges_statistics: the rule makes the
+    columns of statistics itself (else see `fedgen.aggregation.statistics`).
+    """
+
+    linear: ClassVar[bool] = False
+    merges_statistics: ClassVar[bool] = False
+
+    @property
+    def root_samples(self) -> int:
+        """Samples on which the server itself trains, for a rule that needs context.root."""
+        return 0
+
+    @property
+    def sends_change(self) -> bool:
+        """Whether rows of gossip carry, behind the model, what its last training changed."""
+        return False
+
+    def gram_weights(self) -> GramWeights | None:
+        """The coefficients from inner products, where these alone decide."""
+        return None
+
+    def batched(self) -> BatchedMerge | None:
+        """The merge of many inboxes at once, where there is one."""
+        return None
+
+    @abstractmethod
     def minimum(self, f: int) -> int:
-        """The fewest rows that withstand f liars; below it the round is skipped and the state kept."""
-        ...
+        """The fewest rows that withstand f Byzantine ones; below it the round is skipped and the state kept."""
 
-    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation: ...
+    @abstractmethod
+    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
+        """The row that n rows become."""
 
 
-class Attack(Protocol):
-    """What Byzantine clients train on, and send.
+class Attack:
+    """What Byzantine clients train on, and send; honest in everything that it does not override.
 
-    An attack on the wire also has forge(message) -> message, on the bytes that one liar sends; where it forges, every
-    row of the block passes encode and decode (fedgen/wire/message.py).  One with a backdoor has triggered(x, y) ->
-    (x, y): test samples with its trigger and the labels it wants; the accuracy on them is the metric "backdoor_rate".
+    omniscient: sees every row of the round; else one block at a time.
     """
 
-    @property
-    def omniscient(self) -> bool:
-        """Sees every row of the round; else one block at a time."""
-        ...
+    omniscient: ClassVar[bool] = False
 
     def poison(self, block: Block, byzantine: Tensor) -> Block:
         """The block that is trained on, with the data of byzantine[n] changed."""
-        ...
+        return block
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         """(rows, weights, memory) as sent."""
-        ...
+        return rows, view.weights, view.memory
+
+    def forger(self) -> Callable[[bytes], bytes] | None:
+        """What becomes of the bytes that one Byzantine client sends; where an attack forges, every row of its block
+        passes encode and decode (fedgen/wire/message.py)."""
+        return None
+
+    def triggered(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Test samples with the trigger of a backdoor and the labels it wants; the accuracy on them is the metric
+        "backdoor_rate"."""
+        return None
 
 
 class Pool(Protocol):

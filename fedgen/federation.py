@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from dataclasses import replace
+from functools import cached_property
 from math import inf
-from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import ThreadpoolController, threadpool_limits
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -27,120 +19,24 @@ from fedgen.config import Choice, Experiment
 from fedgen.contracts import Attack, Block, Facts, Method, Rule, Samples
 from fedgen.data.dataset import Dataset
 from fedgen.data.divide import divide
+from fedgen.data.folder import data_folder
 from fedgen.data.holdings import Holdings
 from fedgen.data.targets import check_takes
 from fedgen.errors import SettingError
+from fedgen.evaluation.held_out import Evaluation, held_out
 from fedgen.models.fitted import fitted
 from fedgen.own_code import explained
 from fedgen.parameters import Layout, Tensors
-from fedgen.rows import SLICE
+from fedgen.process import prepare_process
+from fedgen.resolve import BLOCK_BYTES_MOST, resolved
 from fedgen.streams import Streams
 from fedgen.topology.network import Network, network_of
 from fedgen.training.choose import TRIED, choose_engine
 from fedgen.training.trainer import Trainer
 from fedgen.training.trial import measured
 
-BLOCK_BYTES_LEAST, BLOCK_BYTES_MOST = 2 << 20, 64 << 20
-"""Memory of a block's rows where the experiment leaves it to us; training holds a few copies of them."""
-
 LONGEST_TRIED = 128
 """Samples up to which it is tried before the run whether a module minds the length of its batches."""
-
-
-def prepare_process(threads: int) -> None:
-    """Settings that change bits, the same in every process of a run."""
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)  # numpy's BLAS
-    torch.set_flush_denormal(True)
-    _keep_heap()
-
-
-@contextmanager
-def process_kept() -> Iterator[None]:
-    """Afterwards threads, of torch and of BLAS, and denormals are what they were."""
-    threads, flush = torch.get_num_threads(), _flushes_denormals()
-    try:
-        with _LIBRARIES:
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_flush_denormal(flush)
-
-
-class _Libraries:
-    """Threads of libraries belong to the process: the last of runs at the same time gives them back."""
-
-    def __init__(self) -> None:
-        self._lock, self._runs = Lock(), 0
-        self._before: list[tuple[Any, int]] = []
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._runs == 0:
-                self._before = [(each, each.num_threads) for each in ThreadpoolController().lib_controllers]
-            self._runs += 1
-
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._runs -= 1
-            if self._runs == 0:
-                for library, threads in self._before:
-                    library.set_num_threads(threads)
-
-
-_LIBRARIES = _Libraries()
-
-
-def _flushes_denormals() -> bool:
-    return not bool(torch.full((1,), 1e-40).mul(1.0).item())
-
-
-@cache
-def _keep_heap() -> None:
-    """Let glibc keep a block's arrays for the next block: page faults cost more than half of a small block's time.
-
-    Larger ones, of all peers together, go back to the system, as the heap would grow around the holes they leave.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(mmap_threshold, 2 * BLOCK_BYTES_MOST)
-        mallopt(trim_threshold, 1 << 30)
-
-
-def data_folder(setting: str | None) -> Path:
-    """runtime.data_dir, else the environment variable FEDGEN_DATA_DIR, else ~/.cache/fedgen."""
-    return Path(setting or os.environ.get("FEDGEN_DATA_DIR") or "~/.cache/fedgen").expanduser().resolve()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Samples that are held back: a name ("" for the test set) that begins the metrics' names.
-
-    only: {metric: the name it has here}, where not all are wanted.  domain: of one domain alone, so that the mean of
-    these is "domain_accuracy".
-    """
-
-    prefix: str
-    x: Tensor
-    y: Tensor
-    only: Mapping[str, str] | None = None
-    domain: bool = False
-
-    def by_domain(self, domain: Tensor, names: Sequence[str]) -> list[Evaluation]:
-        """The samples of each domain that has any; its accuracy is "webcam_accuracy"."""
-        parts = []
-        for number, name in enumerate(names):
-            own, only = domain == number, {"accuracy": f"{self.prefix}{name}_accuracy"}
-            if bool(own.any()):
-                parts.append(Evaluation(self.prefix, self.x[own], self.y[own], only, domain=True))
-        return parts
-
-    def named(self, metrics: Tensors) -> Tensors:
-        """A method's metrics of these samples by the names under which they are reported."""
-        if self.only is None:
-            return {self.prefix + name: value for name, value in metrics.items()}
-        return {name: metrics[metric] for metric, name in self.only.items()}
 
 
 class Federation:
@@ -168,7 +64,7 @@ class Federation:
         self._x, self._y = _with_padding(self.dataset.x), _with_padding(self.dataset.y)
         self.dataset = replace(self.dataset, x=self._x[:-1], y=self._y[:-1])  # the same memory, not a second copy
         self.facts = self._facts(experiment)
-        self.experiment = _resolved(experiment, self.facts.model.layout.size, self.engine)
+        self.experiment = resolved(experiment, self.facts.model.layout.size, self.engine)
         self.method: Method = _wrapped(
             "method", "wrapper", experiment.training.method, experiment.training.wrappers, self
         )
@@ -176,7 +72,7 @@ class Federation:
         self.rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, self)
         if experiment.federation.mode == "star":
             self._check_bound(experiment)
-            if getattr(self.rule, "deltas", False):
+            if self.rule.sends_change:
                 raise SettingError(
                     'aggregation.wrappers "delta_sum" is of gossip, as a server adds to one model; set '
                     'federation.mode = "gossip", or raise the lr of federation.server_optimizer'
@@ -221,7 +117,7 @@ class Federation:
 
     def _root(self, experiment: Experiment) -> tuple[Tensor | None, Tensor]:
         """Of the samples held back, those that the server trains on, None where the rule asks for none; the others."""
-        wanted, held = getattr(self.rule, "root_samples", 0), self.validation
+        wanted, held = self.rule.root_samples, self.validation
         if not wanted:
             return None, held
         if wanted > len(held):
@@ -267,7 +163,8 @@ class Federation:
     def _weights(self, experiment: Experiment) -> Tensor:
         """float64[N]: what each client counts in the mean of all; rules but the mean do not weigh by samples."""
         aggregation = experiment.aggregation
-        linear = not aggregation.wrappers and getattr(registry.find("rule", aggregation.rule.name), "linear", False)
+        rule = registry.find("rule", aggregation.rule.name)
+        linear = not aggregation.wrappers and isinstance(rule, type) and issubclass(rule, Rule) and rule.linear
         samples = torch.tensor([float(len(shard)) for shard in self.shards], dtype=torch.float64)
         return samples if experiment.weighs_samples and linear else torch.ones_like(samples)
 
@@ -352,17 +249,16 @@ class Federation:
     @property
     def common_state(self) -> frozenset[str]:
         """Names of state tensors that are the same at every peer of a gossip, which keeps one of each."""
-        common: frozenset[str] = getattr(self.method, "common", frozenset())
-        return common
+        return self.method.common
 
     @property
     def mixes(self) -> bool:
         """Whether the rule merges the inboxes of many peers at once."""
-        return getattr(self.rule, "mixes", False)
+        return self.rule.batched() is not None
 
     def sent_layout(self, expects: Layout) -> Layout:
         """Of what peers of a gossip send: what the method expects and, for some rules, what training has changed."""
-        return with_delta(expects) if getattr(self.rule, "deltas", False) else expects
+        return with_delta(expects) if self.rule.sends_change else expects
 
     def exported(self, row: Tensor) -> Tensors:
         """{name: tensor} of a model's row[d], as `load_state_dict` of its module takes it."""
@@ -403,31 +299,8 @@ class Federation:
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """The test set; where there are such, the validation set, the domains of both, and the test samples with a
-        backdoor's trigger."""
-        dataset, held = self.dataset, self.validation
-        sets = [Evaluation("", dataset.test_x, dataset.test_y)]
-        if len(held):
-            sets.append(Evaluation("validation_", dataset.x[held], dataset.y[held]))
-        if "accuracy" in self.facts.model.metrics and dataset.domain is not None and dataset.test_domain is not None:
-            domains = (dataset.test_domain, dataset.domain[held])
-            for whole, domain in zip(tuple(sets), domains, strict=False):
-                sets += whole.by_domain(domain, dataset.domains)
-        triggered = getattr(self.attack, "triggered", None)
-        if triggered is not None and "accuracy" in self.facts.model.metrics:
-            x, y = triggered(dataset.test_x, dataset.test_y)
-            if len(y):
-                sets.append(Evaluation("", x, y, only={"accuracy": "backdoor_rate"}))
-        return sets
-
-    def with_domain_means(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The metrics and, where the data have domains, the mean accuracy of the domains, which all weigh the same."""
-        by_prefix: dict[str, list[float]] = {}
-        for held in self.evaluations:
-            if held.domain and held.only is not None:
-                by_prefix.setdefault(held.prefix, []).extend(metrics[name] for name in held.only.values())
-        means = {f"{prefix}domain_accuracy": sum(values) / len(values) for prefix, values in by_prefix.items()}
-        return {**metrics, **means}
+        """The sets of samples on which a state is evaluated; see `held_out`."""
+        return held_out(self.dataset, self.validation, self.facts.model.metrics, self.attack)
 
     @property
     def holdings(self) -> Holdings:
@@ -480,36 +353,3 @@ def _wrapped(kind: str, wrapper_kind: str, choice: Choice, wrappers: tuple[Choic
     for wrapper in wrappers:
         part = registry.build(wrapper_kind, **_call(wrapper), facts=of.facts, inner=part)
     return part
-
-
-def _resolved(experiment: Experiment, size: int, engine: str) -> Experiment:
-    """The experiment with every "auto" that decides its result replaced, from model size and cohort alone."""
-    block = experiment.training.block
-    if block == "auto":
-        block = _block_size(experiment, 4 * size)
-    width = experiment.aggregation.slice
-    return experiment.replace(
-        training={
-            "block": block,
-            "engine": engine,
-            "epochs": None if experiment.training.steps else experiment.training.epochs or 1,
-            "keep_optimizer": experiment.keeps_optimizer,
-        },
-        aggregation={
-            "slice": SLICE if width == "auto" else width,
-            "weights": "samples" if experiment.weighs_samples else "equal",
-        },
-        runtime={"data_dir": str(data_folder(experiment.runtime.data_dir))},
-    )
-
-
-def _block_size(experiment: Experiment, row_bytes: int) -> int:
-    """A quarter of the cohort, for up to four workers; more where rows are so small that sending them costs more than
-    training, fewer where they are so large that a block would not fit.
-
-    In gossip every peer has rows of its own: blocks of equal size that stay in a core's cache.
-    """
-    cohort = experiment.cohort_size
-    if experiment.federation.mode == "gossip":
-        return -(-cohort // -(-cohort * row_bytes // (2 * BLOCK_BYTES_LEAST)))
-    return max(1, min(max(-(-cohort // 4), BLOCK_BYTES_LEAST // row_bytes), BLOCK_BYTES_MOST // row_bytes, cohort))

@@ -185,8 +185,7 @@ def build(kind: str, name: str, params: Mapping[str, Any], **injected: Any) -> A
         if ":" not in name:
             raise
         raise SettingError(f"{kind} {name!r} cannot be made with {dict(params)} ({explained(error)})") from error
-    conformity.check(kind, name, part)
-    return part
+    return conformity.conforming(kind, name, part)
 
 
 def of_function(kind: str, function: Callable[..., Any]) -> Any:

@@ -123,7 +123,7 @@ class RuleStrategy(FedAvg):
         if f < 0:
             raise ValueError(f"f counts replies that may be lies, from 0 on; got {f}")
         self.rule, self.f, self.root = rule_of(rule, wrappers, parameters or {}), f, root
-        if root is None and getattr(self.rule, "root_samples", False):
+        if root is None and self.rule.root_samples:
             raise ValueError(f"rule {rule!r} trusts an update of the server's own: give root, which trains the arrays")
         self.weights, self.norm_limit, self.streams = weights, norm_limit, Streams(seed)
         self.memory: Tensors = {}

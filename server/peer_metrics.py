@@ -10,6 +10,7 @@ from torch import Tensor
 from fedgen.aggregation.variance_correction import FACTOR
 from fedgen.aggregation.variances import variances
 from fedgen.clients import peer
+from fedgen.evaluation.held_out import with_domain_means
 from fedgen.federation import Federation
 from fedgen.parameters import Tensors
 from fedgen.rows import columns_of
@@ -41,7 +42,7 @@ def summary(session: Session, values_of: Tensors) -> Metrics:
             sign = -1 if declared[name] else 1
             metrics[p10] = sign * float((sign * theirs).quantile(0.1))
             metrics[worst] = sign * float((sign * theirs).min())
-    return {**session.federation.with_domain_means(metrics)}
+    return {**with_domain_means(session.federation.evaluations, metrics)}
 
 
 def measured(session: Session, state: Tensors) -> Tensors:

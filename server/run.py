@@ -14,10 +14,11 @@ from fedgen import registry
 from fedgen.config import Experiment
 from fedgen.contracts import Pool
 from fedgen.errors import FedgenError, SettingError
-from fedgen.federation import Federation, process_kept
+from fedgen.federation import Federation
 from fedgen.notes import notes
 from fedgen.own_code import explained, place_of
 from fedgen.parameters import canonical
+from fedgen.process import process_kept
 from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, signals, star, user_code
 from fedgen.server.augmentation import write_augmentation
 from fedgen.server.checkpoint import Standing

@@ -10,6 +10,7 @@ from typing import Any
 from fedgen.clients.cohort import evaluate_state
 from fedgen.contracts import BlockFailure, Pool
 from fedgen.errors import FedgenError
+from fedgen.evaluation.held_out import with_domain_means
 from fedgen.federation import Federation
 from fedgen.own_code import explained
 from fedgen.parameters import Tensors
@@ -71,7 +72,7 @@ class Session:
             for name, (mean, count) in result.items():
                 sums[name] = sums.get(name, 0.0) + mean * count
                 counts[name] = counts.get(name, 0) + count
-        return {**self.federation.with_domain_means({name: sums[name] / counts[name] for name in sums})}
+        return {**with_domain_means(self.federation.evaluations, {name: sums[name] / counts[name] for name in sums})}
 
     def evaluated(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any]) -> list[Any]:
         """The pool's results of an evaluation; an exception names what of the user's own may have raised it."""

@@ -15,7 +15,8 @@ from hypothesis import settings
 
 from fedgen import registry
 from fedgen.config import Experiment
-from fedgen.federation import Federation, prepare_process
+from fedgen.federation import Federation
+from fedgen.process import prepare_process
 from fedgen.server.result import Result
 from fedgen.server.run import run
 

@@ -82,6 +82,9 @@ class EveryGarbage(BaseAttack):
             rows, weights, _ = Garbage(kind=kind).corrupt(rows, replace(view, byzantine=mine, weights=weights))
         return rows, weights, view.memory
 
+    def forger(self) -> Callable[[bytes], bytes]:
+        return self.forge
+
     def forge(self, message: bytes) -> bytes:
         header, _ = unseal(message)
         chosen = GARBAGE[int(header[METADATA]["client"])]

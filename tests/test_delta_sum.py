@@ -88,7 +88,9 @@ def test_many_inboxes_at_once_are_each_alone() -> None:
     weights = csr_array(counts / np.maximum(counts.sum(axis=1), 1)[:, None])
     share = np.array([0.5, 0.0, 0.3, 0.9])
     rule = DeltaSum(inner=Mean(), scale=SCALE)
-    mixed = rule.mix(Inboxes(own, sent, weights, share, with_delta(layout))).models[:, :8]
+    batched = rule.batched()
+    assert batched is not None
+    mixed = batched.merge(Inboxes(own, sent, weights, share, with_delta(layout))).models[:, :8]
     torch.testing.assert_close(mixed[1], own[1, :8])
     for peer, near in ((0, [0, 1, 2]), (2, [1]), (3, [0, 1, 2, 3])):
         expected = summed(own[peer, :8], own[peer, 8:], sent[near, :8], sent[near, 8:], keep=1 - share[peer])

@@ -103,7 +103,7 @@ def merged(federation: Federation, own: Tensor, sent: Tensor, counts: Tensor, bl
     return result
 
 
-ROOTED = [name for name, rule in registry.members("rule").items() if getattr(rule, "root_samples", 0)]
+ROOTED = [name for name, rule in registry.members("rule").items() if registry.build("rule", name, {}).root_samples]
 RULES = [
     *(name for name in registry.members("rule") if name not in ROOTED),
     *(f"{wrapper} median" for wrapper in registry.members("rule_wrapper")),

@@ -113,7 +113,7 @@ def test_every_contract_says_something_and_our_parts_keep_it(kind: str) -> None:
         pass
 
     with pytest.raises(SettingError, match=f"{kind} 'x' lacks"):
-        conformity.check(kind, "x", Nothing())
+        conformity.conforming(kind, "x", Nothing())
 
 
 # Shards.

@@ -20,7 +20,7 @@ from fedgen import Experiment, registry, run
 from fedgen.clients import own_modules
 from fedgen.clients.own_modules import packed
 from fedgen.errors import FedgenError
-from fedgen.federation import prepare_process, process_kept
+from fedgen.process import prepare_process, process_kept
 from fedgen.server import star
 from fedgen.server.journal import read_lines
 from fedgen.server.pool import WorkLost

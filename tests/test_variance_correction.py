@@ -19,7 +19,7 @@ from fedgen.aggregation.mean import Mean
 from fedgen.aggregation.trimmed_mean import TrimmedMean
 from fedgen.aggregation.variance_correction import DRIFT, FACTOR, VarianceCorrection
 from fedgen.aggregation.variances import RowMoments, rescale, variances
-from fedgen.contracts import Context, Inboxes
+from fedgen.contracts import BatchedMerge, Context, Inboxes, Rule
 from fedgen.federation import Federation
 from fedgen.models.model import running_statistics, scale_free
 from fedgen.parameters import Layout
@@ -43,8 +43,15 @@ def strangers(peers: int = PEERS, seed: int = 0) -> Tensor:
 
 def inboxes(graph: Any, models: Tensor, rule: Any, keep: float = 0.5, layout: Layout = LAYOUT, **more: Any) -> Inboxes:
     weights, received = normalised(graph.hears)
-    seen = rule.observe(models, layout)
+    seen = merging(rule).observe(models, layout)
     return Inboxes(models, models, weights, Uniform(keep).share(received), layout, seen, seen, **more)
+
+
+def merging(rule: Rule) -> BatchedMerge:
+    """How a rule merges many inboxes at once."""
+    batched = rule.batched()
+    assert batched is not None
+    return batched
 
 
 def spread(models: Tensor) -> float:
@@ -59,7 +66,7 @@ def spread(models: Tensor) -> float:
 @pytest.mark.parametrize("degree", [2, 4, 8])
 def test_one_mix_of_strangers_shrinks_the_variance_as_the_law_says(keep: float, degree: int) -> None:
     models, graph = strangers(), network({"name": "k_regular", "degree": degree}).graph(0)
-    mixed = Mean().mix(inboxes(graph, models, Mean(), keep)).models
+    mixed = merging(Mean()).merge(inboxes(graph, models, Mean(), keep)).models
     assert spread(mixed) / spread(models) == pytest.approx(keep**2 + (1 - keep) ** 2 / degree, rel=0.03)
 
 
@@ -70,7 +77,7 @@ def test_the_floor_is_that_of_the_stationary_distribution(topology: Any) -> None
     stationary = np.linalg.matrix_power(drawn.matrix(0).toarray(), 4096)[0]
     mixed = models
     for _ in range(200):
-        mixed = Mean().mix(inboxes(drawn.graph(0), mixed, Mean())).models
+        mixed = merging(Mean()).merge(inboxes(drawn.graph(0), mixed, Mean())).models
     assert spread(mixed) / spread(models) == pytest.approx(float((stationary**2).sum()), rel=0.05)
 
 
@@ -81,7 +88,7 @@ def test_corrected_models_keep_their_variance(topology: Any, policy: Any) -> Non
     models, memory = strangers(), {}
     first = spread(models)
     for _ in range(20):
-        mixed = rule.mix(inboxes(graph, models, rule, memory=memory))
+        mixed = merging(rule).merge(inboxes(graph, models, rule, memory=memory))
         models, memory = mixed.models, mixed.memory
         assert abs(log(spread(models) / first)) < 0.1
 
@@ -129,7 +136,7 @@ def test_the_papers_policy_is_the_papers_formula(seed: int, keep: float, offset:
     models = strangers(6, seed) * torch.linspace(0.5, 2.0, 6)[:, None] + offset
     graph = network({"name": "k_regular", "degree": 3}, 6).graph(0)
     rule = VarianceCorrection(inner=Mean(), policy="paper")
-    mixed = LAYOUT.view(rule.mix(inboxes(graph, models, rule, keep)).models)
+    mixed = LAYOUT.view(merging(rule).merge(inboxes(graph, models, rule, keep)).models)
     for name, expected in formula(models, graph.inbox(2).tolist(), 2, keep).items():
         torch.testing.assert_close(mixed[name][2].double(), expected, rtol=1e-3, atol=2e-4)
 
@@ -144,7 +151,7 @@ def test_many_inboxes_at_once_are_corrected_as_one(seed: int, policy: Any, topol
     models = strangers(8, seed) * torch.linspace(0.5, 2.0, 8)[:, None]
     graph, rule = network(topology, 8).graph(0), VarianceCorrection(inner=Mean(), policy=policy)
     memory = {DRIFT: torch.full((8, 2), 0.015, dtype=torch.float64)} if drifted else {}
-    together = rule.mix(inboxes(graph, models, rule, memory=memory))
+    together = merging(rule).merge(inboxes(graph, models, rule, memory=memory))
     for peer in range(8):
         senders = torch.from_numpy(graph.inbox(peer))
         own = {name: value[peer] for name, value in memory.items()}
@@ -201,13 +208,13 @@ def test_what_a_normalisation_follows_is_left_alone() -> None:
     layout = replace(LAYOUT, scale_free=frozenset({"a.weight"}))
     graph, models = network("ring", 8).graph(0), strangers(8)
     rule = VarianceCorrection(inner=Mean())
-    plain = Mean().mix(inboxes(graph, models, Mean(), layout=layout)).models
-    corrected = rule.mix(inboxes(graph, models, rule, layout=layout))
+    plain = merging(Mean()).merge(inboxes(graph, models, Mean(), layout=layout)).models
+    corrected = merging(rule).merge(inboxes(graph, models, rule, layout=layout))
     assert torch.equal(layout.view(corrected.models)["a.weight"], layout.view(plain)["a.weight"])
     assert (corrected.diagnostics[FACTOR][:, 0] == 1).all()
     assert (corrected.diagnostics[FACTOR][:, 1] > 1.3).all()
     papers = VarianceCorrection(inner=Mean(), policy="paper")
-    assert (papers.mix(inboxes(graph, models, papers, layout=layout)).diagnostics[FACTOR] > 1.3).all()
+    assert (merging(papers).merge(inboxes(graph, models, papers, layout=layout)).diagnostics[FACTOR] > 1.3).all()
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])
@@ -225,7 +232,7 @@ def test_constant_tensors_stay_as_they_are() -> None:
     models, graph = torch.zeros(4, LAYOUT.size), network("ring", 4).graph(0)
     for policy in ("paper", "auto"):
         rule = VarianceCorrection(inner=Mean(), policy=policy)
-        assert torch.equal(rule.mix(inboxes(graph, models, rule)).models, models)
+        assert torch.equal(merging(rule).merge(inboxes(graph, models, rule)).models, models)
 
 
 # Running statistics.
@@ -250,7 +257,7 @@ def test_running_variances_are_those_of_all_samples(inner: str) -> None:
     torch.testing.assert_close(merged["norm.running_var"], pool.var(0, correction=0).float(), atol=0.05, rtol=0.02)
     if inner == "mean":
         graph = network("complete", 3).graph(0)
-        together = rule.mix(inboxes(graph, models, rule, keep=1 / 3, layout=layout)).models[1]
+        together = merging(rule).merge(inboxes(graph, models, rule, keep=1 / 3, layout=layout)).models[1]
         torch.testing.assert_close(layout.view(together)["norm.running_var"], merged["norm.running_var"])
 
 
@@ -298,5 +305,5 @@ def test_the_mean_inside_it_still_mixes() -> None:
     experiment = Experiment(aggregation={"wrappers": [{"name": "variance_correction", "policy": "paper"}]})
     rule = Federation(experiment).rule
     assert isinstance(rule, VarianceCorrection)
-    assert rule.mixes
+    assert rule.batched()
     assert rule.policy == "paper"

@@ -19,7 +19,8 @@ from benchmarks.gossip.setting import CORRECTED, experiment
 from benchmarks.harness import PEERS, measured, python_of_peers, table
 from benchmarks.peers.common import rates_of
 from fedgen import Experiment, run
-from fedgen.federation import Federation, prepare_process
+from fedgen.federation import Federation
+from fedgen.process import prepare_process
 from fedgen.server import gossip
 from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal

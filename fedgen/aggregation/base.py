@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedgen.aggregation.statistics import apply_rule
-from fedgen.contracts import Aggregation, Context, Rows, Rule
+from fedgen.contracts import Aggregation, Context, GramWeights, Rows, Rule
 from fedgen.mistakes import validated
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import parameters
 from fedgen.rows import Combine, LocalRows
 
 
-class BaseRule(ABC):
+class BaseRule(Rule):
     """A rule that withstands fewer liars than honest clients, unless it says otherwise.
 
     Raises SettingError for parameters of a wrong type or out of range.
     """
 
-    linear: ClassVar[bool] = False
-    merges_statistics: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         model, given = parameters(type(self)), vars(self)
         validated(model, {name: given[name] for name in model.model_fields}, of=type(self).__name__)
 
-    @property
-    def from_gram(self) -> bool:
-        """Whether inner products decide alone, so that `coefficients` has an answer."""
-        return False
-
-    @property
-    def mixes(self) -> bool:
-        """Whether `mix` merges the inboxes of many peers at once."""
-        return False
-
     def minimum(self, f: int) -> int:
         return 2 * f + 1
-
-    @abstractmethod
-    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation: ...
 
     def __call__(
         self,
@@ -81,17 +65,17 @@ class BaseRule(ABC):
 
 
 class RuleWrapper(BaseRule):
-    """A rule around a rule: its bound and its root data are the inner rule's unless it says otherwise."""
+    """A rule around a rule: its bound, its root data and its messages are the inner rule's unless it says otherwise."""
 
     inner: Rule
 
     @property
     def root_samples(self) -> int:
-        return getattr(self.inner, "root_samples", 0)
+        return self.inner.root_samples
 
     @property
-    def deltas(self) -> bool:
-        return getattr(self.inner, "deltas", False)
+    def sends_change(self) -> bool:
+        return self.inner.sends_change
 
     def minimum(self, f: int) -> int:
         return self.inner.minimum(f)
@@ -133,9 +117,8 @@ class Weighing:
 class GramRule(BaseRule):
     """A rule for which the inner products of the rows decide: one pass over the rows for them, one to combine."""
 
-    @property
-    def from_gram(self) -> bool:
-        return True
+    def gram_weights(self) -> GramWeights | None:
+        return self.coefficients
 
     @abstractmethod
     def weigh(self, gram: Array, weights: Array, context: Context) -> Weighing:

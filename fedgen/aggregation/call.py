@@ -83,8 +83,7 @@ def _made(rule: Any, parameters: Mapping[str, Any]) -> Any:
         raise SettingError(f"rule: expected a rule, got the class {rule.__name__}; make one: {rule.__name__}()")
     function = callable(rule) and not hasattr(rule, "aggregate")
     part = registry.of_function("rule", rule) if function else rule
-    conformity.check("rule", type(part).__name__, part)
-    return part
+    return conformity.conforming("rule", type(part).__name__, part)
 
 
 def _table(what: str, value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedgen.aggregation.base import GramRule, Weighing, squared_distances
 from fedgen.aggregation.geometric_median import weiszfeld
-from fedgen.contracts import Aggregation, Context, Rows
+from fedgen.contracts import Aggregation, Context, GramWeights, Rows
 from fedgen.parameters import Array
 from fedgen.registry import register
 from fedgen.rows import Append
@@ -43,9 +43,9 @@ class CentredClipping(GramRule):
     radius: Annotated[float | None, Field(gt=0, description="longest pull; the median one where not given")] = None
     iterations: Annotated[int, Field(ge=1, description="steps of the centre")] = 1
 
-    @property
-    def from_gram(self) -> bool:
-        return self.centre == "geometric_median"
+    def gram_weights(self) -> GramWeights | None:
+        """The last centre's inner products are not among the rows'."""
+        return None if self.centre == "last" else super().gram_weights()
 
     def weigh(self, gram: Array, weights: Array, context: Context) -> Weighing:
         distances, n = squared_distances(gram), len(gram)
@@ -54,7 +54,7 @@ class CentredClipping(GramRule):
         return Weighing(self._moved(distances, weiszfeld(distances), n))
 
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
-        if self.from_gram:
+        if self.centre != "last":
             return super().aggregate(rows, weights, context)
         last = context.memory.get("last", torch.zeros(rows.size))
         among = super().aggregate(rows.map(Append(last)), weights, context)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from functools import partial
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from fedgen.aggregation.base import RuleWrapper
 from fedgen.aggregation.statistics import apply_rule
-from fedgen.contracts import Aggregation, Context, Inboxes, Mixed, Rows, Rule
-from fedgen.parameters import Array, Layout, Tensors
+from fedgen.contracts import Aggregation, BatchedMerge, Context, Inboxes, Mixed, Rows, Rule
+from fedgen.parameters import Array, Layout
 from fedgen.registry import register
 
 DELTA = "delta"
@@ -48,25 +49,18 @@ class DeltaSum(RuleWrapper):
 
     inner: Rule
     scale: Annotated[float, Field(gt=0, description="part of the sum of all changes that is applied")] = 0.25
-    linear: ClassVar[bool] = False
     merges_statistics: ClassVar[bool] = True
 
     @property
-    def deltas(self) -> bool:
+    def sends_change(self) -> bool:
         return True
 
-    @property
-    def mixes(self) -> bool:
-        return bool(getattr(self.inner, "mixes", False))
+    def batched(self) -> BatchedMerge | None:
+        inner = self.inner.batched()
+        return None if inner is None else BatchedMerge(inner.observe, partial(self._merge, inner))
 
-    def observe(self, models: Tensor, layout: Layout) -> Tensors:
-        inner: Any = self.inner
-        observed: Tensors = inner.observe(models, layout)
-        return observed
-
-    def mix(self, inboxes: Inboxes) -> Mixed:
-        inner: Any = self.inner
-        mixed: Mixed = inner.mix(inboxes)
+    def _merge(self, inner: BatchedMerge, inboxes: Inboxes) -> Mixed:
+        mixed = inner.merge(inboxes)
         received = np.diff(inboxes.weights.indptr).astype(np.float64)
         self._sum(mixed.models, inboxes.own, received, inboxes.share, inboxes.layout)
         return mixed

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedgen.aggregation.base import GramRule, Weighing
 from fedgen.aggregation.normalised_mean import inverse
-from fedgen.contracts import Aggregation, Context, Rows
+from fedgen.contracts import Aggregation, Context, GramWeights, Rows
 from fedgen.parameters import Array
 from fedgen.registry import register
 from fedgen.rows import Append
@@ -36,10 +36,9 @@ class FLTrust(GramRule):
 
     root_samples: Annotated[int, Field(ge=1, description="held-back samples that the server trains on")] = 100
 
-    @property
-    def from_gram(self) -> bool:
+    def gram_weights(self) -> GramWeights | None:
         """The root's inner products are not among the rows'."""
-        return False
+        return None
 
     def minimum(self, f: int) -> int:
         return f + 1

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fedgen.aggregation.base import GramRule, Weighing
-from fedgen.contracts import Aggregation, Context, Inboxes, Mixed, Rows
-from fedgen.parameters import Array, Layout, Tensors
+from fedgen.contracts import Aggregation, BatchedMerge, Context, Inboxes, Mixed, Rows
+from fedgen.parameters import Array
 from fedgen.registry import register
 from fedgen.rows import Combine
 from fedgen.topology.graph import by_row, with_data
@@ -31,7 +31,6 @@ class Mean(GramRule):
     """
 
     linear: ClassVar[bool] = True
-    mixes: ClassVar[bool] = True
 
     def minimum(self, f: int) -> int:
         return 1
@@ -43,10 +42,10 @@ class Mean(GramRule):
         coefficients = weights.double() / weights.double().sum()
         return Aggregation(rows.map(Combine(coefficients[None])).collect()[0], coefficients)
 
-    def observe(self, models: Tensor, layout: Layout) -> Tensors:
-        return {}
+    def batched(self) -> BatchedMerge | None:
+        return BatchedMerge(lambda models, layout: {}, self._merge)
 
-    def mix(self, inboxes: Inboxes) -> Mixed:
+    def _merge(self, inboxes: Inboxes) -> Mixed:
         """A sparse product: (1 - share) own + share * weights @ sent."""
         shares = inboxes.weights.data * by_row(inboxes.weights, inboxes.share)
         others = with_data(inboxes.weights, shares.astype(np.float32)) @ inboxes.sent.numpy()

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedgen.aggregation.base import GramRule, RuleWrapper, Weighing, finite_gram, squared_distances
-from fedgen.contracts import Aggregation, Context, Rows, Rule
+from fedgen.contracts import Aggregation, Context, GramWeights, Rows, Rule
 from fedgen.parameters import Array
 from fedgen.registry import register
 from fedgen.rows import Combine
@@ -24,9 +24,8 @@ class Mixing(RuleWrapper, GramRule):
 
     inner: Rule
 
-    @property
-    def from_gram(self) -> bool:
-        return bool(getattr(self.inner, "from_gram", False))
+    def gram_weights(self) -> GramWeights | None:
+        return self.coefficients if self.inner.gram_weights() else None
 
     @abstractmethod
     def mixing(self, gram: Array, context: Context) -> Array:
@@ -45,7 +44,7 @@ class Mixing(RuleWrapper, GramRule):
         return context
 
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
-        if self.from_gram:
+        if self.gram_weights():
             return super().aggregate(rows, weights, context)
         mixing = self.mixing(finite_gram(rows), context)
         mixed, shares = rows.map(Combine(torch.from_numpy(mixing))), torch.ones(len(mixing), dtype=torch.float64)

@@ -21,7 +21,7 @@ def apply_rule(rule: Rule, rows: Rows, weights: Tensor, context: Context) -> Agg
     0, see `merged`.
     """
     layout = context.layout
-    if not layout.statistics or getattr(rule, "merges_statistics", False):
+    if not layout.statistics or rule.merges_statistics:
         return rule.aggregate(rows, weights, context)
     decided = rule.aggregate(decisive(rows, layout), weights, _without_statistics(context))
     aggregate = decided.aggregate.clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import log1p
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from fedgen.aggregation.base import RuleWrapper
 from fedgen.aggregation.statistics import apply_rule, statistics_of, total_variances
 from fedgen.aggregation.variances import RowMoments, mix_running_variances, rescale, variances
-from fedgen.contracts import Aggregation, Context, Inboxes, Mixed, Rows, Rule
+from fedgen.contracts import Aggregation, BatchedMerge, Context, Inboxes, Mixed, Rows, Rule
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import register
 
@@ -46,20 +47,14 @@ class VarianceCorrection(RuleWrapper):
     policy: Annotated[Literal["auto", "paper"], Field(description="where it helps, or as the paper has it")] = "auto"
     tolerance: Annotated[float, Field(ge=0, lt=1, description="auto: change of scale that may stay uncorrected")] = 0.02
     limit: Annotated[float, Field(gt=1, description="auto: largest ratio of target and own variance")] = 4.0
-    linear: ClassVar[bool] = False
     merges_statistics: ClassVar[bool] = True
 
-    @property
-    def mixes(self) -> bool:
-        return bool(getattr(self.inner, "mixes", False))
+    def batched(self) -> BatchedMerge | None:
+        inner = self.inner.batched()
+        return None if inner is None else BatchedMerge(partial(_observe, inner), partial(self._merge, inner))
 
-    def observe(self, models: Tensor, layout: Layout) -> Tensors:
-        inner: Any = self.inner
-        return {**inner.observe(models, layout), VARIANCE: torch.from_numpy(variances(models, layout))}
-
-    def mix(self, inboxes: Inboxes) -> Mixed:
-        inner: Any = self.inner
-        mixed: Mixed = inner.mix(inboxes)
+    def _merge(self, inner: BatchedMerge, inboxes: Inboxes) -> Mixed:
+        mixed = inner.merge(inboxes)
         layout, weights = inboxes.layout, inboxes.weights
         own, sent = inboxes.own_seen[VARIANCE].numpy(), inboxes.seen[VARIANCE].numpy()
         drift = _drift(inboxes.memory, own)
@@ -119,6 +114,10 @@ class VarianceCorrection(RuleWrapper):
         factor = np.where(skipped, 1.0, np.exp(pending))
         rescale(models, factor, layout)
         return {FACTOR: factor, DRIFT: np.where(skipped, pending, 0.0)}
+
+
+def _observe(inner: BatchedMerge, models: Tensor, layout: Layout) -> Tensors:
+    return {**inner.observe(models, layout), VARIANCE: torch.from_numpy(variances(models, layout))}
 
 
 def _drift(memory: Tensors, like: Array) -> Array:

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedgen.aggregation.mean import Mean
-from fedgen.contracts import Block, Columns, Rows, Rule, SlabFunction, View
-from fedgen.parameters import Layout, Tensors
+from fedgen.contracts import Attack, Columns, Rule, SlabFunction, View
+from fedgen.parameters import Layout
 from fedgen.rows import LocalRows, inside
 from fedgen.streams import Streams
 
 
-class BaseAttack:
-    """Neither poisons data nor lies; an attack overrides what it changes."""
-
-    omniscient: ClassVar[bool] = False
-
-    def poison(self, block: Block, byzantine: Tensor) -> Block:
-        return block
-
-    def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
-        return rows, view.weights, view.memory
+class BaseAttack(Attack):
+    """An attack that can be called on plain arrays."""
 
     def __call__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,9 @@ class Forged(BaseAttack):
         Literal["names", "shape", "dtype", "round", "client", "duplicate", "truncated", "garbled"],
         Field(description="what is wrong with the message"),
     ] = "shape"
+
+    def forger(self) -> Callable[[bytes], bytes] | None:
+        return self.forge
 
     def forge(self, message: bytes) -> bytes:
         """The message of one liar as it is sent."""

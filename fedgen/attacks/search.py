@@ -32,7 +32,8 @@ def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None =
     rule, context = view.rule, view.context
     if len(honest) < rule.minimum(view.f):
         return 1.0  # the round will be skipped
-    if getattr(rule, "from_gram", False):
+    gram_weights = rule.gram_weights()
+    if gram_weights is not None:
         geometry = Geometry.of(rows, honest, statistic)
         mean = geometry.mean
         other = torch.zeros_like(mean) if statistic is None else geometry.statistic
@@ -40,7 +41,7 @@ def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None =
         def moved(strength: float) -> float:
             along, across = lie(strength)
             told = along * mean + across * other
-            coefficients = rule.coefficients(geometry.sent(told), view.weights, context)  # type: ignore[attr-defined]
+            coefficients = gram_weights(geometry.sent(told), view.weights, context)
             away = geometry.aggregate(coefficients, told) - mean
             return geometry.inner(away, away)
     else:

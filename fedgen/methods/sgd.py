@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedgen.contracts import Block, Broadcast, Facts, Inbox, Update
+from fedgen.contracts import Block, Broadcast, Facts, Inbox, Method, Update
 from fedgen.parameters import Layout, Tensors
 from fedgen.registry import register
 from fedgen.training.server_optimizers import opened, stepped
@@ -15,7 +15,7 @@ from fedgen.training.server_optimizers import opened, stepped
 
 @register("method", "sgd")
 @dataclass(frozen=True, kw_only=True)
-class LocalSgd:
+class LocalSgd(Method):
     """Clients train the model on their own samples and send the difference (federated averaging).
 
     row of client k = w_k - w, weight n_k;  model <- server_optimizer(model, aggregate)
@@ -26,7 +26,6 @@ class LocalSgd:
 
     facts: Facts
     modes: ClassVar[frozenset[str]] = frozenset({"star", "gossip"})
-    setup_rounds: ClassVar[int] = 0
 
     @property
     def layout(self) -> Layout:

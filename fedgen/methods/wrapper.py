@@ -11,7 +11,7 @@ from fedgen.parameters import Layout, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
-class MethodWrapper:
+class MethodWrapper(Method):
     """A Method around a Method; a subclass overrides what it changes, and acts in phase "train" only."""
 
     inner: Method
@@ -30,7 +30,7 @@ class MethodWrapper:
 
     @property
     def common(self) -> frozenset[str]:
-        return getattr(self.inner, "common", frozenset())
+        return self.inner.common
 
     def initial_state(self, replica: int) -> Tensors:
         return self.inner.initial_state(replica)
