@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
@@ -13,9 +13,9 @@ from types import ModuleType
 
 from fedgen import registry
 from fedgen.errors import FedgenError
+from fedgen.own_code import is_own
 
 SIZE_LIMIT_BYTES = 16 << 20
-INSTALLED = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ class OwnModules:
         sys.meta_path.append(_Finder(self.beside))
 
 
-def packed(search_path: Sequence[str]) -> OwnModules:
-    """The own modules that this process has imported, with those beside them.
+def packed(search_path: Sequence[str], names: Collection[str] = ()) -> OwnModules:
+    """The own modules that this process has imported from the folders of search_path, or from those in which the
+    modules of these names lie, with those beside them.
 
     Raises FedgenError where they are too large.
     """
     loaded = dict(_loaded_files())
-    roots = {_root(name, loaded[name]) for name in registry.own_modules() if name in loaded}
+    roots = {_root(name, loaded[name]) for name in names if name in loaded}
     roots |= {Path(folder).resolve() for folder in search_path}
     imported = {name: path for name, path in loaded.items() if _root(name, path) in roots}
     beside = {name: path for name, path in _beside(imported) if name not in imported}
@@ -75,7 +76,7 @@ def _loaded_files() -> Iterator[tuple[str, Path]]:
         if not isinstance(file, str) or name == "__main__" or name.partition(".")[0] == "fedgen":
             continue
         path = Path(file)
-        if path.suffix == ".py" and not INSTALLED & set(path.parts) and path.is_file():
+        if path.suffix == ".py" and is_own(file) and path.is_file():
             yield name, path
 
 

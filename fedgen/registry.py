@@ -50,7 +50,6 @@ INJECTED = ("facts", "inner", "targets")
 
 _MEMBERS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in HOMES}
 _SEARCHED: list[str] = []
-_OWN: set[str] = set()
 
 
 def register(kind: str, name: str) -> Callable[[T], T]:
@@ -102,11 +101,6 @@ def search_in(folders: Iterable[str]) -> None:
             _SEARCHED.append(folder)
 
 
-def own_modules() -> frozenset[str]:
-    """Names of the user's own modules that parts were imported from."""
-    return frozenset(_OWN)
-
-
 def _searched() -> str:
     """The folders of the user's own among those that are searched; from Python that is the script's."""
     here = [str(Path.cwd())] if {"", str(Path.cwd())} & set(sys.path) else []
@@ -126,7 +120,6 @@ def _imported(kind: str, path: str) -> Callable[..., Any]:
             f"{kind} {path!r} cannot be imported ({explained(error)}); "
             + (f"put it into the folder of the experiment file{_searched()}" if absent else "mend the module")
         ) from error
-    _OWN.add(module_name)
     found = getattr(module, attribute, None)
     if found is None:
         raise SettingError(f"{kind} {path!r}: module {module_name!r} has no {attribute!r}{_imported_from(module)}")

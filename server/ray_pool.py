@@ -21,6 +21,7 @@ from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.server.pool import Interrupt, WorkLost
 from fedgen.server.ray_cluster import connect, register_serializer
+from fedgen.server.user_code import named
 from fedgen.server.words import counted
 
 IN_FLIGHT = 2
@@ -139,7 +140,7 @@ class RayPool:
             self._cpus = 0 if own else threads
             self._grows = workers == "auto" and not own
             self._actor = self._ray.remote(num_cpus=self._cpus, max_restarts=0, max_task_retries=0)(RayWorker)
-            modules = OwnModules(search_path) if own else packed(search_path)
+            modules = OwnModules(search_path) if own else packed(search_path, named(federation.experiment))
             self._told_workers = self._ray.put((federation.experiment, modules))
             self._introduction = introduction(federation)
             self._differing: set[str] = set()

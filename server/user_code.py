@@ -23,7 +23,7 @@ NAMED = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 def sources(experiment: Experiment) -> Sources:
     """Of the modules that an experiment names as "module:Class", and of all that these import, the user's own."""
     found: Sources = {}
-    waiting, seen = list(_named(experiment.model_dump(exclude={"runtime", "tracking"}))), set[str]()
+    waiting, seen = list(named(experiment)), set[str]()
     while waiting:
         name = waiting.pop()
         if name in seen or not name:
@@ -38,6 +38,11 @@ def sources(experiment: Experiment) -> Sources:
             package = name if file.name == "__init__.py" else name.rpartition(".")[0]
             waiting += _imports(file.read_bytes(), package)
     return dict(sorted(found.items()))
+
+
+def named(experiment: Experiment) -> frozenset[str]:
+    """The modules that an experiment names as "module:Class"."""
+    return frozenset(_named(experiment.model_dump(exclude={"runtime", "tracking"})))
 
 
 def changed(before: Mapping[str, Any], now: Sources) -> list[str]:

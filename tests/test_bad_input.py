@@ -256,7 +256,7 @@ def test_resuming_what_is_no_run_is_refused(fedgen: Fedgen, tmp_path: Path) -> N
     [
         (["--set", "training.batch_size=8"], ["no longer describe the experiment", "start a new run"]),
         (["--set", "experiment.seed=8"], ["no longer describe the experiment", "start a new run"]),
-        (["--rounds", "1"], ["--rounds 1", "already played 2 rounds"]),
+        (["--rounds", "1"], ["--rounds 1", "planned for 2 rounds"]),
         (["--set", "runtime.worker=3"], ["runtime.worker", "did you mean 'workers'"]),
     ],
     ids=["batch size", "seed", "fewer rounds", "unknown key"],
@@ -364,11 +364,11 @@ def test_a_model_that_fails_in_one_client_leaves_the_run_degraded(
     assert ended.code == 3, ended
     last = json.loads(ended.out.splitlines()[-1])
     assert (last["state"], last["rounds"]) == ("degraded", 2)
-    assert last["message"].startswith("2 client runs failed (ValueError: this image is too much)")
+    assert last["message"].startswith("2 client runs failed (my_nets.py:15: ValueError: this image is too much)")
     failures = [event for event in read_lines(tmp_path / "out" / "events.jsonl") if event["event"] == "failed"]
     assert [event["round"] for event in failures] == [0, 1]
     assert len({event["client"] for event in failures}) == 1
-    assert {event["reason"] for event in failures} == {"ValueError: this image is too much"}
+    assert {event["reason"] for event in failures} == {"my_nets.py:15: ValueError: this image is too much"}
     for record in read_lines(tmp_path / "out" / "metrics.jsonl"):
         assert record["clients"] == {"admitted": 11, "rejected": 0, "failed": 1, "late": 0}
 
@@ -394,7 +394,9 @@ def test_a_model_that_fails_in_all_clients_leaves_a_failed_run(
     assert "round" not in run_failed
     assert "nothing works" in run_failed["reason"]
     assert sorted(event["client"] for event in of_clients) == list(range(12))
-    assert {(event["round"], event["reason"]) for event in of_clients} == {(0, "ValueError: nothing works")}
+    assert {(event["round"], event["reason"]) for event in of_clients} == {
+        (0, "my_nets.py:26: ValueError: nothing works")
+    }
     assert fedgen("report", "out").code == 0
     assert "12 client runs failed, of 12 clients" in (tmp_path / "out" / "report.html").read_text()
 
@@ -423,7 +425,7 @@ def test_a_model_that_fails_in_evaluation_leaves_a_failed_run(fedgen: Fedgen, wr
     ended = fedgen("run", write(OWN.format(name="Untested")), "--out", "out", "--json")
     assert ended.code == 1, ended
     message = json.loads(ended.out.splitlines()[-1])["message"]
-    assert "round 0: evaluation failed: ValueError: no test" in message
+    assert "round 0: evaluation failed: my_nets.py:48: ValueError: no test" in message
     assert "model.name 'my_nets:Untested'" in message
     assert "Traceback" not in ended.out + ended.err
 
@@ -558,7 +560,10 @@ class Data:
     [
         (["model.name=faulty:Wide", "model.width=x"], ["model 'faulty:Wide' cannot be made with {'width': 'x'}"]),
         (["model.name=faulty:Empty"], ["model.name 'faulty:Empty' has no parameters"]),
-        (["data.dataset=faulty:Data"], ["data.dataset 'faulty:Data' could not be loaded (RuntimeError: no disc)"]),
+        (
+            ["data.dataset=faulty:Data"],
+            ["data.dataset 'faulty:Data' could not be loaded (faulty.py:13: RuntimeError: no disc)"],
+        ),
         (['data.partition={name="dirichlet",minimum=1000}'], ["data.partition.minimum = 1000"]),
     ],
     ids=["constructor", "no parameters", "data", "minimum"],

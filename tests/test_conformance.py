@@ -78,7 +78,8 @@ def test_registered_classes_are_frozen_dataclasses_by_keyword_with_defaults(
     assert all(field.kw_only for field in dataclasses.fields(member))
     defaults = registry.parameters(member)().model_dump()
     inner = federation.method if kind == "wrapper" else federation.rule
-    part = registry.build(kind, name, defaults, facts=federation.facts, inner=inner)
+    targets = federation.dataset.targets
+    part = registry.build(kind, name, defaults, facts=federation.facts, inner=inner, targets=targets)
     assert replace(part) == part, "equal parameters, equal parts"
 
 

@@ -27,7 +27,7 @@ from fedgen.methods.recall import Recall
 from fedgen.server.checkpoint import load_newest
 from fedgen.server.journal import read_lines
 from fedgen.server.report import write_report
-from fedgen.server.run_folder import read_json
+from fedgen.server.run_folder import read_object
 
 ROUNDS = 3
 
@@ -431,7 +431,7 @@ def test_a_report_tells_what_was_generated(tmp_path: Path) -> None:
     wrappers = [{"name": "ggeur", "target": 30, "minimum_count": 1}, "worker_momentum"]
     chosen = experiment(training={"block": 3, "wrappers": wrappers}, tracking={"report": True})
     folder = run(chosen, tmp_path / "run").folder
-    found = read_json(folder / "augmentation.json")
+    found = read_object(folder / "augmentation.json")
     before, after = torch.tensor(found["counts"])
     assert torch.equal(before, Federation(chosen).holdings.counts)
     assert torch.equal(after, before.clamp_min(30))
@@ -463,7 +463,7 @@ def test_shapes_are_compared_between_domains_where_there_are_some(data_dir: Path
     office = {"dataset": "office_caltech10", "partition": "domains", "clients": 8}
     chosen = experiment(data=office, federation={"rounds": 0}, tracking={"report": True})
     folder = run(chosen, tmp_path / "run").folder
-    found = read_json(folder / "augmentation.json")
+    found = read_object(folder / "augmentation.json")
     assert found["domains"] == ["amazon", "caltech10", "dslr", "webcam"]
     assert len(found["similarity"]) == 4
     assert found["same"] > found["different"]
@@ -514,5 +514,5 @@ def test_the_tiny_benchmark_prints_a_table(data_dir: Path) -> None:
 def test_many_clients_are_not_all_generated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedgen.server.augmentation.MOST_CLIENTS", 3)
     folder = run(experiment(federation={"rounds": 1}, tracking={"report": True}), tmp_path / "run").folder
-    assert len(read_json(folder / "augmentation.json")["counts"][0]) == 3
+    assert len(read_object(folder / "augmentation.json")["counts"][0]) == 3
     assert "Of the first 3 of 8 clients, " in (folder / "report.html").read_text()

@@ -201,7 +201,7 @@ def test_own_modules_reach_a_process_that_has_no_files(tmp_path: Path, monkeypat
     (stale / "own_part.py").write_text("raise RuntimeError('an old version')\n")
     monkeypatch.syspath_prepend(str(here))
     registry.find("loss", "own_part:Part")
-    (tmp_path / "sent").write_bytes(pickle.dumps(packed((str(here),))))
+    (tmp_path / "sent").write_bytes(pickle.dumps(packed((), {"own_part"})))
     for path in sorted(here.rglob("*.py")):
         path.unlink()
     code = (
@@ -224,7 +224,18 @@ def test_own_modules_have_a_size_limit_that_is_said(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(str(tmp_path))
     registry.find("loss", "own_small:Part")
     with pytest.raises(FedgenError, match=r"have 3.0 MiB of Python files, and at most 2 MiB are sent to the nodes"):
-        packed((str(tmp_path),))
+        packed((str(tmp_path),), {"own_small"})
+
+
+def test_only_what_the_experiment_names_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what other runs of this process have imported, nor Python's own modules."""
+    for name in ("one_run", "other_run"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"own_{name}.py").write_text("class Part:\n    pass\n")
+        monkeypatch.syspath_prepend(str(tmp_path / name))
+        registry.find("loss", f"own_{name}:Part")
+    sent = packed((), {"own_one_run", "json"})
+    assert list(sent.imported) == ["own_one_run"]
 
 
 def test_installed_modules_and_fedgen_itself_are_not_sent(tmp_path: Path) -> None:
