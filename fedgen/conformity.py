@@ -49,7 +49,10 @@ def conforming(kind: str, name: str, part: Any) -> Any:
         raise SettingError(f"{kind} {name!r} {' and '.join(wrong)}; CONTRIBUTING.md shows how such parts are made")
     base = _contract(kind)
     if base is not None and base.__name__ in DECLARED and not isinstance(part, base):
-        object.__setattr__(part, "__class__", type(type(part).__name__, (type(part), base), {}))
+        try:
+            object.__setattr__(part, "__class__", type(type(part).__name__, (type(part), base), {}))
+        except TypeError as error:  # such as a class with __slots__
+            raise SettingError(f"{kind} {name!r}: derive its class from fedgen.contracts.{base.__name__}") from error
     return part
 
 

@@ -16,6 +16,7 @@ from fedgen import aggregate, conformity, registry
 from fedgen.aggregation.flag import Flag
 from fedgen.aggregation.median import Median
 from fedgen.config import Experiment
+from fedgen.contracts import Aggregation, Rule
 from fedgen.data.partition import Dirichlet
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
@@ -440,3 +441,34 @@ def test_a_model_that_fails_in_training_alone_is_let_through(
 def test_errors_of_functions_are_for_people() -> None:
     with pytest.raises(FedgenError, match=r"rule '<lambda>' must return \[12\] numbers"):
         aggregate(MATRIX, lambda updates, f: updates)
+
+
+class Plain:
+    """A rule that is derived from nothing."""
+
+    linear = False
+
+    def minimum(self, f: int) -> int:
+        return 2 * f + 1
+
+    def aggregate(self, rows: Any, weights: Any, context: Any) -> Aggregation:
+        return Aggregation(rows.collect().median(0).values)
+
+
+class Slotted:
+    """Without room for anything more."""
+
+    __slots__ = ()
+    linear, minimum, aggregate = Plain.linear, Plain.minimum, Plain.aggregate
+
+
+def test_a_rule_that_is_derived_from_nothing_has_the_defaults_of_rules() -> None:
+    rule = conformity.conforming("rule", "plain", Plain())
+    assert isinstance(rule, Rule)
+    assert (rule.root_samples, rule.sends_change, rule.gram_weights(), rule.batched()) == (0, False, None, None)
+    assert type(rule).aggregate is Plain.aggregate
+
+
+def test_a_rule_that_cannot_be_given_them_is_told_what_to_derive_from() -> None:
+    with pytest.raises(SettingError, match=r"rule 'slotted': derive its class from fedgen.contracts.Rule"):
+        conformity.conforming("rule", "slotted", Slotted())
