@@ -328,6 +328,11 @@ class Inbox:
         return self.combine()
 
     @property
+    def outcome(self) -> Aggregation | None:
+        """What the rule returned, None where nobody has asked for it."""
+        return vars(self).get("aggregation")
+
+    @property
     def aggregate(self) -> Tensor:
         return self.aggregation.aggregate
 

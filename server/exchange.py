@@ -49,8 +49,8 @@ class Outcome:
                 kept = torch.isin(report.clients, self.inbox.clients)
                 state = {name: value[kept] for name, value in report.client_state.items()}
                 standing.clients.commit(report.clients[kept], state)
-        if "aggregation" in vars(self.inbox):
-            standing.rule_memory = self.inbox.aggregation.memory
+        if self.inbox.outcome is not None:
+            standing.rule_memory = self.inbox.outcome.memory
         standing.attack_memory = self.attack_memory
 
 

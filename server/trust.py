@@ -16,10 +16,8 @@ def note_trust(session: Session, inbox: Inbox) -> dict[str, float]:
     honest, byzantine: the mean coefficient of each, in equal shares of 1 / n; and every single number of the
     diagnostics by its name.
     """
-    if "aggregation" not in vars(inbox):
-        return {}
-    aggregation = inbox.aggregation
-    if aggregation.coefficients is None and not aggregation.diagnostics:
+    aggregation = inbox.outcome
+    if aggregation is None or (aggregation.coefficients is None and not aggregation.diagnostics):
         return {}
     _log(session, inbox, aggregation)
     single = {name: float(value) for name, value in aggregation.diagnostics.items() if value.dim() == 0}
