@@ -51,7 +51,7 @@ class Recorded:
         Raises SettingError where that would be another experiment, or a shorter one.
         """
         path = self.folder / parts.RESOLVED
-        planned = experiment_file.load_experiment(path).federation.rounds
+        planned = self._planned(path).federation.rounds
         experiment = experiment_file.load_experiment(path, changes)
         if experiment.identity != self.environment["identity"]:
             raise SettingError(
@@ -62,6 +62,21 @@ class Recorded:
             raise SettingError(
                 f"--rounds {experiment.federation.rounds}: this run is planned for {planned} rounds; give a larger "
                 "number, or start a new run"
+            )
+        return experiment
+
+    def _planned(self, path: Path) -> Experiment:
+        """The experiment of resolved.toml as it stands."""
+        given = shlex.join(["fedgen", "run", str(self.folder / parts.EXPERIMENT)])
+        instead = f"restore the file from a copy, or start the run again: `{given}`"
+        try:
+            experiment = experiment_file.load_experiment(path)
+        except SettingError as error:
+            raise SettingError(f"{path} is damaged: {error}; {instead}") from error
+        if experiment.identity != self.environment["identity"]:
+            raise SettingError(
+                f"{path} has changed: it and --set no longer describe the experiment this run began with; only "
+                f"[runtime], [tracking], the name and a larger --rounds may change; {instead}"
             )
         return experiment
 

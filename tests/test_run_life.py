@@ -279,3 +279,20 @@ def test_a_log_that_cannot_be_read_is_named(
     (folder / name).mkdir()
     with pytest.raises(SettingError, match=f"{name} cannot be read .*restore the file from a copy"):
         resume(folder, rounds=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"resolved.toml has changed: .*restore the file from a copy, or start the run again: .*experiment.toml"),
+        ("[data", r"resolved.toml is damaged: .* is not valid TOML: .*restore the file from a copy"),
+    ],
+    ids=["empty", "broken"],
+)
+def test_a_damaged_plan_is_named_with_what_to_do(
+    text: str, message: str, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+) -> None:
+    folder = run_in(tiny()).folder
+    (folder / "resolved.toml").write_text(text)
+    with pytest.raises(SettingError, match=message):
+        resume(folder, rounds=5)
