@@ -187,8 +187,8 @@ class Federation:
             named = ", ".join(map(str, short[:10]))
             raise SettingError(
                 f"model.name {name} cannot be trained on a single sample, as it normalises over its batch, and "
-                f"{len(short)} of the clients hold no more: {named}{', ...' if len(short) > 10 else ''}; lower data.clients, "
-                "choose another data.partition, or normalise with GroupNorm"
+                f"{len(short)} of the clients hold no more: {named}{', ...' if len(short) > 10 else ''}; lower "
+                "data.clients, choose another data.partition, or normalise with GroupNorm"
             )
 
     def _check_bound(self, experiment: Experiment) -> None:
