@@ -24,37 +24,6 @@ settings.register_profile("fedgen", deadline=None, derandomize=os.environ.get("C
 settings.load_profile("fedgen")
 
 
-WAITING = (
-    "test_ray_pool",
-    "test_ray_nodes",
-    "test_surroundings",
-    "test_lies",
-    "test_gossip_survives",
-    "test_delta_sum",
-    "test_root",
-)
-"""Files whose tests wait for Ray: one process runs them all, beside others that compute, and begins with them."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files of WAITING before all others."""
-    items.sort(key=lambda item: item.path.stem not in WAITING)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file is one process's, and the files of WAITING are together; in the order in which they are collected."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Apart(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "waiting" if Path(file).stem in WAITING else str(super()._split_scope(nodeid))
-
-    config.option.loadscopereorder = False
-    return Apart(config, log)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def process() -> None:
     """Threads and denormals as in every process of a run."""
