@@ -270,6 +270,31 @@ def test_runs_of_one_moment_have_folders_of_their_own(
     assert {result.state for result in results} == {"completed"}
 
 
+DROPS = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 32), nn.Dropout(), nn.Linear(32, 10))
+"""
+
+
+@pytest.mark.parametrize("engine", ["reference", "sequential"])
+def test_runs_in_threads_have_the_hash_of_runs_one_by_one(
+    engine: str, tiny: Callable[..., Experiment], tmp_path: Path, user_module: Callable[[str, str], Path]
+) -> None:
+    """Torch's generator is of the whole process: a thread that draws does not change what another draws."""
+    user_module("drops", DROPS)
+    experiments = [
+        tiny(experiment={"seed": seed}, model={"name": "drops:Net"}, training={"engine": engine, "steps": 3})
+        for seed in range(4)
+    ]
+    expected = [run(each, tmp_path / f"one{place}").sha256 for place, each in enumerate(experiments)]
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(lambda place: run(experiments[place], tmp_path / f"many{place}"), range(4)))
+    assert [result.sha256 for result in results] == expected
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
 def test_a_log_that_cannot_be_read_is_named(
     name: str, tiny: Callable[..., Experiment], run_in: Callable[..., Result]

@@ -48,7 +48,8 @@ def _check_module(name: str, model: Model) -> None:
 
 
 def _maker(section: ModelSection, dataset: Dataset) -> Callable[[], nn.Module]:
-    network = registry.build("model", section.name, section.params)
+    with own_generator():
+        network = registry.build("model", section.name, section.params)
     if isinstance(network, nn.Module):
         return lambda: registry.build("model", section.name, section.params)
     if not hasattr(network, "module"):

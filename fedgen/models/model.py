@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from fedgen.parameters import Layout, Tensors
 from fedgen.streams import Streams
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
+
+_GENERATOR = RLock()
+"""Held while torch's generator, which all threads of a process share, is ours."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,9 +200,11 @@ def takes_channels_last(model: Model, x: Tensor) -> bool:
     return True
 
 
-def own_generator() -> AbstractContextManager[None]:
-    """What is drawn from torch's generator in here leaves no trace outside."""
-    return torch.random.fork_rng(devices=[])
+@contextmanager
+def own_generator() -> Iterator[None]:
+    """What is drawn from torch's generator in here leaves no trace outside, and other threads draw before or after."""
+    with _GENERATOR, torch.random.fork_rng(devices=[]):
+        yield
 
 
 def seed_generator(seed: int) -> None:
