@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     ("benchmark", "rows"),
     [
-        ("engines", ("fedgen, stacked", "fedgen, sequential", "fedgen, vmap")),
-        ("spine", ("mean", "quickstart")),
+        pytest.param("engines", ("fedgen, stacked", "fedgen, sequential", "fedgen, vmap"), marks=pytest.mark.slow),
+        pytest.param("spine", ("mean", "quickstart"), marks=pytest.mark.slow),
         ("rules", ("krum | 20 | 2", "optimal ALIE | 20", "1 iteration")),
         ("byzantine", ("mean", "normalised mean")),
         ("kappa", ("flag", "nnm, geometric_median")),
-        (
+        pytest.param(
             "gossip",
             (
                 "ring",
@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
                 "plain",
                 "federation",
             ),
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -132,7 +132,11 @@ CASES = {
 
 @pytest.mark.parametrize("rule", ["mean", "median"])
 @pytest.mark.parametrize("case", CASES)
-def test_one_hash_whatever_stops_it(case: str, rule: str, run_in: Callable[..., Result], tmp_path: Path) -> None:
+def test_one_hash_whatever_stops_it(
+    case: str, rule: str, run_in: Callable[..., Result], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if rule == "mean":
+        request.getfixturevalue("cluster")
     experiment = summing(rule, "variance_correction", **CASES[case])
     whole = run_in(experiment)
     split = experiment.replace(federation={"rounds": experiment.federation.rounds // 2})

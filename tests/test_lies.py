@@ -135,7 +135,11 @@ def test_every_attack_runs_on_single_inboxes(attack: str, clock: str, run_in: Ca
 
 @pytest.mark.parametrize("clock", ["rounds", "events"])
 @pytest.mark.parametrize("backend", ["serial", "ray"])
-def test_what_an_attack_remembers_of_each_neighbour_survives(backend: str, clock: str, tmp_path: Path) -> None:
+def test_what_an_attack_remembers_of_each_neighbour_survives(
+    backend: str, clock: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if backend == "ray":
+        request.getfixturevalue("cluster")
     rounds = 4 if clock == "rounds" else 30
     experiment = lying("free_rider", "mean", "variance_correction", clock=clock, rounds=rounds)
     whole = run(experiment, tmp_path / "whole")
