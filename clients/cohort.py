@@ -1,21 +1,22 @@
 """One block of simulated clients, from broadcast to admitted rows.
 
-Pure: result = f(federation, exchange, start, tensors, clients, client state), so any worker may compute any block.
+Pure: result = f(federation, training, members), so any worker may compute any block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedgen.admission import as_sent, check_update, judge
-from fedgen.contracts import Block, Broadcast, Update, View
+from fedgen.clients.attacked import view_of
+from fedgen.contracts import Block, Broadcast, Context, Update
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
+from fedgen.leaves import Held
 from fedgen.own_code import explained
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows, columns_of
@@ -23,30 +24,35 @@ from fedgen.wire.message import Malformed, decode, encode
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """What the blocks of one exchange have in common, besides tensors.
+class Training:
+    """One exchange, as all its blocks see it.
 
-    names: of the broadcast's tensors, which follow as arguments.  summed: the block returns one sum instead of rows,
-    weighted unless plain.
+    summed: a block returns one sum instead of rows, weighted unless the sum itself is wanted.
     """
 
     round: int
-    phase: str
-    expects: Layout
-    names: tuple[str, ...]
-    summed: bool
-    plain: bool
+    broadcast: Broadcast
+    summed: bool = False
 
-    def broadcast(self, start: Tensor, tensors: Sequence[Tensor]) -> Broadcast:
-        """What the participants receive, from the arguments of a task."""
-        return Broadcast(start, self.expects, dict(zip(self.names, tensors, strict=True)), self.phase)
+    @property
+    def plain(self) -> bool:
+        """Whether rows are added as they are, not averaged."""
+        return self.broadcast.reduce == "sum"
+
+
+@dataclass(frozen=True)
+class Members:
+    """A block of clients[n], and what they keep: client_state {name: [n, ...]}."""
+
+    clients: Tensor
+    client_state: Tensors
 
 
 @dataclass(frozen=True)
 class BlockReport:
-    """What a block tells the coordinator: admitted clients with weights and state, and why others are not.
+    """What a block tells the coordinator: whose updates arrived, with weights and state, and why others' did not.
 
-    total float64[d]: weights @ rows (plain sum where the exchange asks for it); None where rows stay as slices.
+    rejected, failed: client -> why it was turned away, or sent nothing.
     """
 
     clients: Tensor
@@ -55,24 +61,30 @@ class BlockReport:
     failed: dict[int, str]
     client_state: Tensors
     metrics: Tensors
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a block of a star's clients sends: slices of its admitted rows, or where the exchange is summed
+    total float64[d]: weights @ rows, or their plain sum."""
+
+    report: BlockReport
+    slabs: tuple[Held[Tensor], ...] = ()
     total: Tensor | None = None
 
 
-def train_block(
-    federation: Federation, exchange: Exchange, start: Tensor, *rest: Any
-) -> tuple[BlockReport, ...] | tuple[Any, ...]:
-    """(report, slice 0, slice 1, ...) of one block; only the report where the exchange is summed."""
-    *tensors, clients, client_state = rest
-    broadcast = exchange.broadcast(start, tensors)
-    block = federation.block(clients, start, client_state, exchange.round)
+def train_block(federation: Federation, training: Training, members: Members) -> Trained:
+    """One block trains; attacks of single clients and admission act."""
+    broadcast, expects = training.broadcast, training.broadcast.expects
+    block = federation.block(members.clients, broadcast.start, members.client_state, training.round)
     update, block, failed = surviving(federation, broadcast, block)
-    sent, weights = sent_by(federation, exchange, block, update, broadcast.reference)
-    sent, weights, malformed = arrived(federation, exchange.expects, exchange.round, block.clients, sent, weights)
+    sent, weights = sent_by(federation, training, expects, block, update, broadcast.reference)
+    sent, weights, malformed = arrived(federation, expects, training.round, block.clients, sent, weights)
 
-    if exchange.summed:
+    if training.summed:
         sent = sent.double()
-    rows, limits = LocalRows(sent, federation.slice_width), federation.limits(exchange.phase)
-    admission = judge(rows, weights, broadcast.reference, exchange.expects, limits).without(malformed)
+    rows, limits = LocalRows(sent, federation.slice_width), federation.limits(broadcast.phase)
+    admission = judge(rows, weights, broadcast.reference, expects, limits).without(malformed)
 
     def admitted(values: Tensor) -> Tensor:
         return values[admission.mask] if admission.reasons else values
@@ -86,24 +98,26 @@ def train_block(
         metrics={name: admitted(value) for name, value in update.metrics.items()},
     )
     sent = admitted(sent)
-    if exchange.summed:
-        shares = torch.ones_like(report.weights) if exchange.plain else report.weights
-        return (replace(report, total=shares @ sent),)
-    slabs = [sent[:, columns].contiguous() for columns in columns_of(exchange.expects.size, federation.slice_width)]
-    return (report, *slabs)
+    if training.summed:
+        shares = torch.ones_like(report.weights) if training.plain else report.weights
+        return Trained(report, total=shares @ sent)
+    columns = columns_of(expects.size, federation.slice_width)
+    return Trained(report, tuple(Held(sent[:, each].contiguous()) for each in columns))
 
 
-def train_root(federation: Federation, exchange: Exchange, start: Tensor, *tensors: Tensor) -> Tensor:
+def train_root(federation: Federation, training: Training, item: None) -> Tensor:
     """[d]: the server's own row, from its root samples; it keeps no state, and nobody attacks it."""
-    broadcast = exchange.broadcast(start, tensors)
-    update = federation.method.client_update(broadcast, federation.block(federation.server, start, {}, exchange.round))
-    check_update(update, exchange.expects, 1)
-    return as_sent(update.rows, exchange.expects.dtype)[0]
+    broadcast = training.broadcast
+    block = federation.block(federation.server, broadcast.start, {}, training.round)
+    update = federation.method.client_update(broadcast, block)
+    check_update(update, broadcast.expects, 1)
+    return as_sent(update.rows, broadcast.expects.dtype)[0]
 
 
 def sent_by(
     federation: Federation,
-    exchange: Exchange,
+    training: Training,
+    layout: Layout,
     block: Block,
     update: Update,
     reference: Tensor,
@@ -112,27 +126,17 @@ def sent_by(
     """Rows and weights as they leave the clients: a row-wise attack acts here, an omniscient one on the whole round, an
     attack on single inboxes where they are merged.
 
-    start[n, d]: what training began from, where rows are models.
+    layout: of the rows.  start[n, d]: what training began from, where rows are models.
     """
-    attack, liars = federation.attack, federation.liars(block.clients, exchange.round)
+    attack, liars = federation.attack, federation.liars(block.clients, training.round)
     aggregation = federation.experiment.aggregation
     weights = torch.ones_like(update.weights) if aggregation.weights == "equal" else update.weights
-    if attack.omniscient or federation.lies_to_each(exchange.phase) or not liars.any():
+    if attack.omniscient or federation.lies_to_each(training.broadcast.phase) or not liars.any():
         return update.rows, weights
-    view = View(
-        byzantine=liars,
-        clients=block.clients,
-        weights=weights,
-        round=exchange.round,
-        streams=block.streams,
-        reference=reference,
-        rule=federation.rule,
-        f=aggregation.f,
-        layout=exchange.expects,
-        start=start,
-    )
+    context = Context(reference, layout, block.clients, aggregation.f, round=training.round, streams=federation.streams)
+    view = view_of(federation, context, weights, start=start)
     rows, weights, _ = attack.corrupt(LocalRows(update.rows, federation.slice_width), view)
-    return as_sent(rows.collect(), exchange.expects.dtype), weights
+    return as_sent(rows.collect(), layout.dtype), weights
 
 
 def arrived(
@@ -212,13 +216,17 @@ def _joined(updates: Sequence[Update]) -> Update:
     )
 
 
-def evaluate_state(federation: Federation, names: tuple[str, ...], *rest: Any) -> dict[str, tuple[float, int]]:
-    """Mean metrics and number of samples of one part of a held-back set: {metric: (mean, samples)}.
+@dataclass(frozen=True)
+class Part:
+    """Samples of one of the held-back sets, by its number."""
 
-    rest: the state's tensors in the order of names, then the number of the set and the samples' slice.
-    """
-    *tensors, number, samples = rest
-    held = federation.evaluations[number]
-    x, y = held.x[samples], held.y[samples]
-    metrics = federation.method.evaluate(dict(zip(names, tensors, strict=True)), x, y)
+    number: int
+    samples: slice
+
+
+def evaluate_state(federation: Federation, state: Tensors, part: Part) -> dict[str, tuple[float, int]]:
+    """Mean metrics and number of samples of one part of a held-back set: {metric: (mean, samples)}."""
+    held = federation.evaluations[part.number]
+    x, y = held.x[part.samples], held.y[part.samples]
+    metrics = federation.method.evaluate(state, x, y)
     return {name: (float(value.mean()), len(y)) for name, value in held.named(metrics).items()}

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fedgen.admission import as_sent
+from fedgen.clients.attacked import view_of
 from fedgen.clients.mail import Mail
-from fedgen.contracts import View
+from fedgen.contracts import Context, View
 from fedgen.federation import Federation
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.rows import LocalRows
@@ -46,40 +47,38 @@ class Lies:
 
 def lies_to_each(federation: Federation, mail: Mail, known: Known) -> Lies:
     """What liars say to each receiver; an attack sees an inbox as the rule will, in differences from its model."""
-    lying = federation.liars(torch.from_numpy(mail.senders), known.round).numpy()
+    lying = federation.liars(torch.from_numpy(mail.messages.senders), known.round).numpy()
     places: list[Array] = [np.empty(0, np.int64)]
-    sent, weights, memory = [mail.sent[:0]], [mail.weights[:0]], list(known.memory)
+    sent, weights, memory = [mail.messages.models[:0]], [mail.messages.weights[:0]], list(known.memory)
     for receiver in range(len(known.own)):
         inside = mail.inbox(receiver)
         messages, mixing = mail.heard.indices[inside].astype(np.int64), mail.heard.data[inside]
         if not lying[messages].any():
             continue
-        view = _view(federation, mail, known, receiver, torch.from_numpy(lying[messages]))
-        rows = mail.sent[torch.from_numpy(messages)].sub_(known.own[receiver])
+        view = _view(federation, mail, known, receiver)
+        rows = mail.messages.models[torch.from_numpy(messages)].sub_(known.own[receiver])
         told, theirs, memory[receiver] = federation.attack.corrupt(LocalRows(rows, federation.slice_width), view)
         lies = told.collect()[view.byzantine] + known.own[receiver]
         changed = (theirs != view.weights).numpy()
         places.append(inside.start + np.flatnonzero(lying[messages]))
-        sent.append(as_sent(lies, mail.sent.dtype))
-        weights.append(np.where(changed, theirs.numpy() / mixing, mail.weights[messages])[lying[messages]])
+        sent.append(as_sent(lies, mail.messages.models.dtype))
+        weights.append(np.where(changed, theirs.numpy() / mixing, mail.messages.weights[messages])[lying[messages]])
     return Lies(np.concatenate(places), torch.cat(sent), np.concatenate(weights), memory)
 
 
-def _view(federation: Federation, mail: Mail, known: Known, receiver: int, byzantine: Tensor) -> View:
+def _view(federation: Federation, mail: Mail, known: Known, receiver: int) -> View:
     inside = mail.inbox(receiver)
     messages = mail.heard.indices[inside]
-    return View(
-        byzantine=byzantine,
-        clients=torch.from_numpy(mail.senders[messages]),
-        weights=torch.from_numpy(mail.heard.data[inside] * mail.weights[messages]),
+    context = Context(
+        reference=known.own[receiver],
+        layout=known.layout,
+        clients=torch.from_numpy(mail.messages.senders[messages]),
+        f=federation.experiment.aggregation.f,
+        memory=known.rule_memory[receiver],
         round=known.round,
         streams=federation.streams,
-        reference=known.own[receiver],
-        rule=federation.rule,
-        f=federation.experiment.aggregation.f,
-        memory=known.memory[receiver],
-        layout=known.layout,
-        rule_memory=known.rule_memory[receiver],
         share=float(known.share[receiver]),
-        receiver=int(known.receivers[receiver]),
     )
+    weights = torch.from_numpy(mail.heard.data[inside] * mail.messages.weights[messages])
+    memory, place = known.memory[receiver], int(known.receivers[receiver])
+    return view_of(federation, context, weights, memory=memory, receiver=place)

@@ -18,14 +18,37 @@ LENGTH, SOUND = "length", "sound"
 
 
 @dataclass(frozen=True)
-class Mail:
-    """Messages sent[m, d] of senders[m] with weights[m], what is seen of each {name: [m, ...]} (see `observe`), and the
-    mixing weights of those that k receivers hear: heard csr[k, m]."""
+class Messages:
+    """Models as they were sent: models[m, d], senders[m], weights[m], and what is seen of them {name: [m, ...]} (see
+    `observe`)."""
 
-    sent: Tensor
+    models: Tensor
     senders: Array
     weights: Array
     seen: Tensors
+
+    def of(self, places: Array) -> Messages:
+        """Those at some places; copies."""
+        rows = torch.from_numpy(places)
+        seen = {name: value.index_select(0, rows) for name, value in self.seen.items()}
+        return Messages(self.models.index_select(0, rows), self.senders[places], self.weights[places], seen)
+
+    def __add__(self, more: Messages) -> Messages:
+        if 0 in (len(self.senders), len(more.senders)):
+            return self if len(self.senders) else more
+        return Messages(
+            torch.cat([self.models, more.models]),
+            np.concatenate([self.senders, more.senders]),
+            np.concatenate([self.weights, more.weights]),
+            {name: torch.cat([value, more.seen[name]]) for name, value in self.seen.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Mail:
+    """m messages, and the mixing weights of those that reached k receivers: heard csr[k, m]."""
+
+    messages: Messages
     heard: Matrix
 
     def inbox(self, place: int) -> slice:
@@ -35,29 +58,21 @@ class Mail:
     def heard_only(self) -> Mail:
         """Without the messages that none of the receivers hears; the others' rows are copies."""
         used, columns = np.unique(self.heard.indices, return_inverse=True)
-        rows = torch.from_numpy(used.astype(np.int64))
-        seen = {name: value.index_select(0, rows) for name, value in self.seen.items()}
         heard = csr_array(
             (self.heard.data, columns.astype(np.int64), self.heard.indptr), shape=(self.heard.shape[0], len(used))
         )
-        return Mail(self.sent.index_select(0, rows), self.senders[used], self.weights[used], seen, heard)
+        return Mail(self.messages.of(used.astype(np.int64)), heard)
 
-    def with_replies(self, places: Array, sent: Tensor, weights: Array, seen: Tensors) -> Mail:
-        """New messages sent[j, d], weights[j], seen {name: [j, ...]}, each in the place of one that a receiver hears:
+    def with_replies(self, places: Array, models: Tensor, weights: Array, seen: Tensors) -> Mail:
+        """New messages models[j, d], weights[j], seen {name: [j, ...]}, each in the place of one that a receiver hears:
         places[j] among the numbers of `heard`."""
-        first = len(self.senders)
+        first = len(self.messages.senders)
         columns = self.heard.indices.copy()
-        senders = self.senders[columns[places]]
+        senders = self.messages.senders[columns[places]]
         columns[places] = first + np.arange(len(places))
         shape = self.heard.shape[0], first + len(places)
         heard = csr_array((self.heard.data, columns, self.heard.indptr), shape=shape)
-        return Mail(
-            torch.cat([self.sent, sent]),
-            np.concatenate([self.senders, senders]),
-            np.concatenate([self.weights, weights]),
-            {name: torch.cat([value, seen[name]]) for name, value in self.seen.items()},
-            heard,
-        )
+        return Mail(self.messages + Messages(models, senders, weights, seen), heard)
 
 
 def observe(federation: Federation, models: Tensor) -> Tensors:

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from fedgen.config import Experiment
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.own_code import keep_place
+
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class Worker:
             return Greeting(os.getpid(), failure=_why(error))
         return Greeting(os.getpid(), introduction=introduction(self.federation))
 
-    def run(self, task: Callable[..., Any], *arguments: Any) -> Any:
+    def run(self, task: Callable[[Federation, Shared, Item], Result], shared: Shared, item: Item) -> Result:
         try:
-            return task(self.federation, *arguments)
+            return task(self.federation, shared, item)
         except Exception as error:
             keep_place(error)
             raise

@@ -7,7 +7,7 @@ All classes are frozen: a stage takes values and returns new ones.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -209,17 +209,44 @@ class Context:
 
 
 @dataclass(frozen=True)
+class Diagnostics:
+    """What a rule says of itself for the log.
+
+    scalars {name: []}; by_row {name: [n]}: of every row; by_weight {name: [w]}: of every weight, in the order of
+    `layout.weights`.  Of k inboxes that are merged at once, scalars and by_weight have a first dimension k.
+    """
+
+    scalars: Tensors = field(default_factory=dict)
+    by_row: Tensors = field(default_factory=dict)
+    by_weight: Tensors = field(default_factory=dict)
+
+    def __or__(self, more: Diagnostics) -> Diagnostics:
+        return Diagnostics(self.scalars | more.scalars, self.by_row | more.by_row, self.by_weight | more.by_weight)
+
+    @property
+    def all(self) -> Tensors:
+        """Everything by its name."""
+        return {**self.scalars, **self.by_row, **self.by_weight}
+
+
+@dataclass(frozen=True)
 class Aggregation:
     """What a rule returns.
 
-    aggregate[d]; coefficients[n] float64 where aggregate = coefficients @ rows; memory for the rule's next call;
-    diagnostics {name: tensor} for the log.
+    aggregate[d]; coefficients[n] float64 where aggregate = coefficients @ rows; memory for the rule's next call.
     """
 
     aggregate: Tensor
     coefficients: Tensor | None = None
     memory: Tensors = field(default_factory=dict)
-    diagnostics: Tensors = field(default_factory=dict)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.diagnostics, Diagnostics):
+            raise TypeError(
+                "Aggregation.diagnostics: expected Diagnostics(scalars=..., by_row=..., by_weight=...), got "
+                f"{type(self.diagnostics).__name__}"
+            )
 
 
 @dataclass(frozen=True)
@@ -244,53 +271,29 @@ class Inboxes:
 
 @dataclass(frozen=True)
 class Mixed:
-    """What a rule makes of many inboxes: models[k, d]; memory and diagnostics {name: [k, ...]}."""
+    """What a rule makes of k inboxes: models[k, d]; memory {name: [k, ...]}; diagnostics of all k."""
 
     models: Tensor
     memory: Tensors = field(default_factory=dict)
-    diagnostics: Tensors = field(default_factory=dict)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
 
 @dataclass(frozen=True)
 class View:
     """What an attack knows: everything that the strongest published attacks assume.
 
-    byzantine bool[n], clients[n], weights[n], reference[d], the rule that is running and the f it withstands (rejected
-    rows already deducted), memory as this attack returned it last round; layout of the rows; what the rule remembers
-    and trusts; share: see `Context`.  receiver: the one peer that gets these rows, where every neighbour is told
-    something else.  start[n, d]: the models that training began from, where rows are models and not differences.
+    byzantine bool[n], weights[n]; context: what the rule that is running knows of these rows.  memory: what this attack
+    returned last round.  receiver: the one peer that gets these rows, where Byzantine peers send each neighbour a model
+    of its own.  start[n, d]: the models that training began from, where rows are models and not differences.
     """
 
     byzantine: Tensor
-    clients: Tensor
     weights: Tensor
-    round: int
-    streams: Streams
-    reference: Tensor
+    context: Context
     rule: Rule
-    f: int
     memory: Tensors = field(default_factory=dict)
-    layout: Layout = field(default_factory=lambda: Layout({}))
-    rule_memory: Tensors = field(default_factory=dict)
-    root: Tensor | None = None
-    share: float = 1.0
     receiver: int | None = None
     start: Tensor | None = None
-
-    @property
-    def context(self) -> Context:
-        """What the rule knows of the rows that are sent."""
-        return Context(
-            reference=self.reference,
-            layout=self.layout,
-            clients=self.clients,
-            f=self.f,
-            memory=self.rule_memory,
-            round=self.round,
-            streams=self.streams,
-            root=self.root,
-            share=self.share,
-        )
 
 
 @dataclass(frozen=True)
@@ -459,31 +462,3 @@ class Attack:
         """Test samples with the trigger of a backdoor and the labels it wants; the accuracy on them is the metric
         "backdoor_rate"."""
         return None
-
-
-class Pool(Protocol):
-    """Runs pure tasks on workers that each hold the federation; how many there are, or die, changes no result."""
-
-    def map(
-        self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
-    ) -> Iterator[Any]:
-        """task(federation, *shared, *item) in the order of items, each as soon as it and those before it are computed.
-
-        Nothing is computed before somebody asks, and no result is held once it was given.
-        With keep > 0 a task returns a tuple whose last `keep` members stay with the workers and come as handles,
-        which later items may hold.  An item that cannot be computed gives a `BlockFailure` in its place.
-        """
-        ...
-
-    def fetch(self, handle: Any) -> Any:
-        """What stayed with the workers, here."""
-        ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class BlockFailure:
-    """In place of a result that no worker could give."""
-
-    reason: str

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from fedgen.clients.merging import Memories
 from fedgen.errors import FedgenError
 from fedgen.parameters import Tensors, canonical
 from fedgen.server.client_store import ClientStore
@@ -25,35 +26,64 @@ from fedgen.server.parts import CHECKPOINTS
 
 @dataclass
 class Standing:
-    """All that a run knows between two rounds: `round` is the next to play."""
+    """All that a run knows between two rounds: `round` is the next to play.
+
+    rule_memory, attack_memory: of a server, or {name: [N, ...]} of all peers at once; memories: of single inboxes.
+    """
 
     round: int
     state: Tensors
     clients: ClientStore = field(default_factory=ClientStore)
     rule_memory: Tensors = field(default_factory=dict)
     attack_memory: Tensors = field(default_factory=dict)
+    memories: Memories = field(default_factory=Memories)
     post: Tensors = field(default_factory=dict)
 
-    def tensors(self) -> Tensors:
-        """ "<group>/<name>" of everything."""
-        groups = {
+    def groups(self) -> dict[str, Tensors]:
+        """Everything, by kind."""
+        return {
             "state": self.state,
             "client": self.clients.tensors(),
             "rule": self.rule_memory,
             "attack": self.attack_memory,
+            "inbox_rule": _flat(self.memories.rule),
+            "inbox_attack": _flat(self.memories.attack),
             "post": self.post,
         }
-        return {f"{group}/{name}": tensor for group, held in groups.items() for name, tensor in held.items()}
+
+    def tensors(self) -> Tensors:
+        """ "<group>/<name>" of everything; "<group>/<receiver>/<name>" of memories."""
+        return {f"{group}/{name}": tensor for group, held in self.groups().items() for name, tensor in held.items()}
 
     @classmethod
     def restore(cls, round: int, tensors: Tensors) -> Standing:
         """The inverse of `tensors`."""
-        groups: dict[str, Tensors] = {"state": {}, "client": {}, "rule": {}, "attack": {}, "post": {}}
+        groups: dict[str, Tensors] = {group: {} for group in cls(0, {}).groups()}
         for key, tensor in tensors.items():
             group, _, name = key.partition("/")
             groups[group][name] = canonical(tensor)
-        clients = ClientStore.restore(groups["client"])
-        return cls(round, groups["state"], clients, groups["rule"], groups["attack"], groups["post"])
+        return cls(
+            round=round,
+            state=groups["state"],
+            clients=ClientStore.restore(groups["client"]),
+            rule_memory=groups["rule"],
+            attack_memory=groups["attack"],
+            memories=Memories(_nested(groups["inbox_rule"]), _nested(groups["inbox_attack"])),
+            post=groups["post"],
+        )
+
+
+def _flat(memories: Mapping[int, Tensors]) -> Tensors:
+    return {f"{receiver}/{name}": value for receiver, held in memories.items() for name, value in held.items()}
+
+
+def _nested(flat: Tensors) -> dict[int, Tensors]:
+    """The inverse of `_flat`."""
+    memories: dict[int, Tensors] = {}
+    for key, value in flat.items():
+        receiver, _, name = key.partition("/")
+        memories.setdefault(int(receiver), {})[name] = value
+    return memories
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:

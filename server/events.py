@@ -9,11 +9,12 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from fedgen.clients.mail import Messages
 from fedgen.contracts import Broadcast
 from fedgen.federation import Federation
 from fedgen.parameters import Array
 from fedgen.server import gossip
-from fedgen.server.peers import Messages, Sending, merge, send
+from fedgen.server.peers import Sending, merge, send
 from fedgen.server.post import MESSAGE, NONE, RECEIVER, SENDER, SENT, Post
 from fedgen.server.rejoin import pulled, returning
 from fedgen.server.session import Session, Stopwatch

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import Any
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from fedgen.admission import AsSent, judge
 from fedgen.aggregation.statistics import apply_rule
-from fedgen.clients.cohort import BlockReport, Exchange, train_block, train_root
-from fedgen.contracts import Aggregation, BlockFailure, Broadcast, Inbox, Rows, View
+from fedgen.clients.attacked import view_of
+from fedgen.clients.cohort import BlockReport, Members, Trained, Training, train_block, train_root
+from fedgen.contracts import Aggregation, Broadcast, Context, Inbox, Rows
 from fedgen.errors import FedgenError
+from fedgen.federation import Federation
 from fedgen.own_code import explained
 from fedgen.parameters import Tensors
 from fedgen.rows import Select, columns_of, total
 from fedgen.server.checkpoint import Standing
 from fedgen.server.client_store import ClientStore
+from fedgen.server.pool import BlockFailure, Result
 from fedgen.server.session import Session
 from fedgen.server.sliced_rows import SlicedRows
 from fedgen.server.words import round_name
@@ -61,44 +64,41 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     """
     federation, standing = session.federation, session.standing
     attack, f = federation.attack, federation.experiment.aggregation.f
-    plain = broadcast.reduce == "sum"
-    summed = not attack.omniscient and (plain or (broadcast.reduce == "aggregate" and federation.rule.linear))
-
-    common = exchange_of(session, broadcast, summed=summed, plain=plain)
+    averaged = broadcast.reduce == "aggregate" and federation.rule.linear
+    summed = not attack.omniscient and (averaged or broadcast.reduce == "sum")
+    training = Training(standing.round, broadcast, summed)
     keep = 0 if summed else len(columns_of(broadcast.expects.size, federation.slice_width))
-    results = list(train(session, train_block, common, broadcast, blocks, keep))
+    results = list(train(session, train_block, training, blocks, keep))
+    failed = note_failures(session, blocks, [_report_of(result) for result in results])
     answers = [result for result in results if not isinstance(result, BlockFailure)]
-    reports: list[BlockReport] = [answer[0] for answer in answers]
-    failed = note_failures(session, blocks, results)
+    reports = [answer.report for answer in answers]
     rejected = {client: reason for report in reports for client, reason in report.rejected.items()}
     clients = torch.cat([report.clients for report in reports])
     weights = torch.cat([report.weights for report in reports])
     # Memories are of rows of the training; an exchange of anything else neither sees nor changes them.
-    training = broadcast.phase == "train"
-    memory, rule_memory = (standing.attack_memory, standing.rule_memory) if training else ({}, {})
+    lasts = broadcast.phase == "train"
+    memory, rule_memory = (standing.attack_memory, standing.rule_memory) if lasts else ({}, {})
     if summed:
-        combine = partial(_block_sums, [report.total for report in reports if report.total is not None], weights, plain)
+        totals = [answer.total for answer in answers if answer.total is not None]
+        combine = partial(_block_sums, totals, weights, training.plain)
         inbox = Inbox(clients, weights, None, combine, max(0, f - len(rejected)))
         return Outcome(inbox, reports, rejected, failed, standing.attack_memory)
 
     width = federation.slice_width
-    parts = tuple(zip(*(answer[1:] for answer in answers), strict=True))
+    parts = tuple(zip(*(answer.slabs for answer in answers), strict=True))
     rows: Rows = SlicedRows(session.pool, parts, broadcast.expects.size, width)
-    root = _root(session, broadcast, common)
-    view = View(
-        byzantine=federation.liars(clients, standing.round),
+    root = _root(session, training)
+    context = Context(
+        reference=broadcast.reference,
+        layout=broadcast.expects,
         clients=clients,
-        weights=weights,
+        f=max(0, f - len(rejected)),
+        memory=rule_memory,
         round=standing.round,
         streams=federation.streams,
-        reference=broadcast.reference,
-        rule=federation.rule,
-        f=max(0, f - len(rejected)),
-        memory=memory,
-        layout=broadcast.expects,
-        rule_memory=rule_memory,
         root=root,
     )
+    view = view_of(federation, context, weights, memory=memory)
     if attack.omniscient and bool(view.byzantine.any()):
         rows, weights, memory = attack.corrupt(rows, view)
         rows = rows.map(AsSent(broadcast.expects.dtype))
@@ -106,25 +106,18 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
         rejected |= refused
         rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
     allowed, weighing = max(0, f - len(rejected)), broadcast.reduce != "sum"
-    context = replace(view.context, clients=clients, f=allowed)
+    context = replace(context, clients=clients, f=allowed)
     combine = partial(apply_rule, federation.rule, rows, weights, context) if weighing else partial(_plain_sum, rows)
     inbox = Inbox(clients, weights, rows, combine, allowed)
-    return Outcome(inbox, reports, rejected, failed, memory if training else standing.attack_memory)
+    return Outcome(inbox, reports, rejected, failed, memory if lasts else standing.attack_memory)
 
 
-def exchange_of(session: Session, broadcast: Broadcast, *, summed: bool = False, plain: bool = False) -> Exchange:
-    return Exchange(
-        round=session.standing.round,
-        phase=broadcast.phase,
-        expects=broadcast.expects,
-        names=tuple(broadcast.tensors),
-        summed=summed,
-        plain=plain,
-    )
+def _report_of(result: Trained | BlockFailure) -> BlockReport | BlockFailure:
+    return result if isinstance(result, BlockFailure) else result.report
 
 
 @dataclass(frozen=True)
-class Assignments(Sequence[tuple[Tensor, Tensors]]):
+class Assignments(Sequence[Members]):
     """Blocks of clients, each with what they keep, which is looked up when a worker is ready for it."""
 
     blocks: list[Tensor]
@@ -133,68 +126,71 @@ class Assignments(Sequence[tuple[Tensor, Tensors]]):
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def __getitem__(self, number: Any) -> Any:
+    @overload
+    def __getitem__(self, number: int) -> Members: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Members]: ...
+    def __getitem__(self, number: int | slice) -> Members | Sequence[Members]:
+        if isinstance(number, slice):
+            return replace(self, blocks=self.blocks[number])
         clients = self.blocks[number]
-        return clients, self.kept.take(clients)
+        return Members(clients, self.kept.take(clients))
 
 
 def train(
     session: Session,
-    task: Callable[..., Any],
-    common: Exchange,
-    broadcast: Broadcast,
+    task: Callable[[Federation, Training, Members], Result],
+    training: Training,
     blocks: list[Tensor],
     keep: int = 0,
-) -> Iterator[Any]:
-    """One result a block: (report, what stays with the workers ...) or a BlockFailure; blocks that were given up before
-    stay given up."""
+) -> Iterator[Result | BlockFailure]:
+    """One result a block; blocks that were given up before stay given up."""
     standing = session.standing
     reasons = [session.given_up.get((standing.round, number)) for number in range(len(blocks))]
     wanted = [clients for clients, reason in zip(blocks, reasons, strict=True) if reason is None]
-    shared = (common, broadcast.start, *broadcast.tensors.values())
-    computed = session.pool.map(task, Assignments(wanted, standing.clients), shared, keep)
+    computed = session.pool.map(task, Assignments(wanted, standing.clients), training, keep)
     return (next(computed) if reason is None else BlockFailure(reason) for reason in reasons)
 
 
-def _root(session: Session, broadcast: Broadcast, common: Exchange) -> Tensor | None:
+def _root(session: Session, training: Training) -> Tensor | None:
     """[d]: the server's own update, where the rule trusts one.
 
     Raises FedgenError where it cannot be computed.
     """
-    if session.federation.root is None or broadcast.reduce != "aggregate":
+    if session.federation.root is None or training.broadcast.reduce != "aggregate":
         return None
-    shared = (common, broadcast.start, *broadcast.tensors.values())
     try:
-        (root,) = session.pool.map(train_root, [()], shared)
-        reason = root.reason if isinstance(root, BlockFailure) else ""
+        (root,) = session.pool.map(train_root, [None], training)
+        if not isinstance(root, BlockFailure):
+            return root
+        reason = root.reason
     except FedgenError:
         raise
     except Exception as error:
         reason = explained(error)
-    if reason:
-        raise FedgenError(
-            f"{round_name(common.round)}: the server could not train on its root samples: {reason}{session.suspects}"
-        )
-    row: Tensor = root
-    return row
+    raise FedgenError(
+        f"{round_name(training.round)}: the server could not train on its root samples: {reason}{session.suspects}"
+    )
 
 
-def note_failures(session: Session, blocks: list[Tensor], results: list[Any], fatal: bool = True) -> int:
+def note_failures(
+    session: Session, blocks: list[Tensor], answers: Sequence[BlockReport | BlockFailure], fatal: bool = True
+) -> int:
     """Log who sent nothing and who was rejected; returns how many sent nothing.
 
     fatal: raise FedgenError where that is everyone.
     """
     journal, round = session.journal, session.standing.round
     failed: dict[int, str] = {}
-    for number, (clients, result) in enumerate(zip(blocks, results, strict=True)):
-        if isinstance(result, BlockFailure):
-            journal.event("block_failed", round, block=number, clients=clients.tolist(), reason=result.reason)
-            failed.update(dict.fromkeys(clients.tolist(), result.reason))
+    for number, (clients, answer) in enumerate(zip(blocks, answers, strict=True)):
+        if isinstance(answer, BlockFailure):
+            journal.event("block_failed", round, block=number, clients=clients.tolist(), reason=answer.reason)
+            failed.update(dict.fromkeys(clients.tolist(), answer.reason))
             continue
-        failed.update(result[0].failed)
-        for client, reason in result[0].failed.items():
+        failed.update(answer.failed)
+        for client, reason in answer.failed.items():
             journal.event("failed", round, client=client, reason=reason)
-        for client, reason in result[0].rejected.items():
+        for client, reason in answer.rejected.items():
             journal.event("rejected", round, client=client, reason=reason)
     if fatal and len(failed) == sum(map(len, blocks)):
         client, reason = next(iter(failed.items()))

@@ -117,9 +117,7 @@ def conclude(
     told = told_of_honest(federation, round, state["model"] if evaluate else None, merging.diagnostics)
     clock.lap("evaluate")
     sending.commit(standing)
-    standing.rule_memory = merging.memory
-    if federation.lies_to_each(broadcast.phase):
-        standing.attack_memory = merging.attack_memory
+    standing.rule_memory, standing.memories = merging.stacked, merging.memories
     session.spare.give(standing.state["model"])
     session.spare.give(sending.own)
     standing.state, standing.round = state, round + 1

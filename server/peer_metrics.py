@@ -7,9 +7,9 @@ from math import isnan
 import torch
 from torch import Tensor
 
-from fedgen.aggregation.variance_correction import FACTOR
 from fedgen.aggregation.variances import variances
 from fedgen.clients import peer
+from fedgen.contracts import Diagnostics
 from fedgen.evaluation.held_out import with_domain_means
 from fedgen.federation import Federation
 from fedgen.parameters import Tensors
@@ -49,8 +49,8 @@ def measured(session: Session, state: Tensors) -> Tensors:
     """{metric: float64[N]}: every peer on all samples that are held back, parts in order."""
     federation = session.federation
     peers = len(state["model"])
-    items = [
-        (number, samples, each)
+    parts = [
+        peer.PeersPart(number, samples, each)
         for number, held in enumerate(federation.evaluations)
         for samples in columns_of(len(held.y), EVALUATION_SAMPLES)
         for each in columns_of(peers, EVALUATION_PEERS)
@@ -58,11 +58,11 @@ def measured(session: Session, state: Tensors) -> Tensors:
     sums: Tensors = {}
     counts: dict[str, int] = {}
     own = {name: value for name, value in state.items() if name not in federation.common_state}
-    results = session.evaluated(peer.evaluate_peers, items, (tuple(own), *own.values()))
-    for (_, _, each), (metrics, count) in zip(items, results, strict=True):
+    results = session.evaluated(peer.evaluate_peers, parts, own)
+    for part, (metrics, count) in zip(parts, results, strict=True):
         for name, values in metrics.items():
-            sums.setdefault(name, torch.zeros(peers, dtype=torch.float64))[each] += values * count
-            counts[name] = counts.get(name, 0) + (count if each.start == 0 else 0)
+            sums.setdefault(name, torch.zeros(peers, dtype=torch.float64))[part.peers] += values * count
+            counts[name] = counts.get(name, 0) + (count if part.peers.start == 0 else 0)
     return {name: total / counts[name] for name, total in sums.items()}
 
 
@@ -83,18 +83,17 @@ def mean_of(models: Tensor, peers: Tensor) -> Tensor:
 
 
 def told_of_honest(
-    federation: Federation, round: int, models: Tensor | None, diagnostics: Tensors
+    federation: Federation, round: int, models: Tensor | None, diagnostics: Diagnostics
 ) -> dict[str, Metrics]:
-    """Means over the honest peers: "aggregation" of the rule's single numbers, "factor" and, where models[N, d] are
-    given, "variance" of every weight by its name."""
+    """Means over the honest peers: "aggregation" of the rule's scalars; by the names of weights what the rule says of
+    each, such as "factor", and "variance" where models[N, d] are given."""
     peers, layout = honest_peers(federation, round), federation.method.layout
     # NaN stands where nobody merged; a rule's own NaN is no mean over those that did, either.
-    means = {name: value[peers].nanmean(0) for name, value in diagnostics.items()}
     told: dict[str, Metrics] = {
-        "aggregation": {name: _defined(float(value)) for name, value in means.items() if value.dim() == 0}
+        "aggregation": {name: _defined(float(value[peers].nanmean())) for name, value in diagnostics.scalars.items()}
     }
-    if FACTOR in means:
-        told[FACTOR] = dict(zip(layout.weights, map(_defined, means[FACTOR].tolist()), strict=True))
+    for name, value in diagnostics.by_weight.items():
+        told[name] = dict(zip(layout.weights, map(_defined, value[peers].nanmean(0).tolist()), strict=True))
     if models is not None:
         # by a numpy array: numpy takes a tensor of one element for a number
         measured = variances(models, layout)[peers.numpy()].mean(0).tolist()

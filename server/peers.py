@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedgen.admission import as_sent
-from fedgen.clients.mail import observe
-from fedgen.clients.merging import Merge, Refused, merge_peers
-from fedgen.clients.peer import PeerReport, train_peers
-from fedgen.contracts import BlockFailure, Broadcast, View
+from fedgen.clients.attacked import view_of
+from fedgen.clients.cohort import BlockReport, Training
+from fedgen.clients.mail import Messages, observe
+from fedgen.clients.merging import Delivery, Memories, Merge, Refused, merge_peers
+from fedgen.clients.peer import train_peers
+from fedgen.contracts import Broadcast, Context, Diagnostics
 from fedgen.errors import FedgenError
+from fedgen.federation import Federation
+from fedgen.leaves import with_leaves
 from fedgen.parameters import Array, Layout, Tensors, place_rows
 from fedgen.rows import LocalRows
 from fedgen.server.checkpoint import Standing
-from fedgen.server.exchange import exchange_of, note_failures, train
+from fedgen.server.exchange import note_failures, train
+from fedgen.server.pool import BlockFailure
 from fedgen.server.session import Session
 from fedgen.server.words import round_name
 from fedgen.topology.graph import Matrix
-
-
-@dataclass(frozen=True)
-class Messages:
-    """Models as they were sent: models[m, d], senders[m] in order, weights[m], and what is seen of them (`observe`)."""
-
-    models: Tensor
-    senders: Array
-    weights: Array
-    seen: Tensors
-
-    def of(self, places: Array) -> Messages:
-        """Those at some places."""
-        rows = torch.from_numpy(places)
-        seen = {name: value[rows] for name, value in self.seen.items()}
-        return Messages(self.models[rows], self.senders[places], self.weights[places], seen)
-
-    def __add__(self, more: Messages) -> Messages:
-        if 0 in (len(self.senders), len(more.senders)):
-            return self if len(self.senders) else more
-        seen = {name: torch.cat([value, more.seen[name]]) for name, value in self.seen.items()}
-        senders, weights = (
-            np.concatenate(each) for each in ((self.senders, more.senders), (self.weights, more.weights))
-        )
-        return Messages(torch.cat([self.models, more.models]), senders, weights, seen)
 
 
 @dataclass(frozen=True)
@@ -60,7 +40,7 @@ class Sending:
     sent: Messages
     silent: list[int]
     failed: int
-    reports: list[PeerReport]
+    reports: list[BlockReport]
     attack_memory: Tensors
 
     def commit(self, standing: Standing) -> None:
@@ -94,23 +74,21 @@ def send(
     layout, size = federation.sent_layout(broadcast.expects), broadcast.start.shape[1]
     own = session.spare.empty_like(broadcast.start, layout.size)
     weights = np.ones(len(own))
-    results: list[Any] = []
+    answers: list[BlockReport | BlockFailure] = []
     seen = ByPeer(len(own))
     lies: list[tuple[Tensor, Tensor, Tensors]] = []
-    for result in train(session, train_peers, exchange_of(session, broadcast), broadcast, blocks, keep=1):
+    for result in train(session, train_peers, Training(standing.round, broadcast), blocks, keep=1):
+        answers.append(result if isinstance(result, BlockFailure) else result.report)
         if isinstance(result, BlockFailure):
-            results.append(result)
             continue
-        report, handle = result
-        models = session.pool.fetch(handle)  # apart from the report, which is held until the round ends
-        results.append((report,))
+        models, report = session.pool.fetch(result.models), result.report  # reports are held until the round ends
         place_rows(own, report.clients, models.own)
         weights[report.clients.numpy()] = report.weights.numpy()
         seen.place(report.clients, models.seen)
         if models.sent is not None:
             lies.append((report.clients, models.sent, models.sent_seen or models.seen))
-    failed = note_failures(session, blocks, results, fatal) if blocks else 0
-    reports: list[PeerReport] = [result[0] for result in results if not isinstance(result, BlockFailure)]
+    failed = note_failures(session, blocks, answers, fatal) if blocks else 0
+    reports = [answer for answer in answers if not isinstance(answer, BlockFailure)]
     trained = torch.cat([*(report.clients for report in reports), torch.empty(0, dtype=torch.int64)]).sort().values
     idle = torch.from_numpy(np.setdiff1d(np.arange(len(own)), trained.numpy()))
     place_rows(own[:, :size], idle, broadcast.start[idle])
@@ -157,20 +135,17 @@ def _corrupt(
     """What peers send where liars see all models of the round; start[N, d]: what training began from."""
     federation, standing = session.federation, session.standing
     unchanged = torch.zeros(len(trained), layout.size - start.shape[1])
-    view = View(
-        byzantine=federation.liars(trained, standing.round),
+    context = Context(
+        reference=torch.zeros(layout.size),
+        layout=layout,
         clients=trained,
-        weights=torch.from_numpy(weights)[trained],
+        f=federation.experiment.aggregation.f,
+        memory=standing.rule_memory,
         round=standing.round,
         streams=federation.streams,
-        reference=torch.zeros(layout.size),
-        rule=federation.rule,
-        f=federation.experiment.aggregation.f,
-        memory=standing.attack_memory,
-        layout=layout,
-        rule_memory=standing.rule_memory,
-        start=torch.cat([start[trained], unchanged], dim=1),
     )
+    began = torch.cat([start[trained], unchanged], dim=1)
+    view = view_of(federation, context, torch.from_numpy(weights)[trained], memory=standing.attack_memory, start=began)
     rows, theirs, memory = federation.attack.corrupt(LocalRows(sent[trained], federation.slice_width), view)
     lies = sent.index_copy(0, trained, as_sent(rows.collect(), layout.dtype))
     changed = weights.copy()
@@ -180,14 +155,15 @@ def _corrupt(
 
 @dataclass(frozen=True)
 class Merging:
-    """All peers after merging: state {name: [N, ...]}, diagnostics too, NaN where nobody merged; see MergeReport."""
+    """All peers after merging: state {name: [N, ...]}; diagnostics of all N, NaN where nobody merged; stacked {name:
+    [N, ...]}, memories: as in `Delivery`, for the next round."""
 
     state: Tensors
     refused: Refused
     alone: list[int]
-    memory: Tensors
-    attack_memory: Tensors
-    diagnostics: Tensors
+    stacked: Tensors
+    memories: Memories
+    diagnostics: Diagnostics
 
 
 def merge(
@@ -205,60 +181,68 @@ def merge(
     Raises FedgenError where a block cannot.
     """
     federation, standing = session.federation, session.standing
-    mixes, each = federation.mixes, federation.lies_to_each(broadcast.phase)
-    own_names = standing.state.keys() - federation.common_state
-    others = {name: value for name, value in standing.state.items() if name in own_names - {"model"}}
-    common = Merge(
-        round=standing.round,
-        layout=federation.sent_layout(broadcast.expects),
-        names=tuple(others),
-        senders=messages.senders,
-        weights=messages.weights,
-        seen=messages.seen,
-        own_seen=own_seen,
-    )
-    attack_memory = standing.attack_memory if each else {}
-    items = [
-        (
-            receivers,
-            heard[receivers.numpy()],
-            _memory_of(standing.rule_memory, receivers, mixes),
-            _memory_of(attack_memory, receivers, False),
-        )
-        for receivers in blocks
-    ]
-    before, whole = {"model": own[:, : broadcast.start.shape[1]], **others}, sum(map(len, blocks)) == len(own)
+    others = _others(federation, standing.state)
+    layout = federation.sent_layout(broadcast.expects)
+    shared = Merge(standing.round, layout, own, others, messages, own_seen)
+    before = {"model": own[:, : broadcast.start.shape[1]], **others}
     state = {name: session.spare.empty_like(value) for name, value in before.items()}
-    if not whole:
+    if sum(map(len, blocks)) < len(own):
         for name, value in before.items():
             state[name].copy_(value)
-    memory, own_memory = ByPeer(len(own), standing.rule_memory if mixes else None), dict(standing.rule_memory)
-    diagnostics = ByPeer(len(own), blank=torch.nan)
+    stacked, memories = ByPeer(len(own), standing.rule_memory if federation.mixes else None), standing.memories
+    scalars, by_weight = ByPeer(len(own), blank=torch.nan), ByPeer(len(own), blank=torch.nan)
     refused: Refused = {}
     alone: list[int] = []
-    for result in session.pool.map(merge_peers, items, (common, own, messages.models, *others.values())):
+    for result in session.pool.map(merge_peers, Deliveries(blocks, heard, standing), shared):
         if isinstance(result, BlockFailure):
             raise FedgenError(f"{round_name(standing.round)}: models could not be merged: {result.reason}")
         for name, value in result.state.items():
             place_rows(state[name], result.receivers, value)
-        if mixes:
-            memory.place(result.receivers, result.memory)
-        else:
-            own_memory |= {name: value.clone() for name, value in result.memory.items()}
-        attack_memory = attack_memory | {name: value.clone() for name, value in result.attack_memory.items()}
-        diagnostics.place(result.receivers, {name: value.double() for name, value in result.diagnostics.items()})
+        stacked.place(result.receivers, result.stacked)
+        memories = memories | with_leaves(result.memories, Tensor, Tensor.clone)
+        scalars.place(result.receivers, _wide(result.diagnostics.scalars))
+        by_weight.place(result.receivers, _wide(result.diagnostics.by_weight))
         alone += result.alone
         for sender, (why, times) in result.refused.items():
             refused[sender] = refused.get(sender, (why, 0))[0], refused.get(sender, (why, 0))[1] + times
     _note(session, refused, sorted(alone))
-    return Merging(
-        state={name: state.get(name, value) for name, value in standing.state.items()},
-        refused=refused,
-        alone=sorted(alone),
-        memory=memory.tensors if mixes else own_memory,
-        attack_memory=attack_memory,
-        diagnostics=diagnostics.tensors,
-    )
+    whole = {name: state.get(name, value) for name, value in standing.state.items()}
+    diagnostics = Diagnostics(scalars.tensors, by_weight=by_weight.tensors)
+    return Merging(whole, refused, sorted(alone), stacked.tensors, memories, diagnostics)
+
+
+def _wide(told: Tensors) -> Tensors:
+    return {name: value.double() for name, value in told.items()}
+
+
+@dataclass(frozen=True)
+class Deliveries(Sequence[Delivery]):
+    """What reached each block of receivers, of heard csr[N, m], put together when a worker is ready for it."""
+
+    blocks: list[Tensor]
+    heard: Matrix
+    standing: Standing
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @overload
+    def __getitem__(self, number: int) -> Delivery: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Delivery]: ...
+    def __getitem__(self, number: int | slice) -> Delivery | Sequence[Delivery]:
+        if isinstance(number, slice):
+            return replace(self, blocks=self.blocks[number])
+        receivers = self.blocks[number]
+        stacked = {name: value[receivers] for name, value in self.standing.rule_memory.items()}
+        return Delivery(
+            receivers, self.heard[receivers.numpy()], stacked, self.standing.memories.of(receivers.tolist())
+        )
+
+
+def _others(federation: Federation, state: Tensors) -> Tensors:
+    """{name: [N, ...]}: what every peer holds for itself besides its model."""
+    return {name: value for name, value in state.items() if name not in federation.common_state | {"model"}}
 
 
 def _note(session: Session, refused: Refused, alone: list[int]) -> None:
@@ -268,11 +252,3 @@ def _note(session: Session, refused: Refused, alone: list[int]) -> None:
         journal.event("rejected", round, client=sender, reason=why, receivers=times)
     if alone:
         journal.event("alone", round, clients=alone, reason="too few messages to merge")
-
-
-def _memory_of(memory: Tensors, receivers: Tensor, mixes: bool) -> Tensors:
-    """A block's part of a memory: rows of [N, ...] where the rule mixes, else by the receivers' names."""
-    if mixes:
-        return {name: value[receivers] for name, value in memory.items()}
-    wanted = set(map(str, receivers.tolist()))
-    return {name: value for name, value in memory.items() if name.partition("/")[0] in wanted}

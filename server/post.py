@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgen.clients.mail import Messages
 from fedgen.parameters import Array, Tensors
-from fedgen.server.peers import Messages
 from fedgen.topology.graph import Matrix, entries
 
 ARRIVAL, RECEIVER, SENDER, SENT, MESSAGE = range(5)

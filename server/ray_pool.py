@@ -16,10 +16,10 @@ from torch import Tensor
 from fedgen.clients.own_modules import OwnModules, packed
 from fedgen.clients.worker import Greeting, Worker, introduction
 from fedgen.config import Experiment
-from fedgen.contracts import BlockFailure
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
-from fedgen.server.pool import Interrupt, WorkLost
+from fedgen.leaves import Held, put_together, taken_apart
+from fedgen.server.pool import BlockFailure, Interrupt, Item, Kept, Result, Shared, WorkLost
 from fedgen.server.ray_cluster import connect, register_serializer
 from fedgen.server.user_code import named
 from fedgen.server.words import counted
@@ -40,6 +40,12 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 OnEvent = Callable[[str, str], None]
 """Told of (event, reason)."""
 
+Task = Callable[[Federation, Any, Any], object]
+
+
+def _nothing(federation: Federation, shared: None, item: None) -> None:
+    """The task of nobody."""
+
 
 class RayWorker(Worker):
     """A worker in a Ray actor."""
@@ -54,13 +60,21 @@ class RayWorker(Worker):
 
         return replace(self.start(*told), node=str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
 
-    def answer(self, keep: int, task: Callable[..., Any], *arguments: Any) -> Any:
-        """The result or, with keep, (head, kept, ...)."""
-        result = self.run(task, *arguments)
+    def answer(self, keep: int, task: Task, outlines: tuple[Any, Any], *leaves: object) -> Any:
+        """The result or, with keep, (its outline, what is held, ...)."""
+        result = self.run(task, *put_together(outlines, leaves))
         if not keep:
             return result
-        first = len(result) - keep
-        return (result[:first], *result[first:])
+        outline, held = taken_apart(result, Held)
+        return (outline, *(each.value for each in held))
+
+
+@dataclass(frozen=True)
+class _Parcel:
+    """A record whose leaves are with Ray already: its outline, and their handles."""
+
+    outline: object
+    handles: list[Any]
 
 
 @dataclass(eq=False)
@@ -68,9 +82,9 @@ class _Job:
     """One call of `map`.  results: by number, until they are given.  deaths: of workers, by the number of the block
     that they were at; whoever stands here runs alone."""
 
-    task: Callable[..., Any]
-    items: Sequence[tuple[Any, ...]]
-    shared: list[Any]
+    task: Task
+    items: Sequence[object]
+    shared: _Parcel
     keep: int
     waiting: deque[int]
     results: dict[int, Any] = field(default_factory=dict)
@@ -153,7 +167,7 @@ class RayPool:
         """Hire, and wait for those that start."""
         self._seats = [self._hire() for _ in range(workers)]
         self._said, self._answered, self._tended = workers, monotonic(), 0.0
-        nothing = _Job(lambda: None, [], [], 0, deque())
+        nothing = _Job(_nothing, [], _Parcel(None, []), 0, deque())
         while (running := self._running()) == 0 or (running < len(self._seats) and running != self._said):
             self._step(nothing)
 
@@ -165,22 +179,24 @@ class RayPool:
         return sum(seat.greeted for seat in self._seats)
 
     def map(
-        self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
-    ) -> Iterator[Any]:
-        job = _Job(task, items, self._handles(shared), keep, deque(range(len(items))))
+        self, task: Callable[[Federation, Shared, Item], Result], items: Sequence[Item], shared: Shared, keep: int = 0
+    ) -> Iterator[Result | BlockFailure]:
+        job = _Job(task, items, self._sent(shared), keep, deque(range(len(items))))
         for number in range(len(items)):
             while number not in job.results:
                 self._step(job)
             yield job.results.pop(number)
 
-    def fetch(self, handle: Any) -> Any:
+    def fetch(self, held: Held[Kept]) -> Kept:
+        handle: Any = held.value
         began = monotonic()
         while not self._ray.wait([handle], timeout=POLL_S)[0]:
             self._interrupt.check()
             if monotonic() - began > self._block_timeout_s:
                 raise WorkLost(f"what a worker had computed did not come within {self._block_timeout_s:g} s")
         try:
-            return self._ray.get(handle)
+            value: Kept = self._ray.get(handle)
+            return value
         except self._ray.exceptions.RayError as error:
             raise self._lost(error) from error
 
@@ -209,13 +225,14 @@ class RayPool:
         first, rest = self._ray.wait(refs, num_returns=1, timeout=POLL_S)
         return {*first, *(self._ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else ())}
 
-    def _handles(self, shared: Sequence[Any]) -> list[Any]:
+    def _sent(self, shared: object) -> _Parcel:
         """Tensors go out once: an unchanged one keeps its handle from call to call; the others' room is free first."""
-        self._put = {id(each): self._put[id(each)] for each in shared if id(each) in self._put}
-        for each in shared:
+        outline, leaves = taken_apart(shared, (Tensor, self._ray.ObjectRef))
+        self._put = {id(each): self._put[id(each)] for each in leaves if id(each) in self._put}
+        for each in leaves:
             if isinstance(each, Tensor) and id(each) not in self._put:
                 self._put[id(each)] = each, self._ray.put(each)
-        return [self._put[id(each)][1] if isinstance(each, Tensor) else each for each in shared]
+        return _Parcel(outline, [self._put[id(each)][1] if isinstance(each, Tensor) else each for each in leaves])
 
     def _send(self, job: _Job) -> None:
         for depth in range(IN_FLIGHT):
@@ -229,10 +246,16 @@ class RayPool:
                 number = job.waiting.popleft()
                 if not seat.running:
                     seat.since = monotonic()
-                call = seat.actor.answer.options(num_returns=1 + job.keep)
-                answer = call.remote(job.keep, job.task, *job.shared, *job.items[number])
+                answer = self._ask(seat, job, job.items[number])
                 first, *kept = answer if job.keep else [answer]
                 seat.running.append(_Flight(job, number, first, kept))
+
+    def _ask(self, seat: _Seat, job: _Job, item: object) -> Any:
+        """Ray resolves handles that are arguments themselves, not those inside of one."""
+        call = seat.actor.answer.options(num_returns=1 + job.keep)
+        handles = job.shared.handles
+        outline, held = taken_apart(item, self._ray.ObjectRef, first=len(handles))
+        return call.remote(job.keep, job.task, (job.shared.outline, outline), *handles, *held)
 
     def _greet(self, seat: _Seat) -> None:
         """A worker has started: from now on it is given blocks, and its silence counts."""
@@ -291,7 +314,7 @@ class RayPool:
         else:
             seat.running.remove(flight)
             seat.since = monotonic()
-            flight.job.results[flight.number] = (*value, *flight.kept) if flight.job.keep else value
+            flight.job.results[flight.number] = put_together(value, [Held(ref) for ref in flight.kept])
 
     def _cause(self, error: Any) -> Exception:
         """What a task raised; where it is Ray's, something that the task was to read."""

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from fedgen.admission import judge
+from fedgen.clients.attacked import view_of
 from fedgen.clients.cohort import arrived
-from fedgen.contracts import View
+from fedgen.contracts import Context
 from fedgen.federation import Federation
 from fedgen.parameters import Array, Tensors
 from fedgen.rows import LocalRows
@@ -52,18 +53,9 @@ def _answers(federation: Federation, models: Tensor, there: Tensor, asked: Tenso
     if not liars.any():
         return models[asked], readable
     layout = federation.method.layout
-    view = View(
-        byzantine=federation.liars(there, round),
-        clients=there,
-        weights=torch.ones(len(there), dtype=torch.float64),
-        round=round,
-        streams=federation.streams,
-        reference=torch.zeros(layout.size),
-        rule=federation.rule,
-        f=federation.experiment.aggregation.f,
-        layout=layout,
-        start=models[there],
-    )
+    f, equal = federation.experiment.aggregation.f, torch.ones(len(there), dtype=torch.float64)
+    context = Context(torch.zeros(layout.size), layout, there, f, round=round, streams=federation.streams)
+    view = view_of(federation, context, equal, start=models[there])
     told = federation.attack.corrupt(LocalRows(models[there], federation.slice_width), view)[0].collect()
     rows = told[torch.searchsorted(there, asked)].to(models.dtype)
     rows, _, unread = arrived(federation, layout, round, asked, rows, torch.ones(len(asked), dtype=torch.float64))

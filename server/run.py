@@ -12,7 +12,6 @@ from typing import Any
 
 from fedgen import registry
 from fedgen.config import Experiment
-from fedgen.contracts import Pool
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
 from fedgen.notes import notes
@@ -26,7 +25,7 @@ from fedgen.server.directions import directions
 from fedgen.server.disk import Unwritable, write_json, write_text
 from fedgen.server.environment import describe
 from fedgen.server.journal import Journal, read_lines, truncate
-from fedgen.server.pool import Interrupt, SerialPool, StopRequested, WorkLost
+from fedgen.server.pool import Interrupt, Pool, SerialPool, StopRequested, WorkLost
 from fedgen.server.recorded import Recorded
 from fedgen.server.result import Result as Result
 from fedgen.server.result import RunFailed, State, final_metrics, verdict

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
-from fedgen.clients.cohort import evaluate_state
-from fedgen.contracts import BlockFailure, Pool
+from fedgen.clients.cohort import Part, evaluate_state
 from fedgen.errors import FedgenError
 from fedgen.evaluation.held_out import with_domain_means
 from fedgen.federation import Federation
@@ -17,6 +15,7 @@ from fedgen.parameters import Tensors
 from fedgen.rows import columns_of
 from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal
+from fedgen.server.pool import BlockFailure, Item, Pool, Result
 from fedgen.server.spare import Spare
 from fedgen.server.words import members_of, round_name
 
@@ -61,23 +60,25 @@ class Session:
 
     def evaluate(self, state: Tensors) -> dict[str, float | None]:
         """Mean metrics of a state over the test and validation samples, summed in order."""
-        items = [
-            (number, samples)
+        parts = [
+            Part(number, samples)
             for number, held in enumerate(self.federation.evaluations)
             for samples in columns_of(len(held.y), EVALUATION_SAMPLES)
         ]
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
-        for result in self.evaluated(evaluate_state, items, (tuple(state), *state.values())):
+        for result in self.evaluated(evaluate_state, parts, state):
             for name, (mean, count) in result.items():
                 sums[name] = sums.get(name, 0.0) + mean * count
                 counts[name] = counts.get(name, 0) + count
         return {**with_domain_means(self.federation.evaluations, {name: sums[name] / counts[name] for name in sums})}
 
-    def evaluated(self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any]) -> list[Any]:
+    def evaluated(
+        self, task: Callable[[Federation, Tensors, Item], Result], parts: Sequence[Item], state: Tensors
+    ) -> list[Result]:
         """The pool's results of an evaluation; an exception names what of the user's own may have raised it."""
         try:
-            results = list(self.pool.map(task, items, shared))
+            results = list(self.pool.map(task, parts, state))
         except FedgenError:
             raise
         except Exception as error:
@@ -85,10 +86,12 @@ class Session:
                 raise
             why = f"{explained(error)}{self.suspects}"
             raise FedgenError(f"{round_name(self.standing.round)}: evaluation failed: {why}") from error
+        whole = []
         for result in results:
             if isinstance(result, BlockFailure):
                 raise FedgenError(f"{round_name(self.standing.round)}: evaluation failed: {result.reason}")
-        return results
+            whole.append(result)
+        return whole
 
 
 class Stopwatch:

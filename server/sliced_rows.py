@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedgen.contracts import BlockFailure, Columns, Pool, SlabFunction
+from fedgen.contracts import Columns, SlabFunction
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
+from fedgen.leaves import Held
 from fedgen.rows import apply, columns_of, slab_gram, slab_squares
+from fedgen.server.pool import BlockFailure, Pool
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gram": slab_gram,
@@ -26,7 +27,7 @@ class SlicedRows:
     """parts[slice][block]: handles of slabs[rows of the block, columns of the slice], blocks in cohort order."""
 
     pool: Pool
-    parts: tuple[tuple[Any, ...], ...]
+    parts: tuple[tuple[Held[Tensor], ...], ...]
     size: int
     slice: int
     functions: tuple[SlabFunction, ...] = ()
@@ -45,17 +46,32 @@ class SlicedRows:
 
     def _each(self, reduction: str) -> list[Tensor]:
         columns = columns_of(self.size, self.slice)
-        items = [(each, *handles) for each, handles in zip(columns, self.parts, strict=True)]
-        results = list(self.pool.map(reduce_slice, items, (reduction, self.functions)))
-        for result in results:
+        items = [Slice(each, held) for each, held in zip(columns, self.parts, strict=True)]
+        slabs = []
+        for result in list(self.pool.map(reduce_slice, items, Reduction(reduction, self.functions))):
             if isinstance(result, BlockFailure):
                 raise FedgenError(f"a slice of the round's updates could not be aggregated: {result.reason}")
-        return results
+            slabs.append(result)
+        return slabs
 
 
-def reduce_slice(
-    federation: Federation, reduction: str, functions: tuple[SlabFunction, ...], columns: Columns, *parts: Tensor
-) -> Tensor:
+@dataclass(frozen=True)
+class Reduction:
+    """What becomes of every slice: functions in order, then one of REDUCTIONS."""
+
+    name: str
+    functions: tuple[SlabFunction, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some columns of all rows: slabs of the blocks, in cohort order."""
+
+    columns: Columns
+    slabs: tuple[Held[Tensor], ...]
+
+
+def reduce_slice(federation: Federation, reduction: Reduction, part: Slice) -> Tensor:
     """One slice of all blocks, mapped and reduced: a Gram matrix, squared lengths or the slab itself."""
-    slab = apply(functions, torch.cat(parts), columns)
-    return REDUCTIONS[reduction](slab)
+    slab = apply(reduction.functions, torch.cat([each.value for each in part.slabs]), part.columns)
+    return REDUCTIONS[reduction.name](slab)

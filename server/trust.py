@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
+from fedgen.clients.merging import trust_in
 from fedgen.contracts import Aggregation, Inbox
 from fedgen.server.session import Session
 
@@ -17,23 +16,16 @@ def note_trust(session: Session, inbox: Inbox) -> dict[str, float]:
     diagnostics by its name.
     """
     aggregation = inbox.outcome
-    if aggregation is None or (aggregation.coefficients is None and not aggregation.diagnostics):
+    if aggregation is None or (aggregation.coefficients is None and not aggregation.diagnostics.all):
         return {}
     _log(session, inbox, aggregation)
-    single = {name: float(value) for name, value in aggregation.diagnostics.items() if value.dim() == 0}
-    if aggregation.coefficients is None:
-        return single
-    liars = session.federation.liars(inbox.clients, session.standing.round)
-    return {**single, **_shares(aggregation.coefficients, liars)}
+    byzantine = session.federation.liars(inbox.clients, session.standing.round)
+    told = aggregation.diagnostics.scalars | trust_in(byzantine, aggregation.coefficients)
+    return {name: float(value) for name, value in told.items()}
 
 
 def _log(session: Session, inbox: Inbox, aggregation: Aggregation) -> None:
-    values: dict[str, Any] = {name: value.tolist() for name, value in aggregation.diagnostics.items()}
+    values: dict[str, Any] = {name: value.tolist() for name, value in aggregation.diagnostics.all.items()}
     if aggregation.coefficients is not None:
         values["coefficients"] = [float(f"{share:.6g}") for share in aggregation.coefficients.tolist()]
     session.journal.event("aggregated", session.standing.round, clients=inbox.clients.tolist(), **values)
-
-
-def _shares(coefficients: Tensor, liars: Tensor) -> dict[str, float]:
-    groups = {"honest": coefficients[~liars], "byzantine": coefficients[liars]}
-    return {name: float(part.mean()) * len(coefficients) for name, part in groups.items() if len(part)}

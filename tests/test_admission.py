@@ -17,9 +17,9 @@ from fedgen.admission import admit, as_sent, check_update
 from fedgen.attacks.base import BaseAttack, Replace
 from fedgen.attacks.forged import Forged
 from fedgen.attacks.garbage import NUMBERS, WEIGHTS, Garbage
-from fedgen.clients.cohort import BlockReport, Exchange, train_block
+from fedgen.clients.cohort import Members, Training, train_block
 from fedgen.config import Experiment
-from fedgen.contracts import Columns, Rows, Update, View
+from fedgen.contracts import Broadcast, Columns, Rows, Update, View
 from fedgen.data.dataset import Dataset
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
@@ -78,7 +78,7 @@ class EveryGarbage(BaseAttack):
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         weights = view.weights
         for kind in [*NUMBERS, *WEIGHTS]:
-            mine = view.clients == GARBAGE.index({"name": "garbage", "kind": kind})
+            mine = view.context.clients == GARBAGE.index({"name": "garbage", "kind": kind})
             rows, weights, _ = Garbage(kind=kind).corrupt(rows, replace(view, byzantine=mine, weights=weights))
         return rows, weights, view.memory
 
@@ -266,12 +266,11 @@ def test_a_method_that_breaks_its_promise_is_named(rows: Tensor, weights: Tensor
 def one_block(experiment: Experiment, *, summed: bool = False, federation: Federation | None = None) -> Any:
     """(report, the admitted rows or None) of all clients in one block."""
     federation = federation or Federation(experiment)
-    layout, method = federation.method.layout, federation.method
-    common = Exchange(round=0, phase="train", expects=layout, names=(), summed=summed, plain=False)
-    clients = torch.arange(experiment.data.clients)
-    report, *slabs = train_block(federation, common, method.initial_state(0)["model"], clients, {})
-    assert isinstance(report, BlockReport)
-    return report, torch.cat(slabs, dim=1) if slabs else None
+    method = federation.method
+    training = Training(0, Broadcast(method.initial_state(0)["model"], federation.method.layout), summed)
+    trained = train_block(federation, training, Members(torch.arange(experiment.data.clients), {}))
+    slabs = [slab.value for slab in trained.slabs]
+    return trained.report, torch.cat(slabs, dim=1) if slabs else trained.total
 
 
 LIES = [
@@ -302,8 +301,7 @@ def test_garbage_costs_the_liar_and_nobody_else(
     assert report.clients.tolist() == others
     assert all(len(value) == 10 for value in (report.weights, *report.metrics.values()))
     if summed:
-        assert report.total is not None
-        assert torch.equal(report.total, report.weights @ honest[others].double())
+        assert torch.equal(rows, report.weights @ honest[others].double())
     else:
         assert torch.equal(rows, honest[others]), "who is honest sends the same bits as without liars"
 
@@ -340,7 +338,7 @@ def test_every_kind_of_garbage_is_turned_away_with_its_reason(
     assert all(REASONS[attack["kind"]] in reason for reason in report.rejected.values())
     assert report.failed == {}
     if summed:
-        assert torch.equal(report.total, report.weights @ honest[others].double())
+        assert torch.equal(rows, report.weights @ honest[others].double())
     else:
         assert torch.equal(rows, honest[others]), "encoding and decoding change no bit of who is honest"
 

@@ -23,7 +23,7 @@ from fedgen.attacks.mimic import Mimic
 from fedgen.attacks.noise import Gaussian, Uniform
 from fedgen.attacks.search import LEAST, MOST, POINTS, maximum
 from fedgen.config import Experiment
-from fedgen.contracts import Block, Rule, SlabFunction, View
+from fedgen.contracts import Block, Context, Rule, SlabFunction, View
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import Layout
@@ -35,18 +35,16 @@ from fedgen.streams import Streams
 def view_of(n: int, d: int, liars: list[int], rule: Rule | None = None, round: int = 0) -> View:
     byzantine = torch.zeros(n, dtype=torch.bool)
     byzantine[liars] = True
-    return View(
-        byzantine=byzantine,
+    context = Context(
+        reference=torch.zeros(d),
+        layout=Layout({"row": (d,)}),
         clients=torch.arange(n),
-        weights=torch.ones(n, dtype=torch.float64),
+        f=len(liars),
         round=round,
         streams=Streams(0),
-        reference=torch.zeros(d),
-        rule=rule or Mean(),
-        f=len(liars),
-        layout=Layout({"row": (d,)}),
         root=torch.ones(d),
     )
+    return View(byzantine, torch.ones(n, dtype=torch.float64), context, rule or Mean())
 
 
 def rows_of(n: int, d: int, seed: int = 0) -> Tensor:
@@ -83,10 +81,12 @@ def test_a_share_of_the_coordinates_is_dropped_and_the_others_are_kept() -> None
 def test_a_free_rider_sends_the_last_step_of_the_model() -> None:
     """Two rounds: it remembers the model it saw first, and sends what has become of it since."""
     attack, rows = FreeRider(), rows_of(3, 4)
-    view = replace(view_of(3, 4, [2]), reference=torch.tensor([1.0, 2, 3, 4]))
+    first = view_of(3, 4, [2])
+    view = replace(first, context=replace(first.context, reference=torch.tensor([1.0, 2, 3, 4])))
     first, _, memory = attack.corrupt(LocalRows(rows), view)
     assert first.collect()[2].tolist() == [0, 0, 0, 0]
-    later = replace(view, reference=torch.tensor([1.5, 1, 3, 6]), memory=memory, round=1)
+    context = replace(view.context, reference=torch.tensor([1.5, 1, 3, 6]), round=1)
+    later = replace(view, context=context, memory=memory)
     second, _, memory = attack.corrupt(LocalRows(rows), later)
     assert second.collect()[2].tolist() == [0.5, -1, 0, 2]
     assert memory["reference"].tolist() == [1.5, 1, 3, 6]
@@ -241,7 +241,7 @@ def test_mimic_stays_with_its_victim_while_it_is_there() -> None:
     again, _, memory = attack.corrupt(LocalRows(rows_of(5, 30, seed=1)), replace(view, memory=memory))
     assert int(memory["victim"]) == victim
     assert torch.equal(again.collect()[1], rows_of(5, 30, seed=1)[victim])
-    elsewhere = replace(view, clients=torch.arange(10, 15), memory=memory)
+    elsewhere = replace(view, context=replace(view.context, clients=torch.arange(10, 15)), memory=memory)
     _, _, memory = attack.corrupt(LocalRows(rows), elsewhere)
     assert int(memory["victim"]) == victim + 10, "the same rows of other clients: chosen anew"
     named, _, _ = Mimic(client=3).corrupt(LocalRows(rows), view)

@@ -26,6 +26,7 @@ from fedgen.data.dataset import Dataset
 from fedgen.data.targets import IGNORED, KINDS, Targets
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
+from fedgen.leaves import Held
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows, columns_of
 from fedgen.server.pool import Interrupt, SerialPool
@@ -281,7 +282,8 @@ def test_rows_in_slices_at_the_workers_give_the_bits_of_local_rows(
     n = rule.minimum(1) + 5
     rows, weights, context = rows_of(n), weights_of(n), context_of(n, 1)
     parts = tuple(
-        tuple(rows[:, columns].contiguous().split([*blocks, n - sum(blocks)])) for columns in columns_of(COLUMNS, 64)
+        tuple(map(Held, rows[:, columns].contiguous().split([*blocks, n - sum(blocks)])))
+        for columns in columns_of(COLUMNS, 64)
     )
     sliced = SlicedRows(SerialPool(federation, Interrupt()), parts, COLUMNS, 64)
     expected = rule.aggregate(LocalRows(rows, 64), weights, context)
@@ -408,23 +410,15 @@ def masked(clients: list[int], n: int = 6) -> Tensor:
 
 def view_of(byzantine: Tensor, dtype: torch.dtype = torch.float32) -> View:
     n = len(byzantine)
-    return View(
-        byzantine=byzantine,
-        clients=torch.arange(10, 10 + n),
-        weights=weights_of(n),
-        round=2,
-        streams=Streams(0),
-        reference=torch.ones(COLUMNS),
-        rule=Mean(),
-        f=1,
-        layout=context_of(n, 1, dtype).layout,
-    )
+    layout, clients = context_of(n, 1, dtype).layout, torch.arange(10, 10 + n)
+    context = Context(torch.ones(COLUMNS), layout, clients, f=1, round=2, streams=Streams(0))
+    return View(byzantine, weights_of(n), context, Mean())
 
 
 def sub_view(view: View, positions: Tensor) -> View:
     """What the same attack knows in a block of some of the clients."""
-    parts = {name: getattr(view, name)[positions] for name in ("byzantine", "clients", "weights")}
-    return replace(view, **parts)
+    context = replace(view.context, clients=view.context.clients[positions])
+    return replace(view, byzantine=view.byzantine[positions], weights=view.weights[positions], context=context)
 
 
 @pytest.fixture(params=registry.members("attack"))

@@ -15,8 +15,8 @@ from torch import Tensor
 from fedgen import Experiment, Result, resume, run
 from fedgen.aggregation.delta_sum import DeltaSum, with_delta
 from fedgen.aggregation.mean import Mean
-from fedgen.clients.mail import observe
-from fedgen.clients.merging import Merge, merge_peers
+from fedgen.clients.mail import Messages, observe
+from fedgen.clients.merging import Delivery, Memories, Merge, merge_peers
 from fedgen.contracts import Broadcast, Context, Inboxes
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
@@ -64,9 +64,9 @@ def test_peers_merge_as_the_reference_of_one_receiver_says(rule: str, wrappers: 
     rows, graph, size = rows_of(federation), federation.network.graph(0), federation.method.layout.size
     layout = with_delta(federation.method.layout)
     seen = observe(federation, rows)
-    merge = Merge(0, layout, (), np.arange(PEERS), np.ones(PEERS), seen, seen)
+    merge = Merge(0, layout, rows, {}, Messages(rows, np.arange(PEERS), np.ones(PEERS), seen), seen)
     for receivers in torch.arange(PEERS).split(5):
-        report = merge_peers(federation, merge, rows, rows, receivers, graph.hears[receivers.numpy()], {}, {})
+        report = merge_peers(federation, merge, Delivery(receivers, graph.hears[receivers.numpy()], {}, Memories()))
         for receiver, merged in zip(receivers.tolist(), report.state["model"], strict=True):
             near = torch.from_numpy(graph.inbox(receiver))
             own = rows[receiver]

@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgen import Experiment, Result, resume, run
+from fedgen.clients.mail import Messages
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.server import events
 from fedgen.server.checkpoint import Standing, load_newest
 from fedgen.server.events import _heard
 from fedgen.server.journal import Journal, read_lines
-from fedgen.server.peers import Messages
 from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.post import MESSAGE, NONE, RECEIVER, SENDER, SENT, Post
 from fedgen.server.session import Session
@@ -179,12 +179,10 @@ class Recorded(SerialPool):
 
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation, Interrupt())
-        self.trace: list[tuple[Any, Sequence[Any], Sequence[Any], list[Any]]] = []
+        self.trace: list[tuple[Any, list[Any], Any, list[Any]]] = []
 
-    def map(
-        self, task: Callable[..., Any], items: Sequence[tuple[Any, ...]], shared: Sequence[Any] = (), keep: int = 0
-    ) -> Iterator[Any]:
-        items, shared = deepcopy((list(items), list(shared)))  # their memory is used again
+    def map(self, task: Callable[..., Any], items: Sequence[Any], shared: Any, keep: int = 0) -> Iterator[Any]:
+        items, shared = deepcopy((list(items), shared))  # their memory is used again
         results = list(super().map(task, items, shared, keep))
         self.trace.append((task, items, shared, results))
         return iter(results)
@@ -206,7 +204,7 @@ def test_a_recorded_trace_replays_to_the_same_bits(
     other = Federation(experiment)
     for task, items, shared, results in reversed(pool.trace):
         for item, result in zip(items, results, strict=True):
-            assert fingerprint(task(other, *shared, *item)) == fingerprint(result)
+            assert fingerprint(task(other, shared, item)) == fingerprint(result)
 
 
 # One hash.

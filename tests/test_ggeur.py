@@ -494,7 +494,9 @@ def test_what_is_no_model_has_a_reference_of_zeros(registered: Callable[..., Any
         """Looks at the reference."""
 
         def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, dict[str, Tensor]]:
-            seen.append((view.round, len(view.reference) - rows.size, bool(view.reference.any())))
+            seen.append(
+                (view.context.round, len(view.context.reference) - rows.size, bool(view.context.reference.any()))
+            )
             return rows, view.weights, view.memory
 
     chosen = experiment(byzantine={"attack": "curious", "clients": [0, 1]}, federation={"rounds": 1, "cohort": 8})

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedgen import Experiment, Result, registry, resume, run
-from fedgen.clients.mail import observe
-from fedgen.clients.merging import Merge, merge_peers
+from fedgen.clients.mail import Messages, observe
+from fedgen.clients.merging import Delivery, Memories, Merge, merge_peers
 from fedgen.contracts import Broadcast, Context, Inbox, Update
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
@@ -95,10 +95,11 @@ def reference(federation: Federation, own: Tensor, sent: Tensor, heard: Any, cou
 def merged(federation: Federation, own: Tensor, sent: Tensor, counts: Tensor, blocks: int = 5) -> Tensor:
     heard = federation.network.mixing.weights(federation.network.graph(0))
     own_seen, seen = observe(federation, own), observe(federation, sent)
-    merge = Merge(0, federation.method.layout, (), np.arange(PEERS), counts.numpy(), seen, own_seen)
+    messages = Messages(sent, np.arange(PEERS), counts.numpy(), seen)
+    merge = Merge(0, federation.method.layout, own, {}, messages, own_seen)
     result = torch.empty_like(own)
     for receivers in torch.arange(PEERS).split(blocks):
-        report = merge_peers(federation, merge, own, sent, receivers, heard[receivers.numpy()], {}, {})
+        report = merge_peers(federation, merge, Delivery(receivers, heard[receivers.numpy()], {}, Memories()))
         result[report.receivers] = report.state["model"]
     return result
 
@@ -160,8 +161,9 @@ def test_a_message_is_refused_by_its_distance_from_the_receiver() -> None:
     own[:, 0] = torch.arange(float(PEERS)) * 2.0  # neighbours are 2 apart, and long themselves; the ring closes with 22
     ones, heard = torch.ones(PEERS).double(), federation.network.graph(0).hears
     seen = observe(federation, own)
-    merge = Merge(0, federation.method.layout, (), np.arange(PEERS), ones.numpy(), seen)
-    report = merge_peers(federation, merge, own, own, torch.arange(PEERS), heard, {}, {})
+    messages = Messages(own, np.arange(PEERS), ones.numpy(), seen)
+    merge = Merge(0, federation.method.layout, own, {}, messages)
+    report = merge_peers(federation, merge, Delivery(torch.arange(PEERS), heard, {}, Memories()))
     assert {sender: times for sender, (_, times) in report.refused.items()} == {0: 1, PEERS - 1: 1}
     assert "above aggregation.norm_limit 3" in report.refused[0][0]
     assert report.state["model"][0, 0] == pytest.approx(1.0), "half own, half the one neighbour that is left"

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedgen import Experiment, Result, registry, resume, run
 from fedgen.clients.lies import Known, lies_to_each
-from fedgen.clients.mail import Mail, observe
-from fedgen.clients.merging import Merge, merge_peers
+from fedgen.clients.mail import Mail, Messages, observe
+from fedgen.clients.merging import Delivery, Memories, Merge, merge_peers
 from fedgen.contracts import Context, View
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
@@ -53,19 +53,10 @@ def models(federation: Federation) -> tuple[Tensor, Tensor]:
 def inbox_of(federation: Federation, receiver: int, own: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, View]:
     """(senders, rows, view) of one attacked inbox, straight from the definition."""
     senders = torch.from_numpy(federation.network.graph(0).inbox(receiver))
-    view = View(
-        byzantine=torch.isin(senders, torch.tensor(LIARS)),
-        clients=senders,
-        weights=weights[senders],
-        round=0,
-        streams=federation.streams,
-        reference=own[receiver],
-        rule=federation.rule,
-        f=1,
-        layout=federation.method.layout,
-        share=0.5,
-        receiver=receiver,
-    )
+    layout = federation.method.layout
+    context = Context(own[receiver], layout, senders, 1, streams=federation.streams, share=0.5)
+    byzantine = torch.isin(senders, torch.tensor(LIARS))
+    view = View(byzantine, weights[senders], context, federation.rule, receiver=receiver)
     return senders, own[senders] - own[receiver], view
 
 
@@ -76,16 +67,16 @@ def test_every_inbox_is_attacked_as_the_reference_of_one_receiver_says(attack: A
     own, weights = models(federation)
     heard = federation.network.mixing.weights(federation.network.graph(0))
     seen = observe(federation, own)
-    merge = Merge(0, federation.method.layout, (), np.arange(PEERS), weights.numpy(), seen, seen)
+    messages = Messages(own, np.arange(PEERS), weights.numpy(), seen)
+    merge = Merge(0, federation.method.layout, own, {}, messages, seen)
     for receivers in torch.arange(PEERS).split(5):
-        report = merge_peers(federation, merge, own, own, receivers, heard[receivers.numpy()], {}, {})
+        report = merge_peers(federation, merge, Delivery(receivers, heard[receivers.numpy()], {}, Memories()))
         for receiver, merged in zip(receivers.tolist(), report.state["model"], strict=True):
             senders, rows, view = inbox_of(federation, receiver, own, weights)
             if view.byzantine.any():
                 lies, _, _ = federation.attack.corrupt(LocalRows(rows), view)
                 rows = torch.where(view.byzantine[:, None], lies.collect(), rows)
-            context = Context(own[receiver], view.layout, senders, 1, streams=federation.streams, share=0.5)
-            expected = federation.rule.aggregate(LocalRows(rows), weights[senders], context).aggregate
+            expected = federation.rule.aggregate(LocalRows(rows), weights[senders], view.context).aggregate
             torch.testing.assert_close(merged, own[receiver] + 0.5 * expected, rtol=1e-4, atol=1e-5)
 
 
@@ -93,7 +84,7 @@ def test_every_neighbour_hears_other_noise_and_honest_peers_say_one_thing() -> N
     federation = Federation(lying("gaussian"))
     own, weights = models(federation)
     graph = federation.network.graph(0)
-    mail = Mail(own, np.arange(PEERS), weights.numpy(), observe(federation, own), graph.hears)
+    mail = Mail(Messages(own, np.arange(PEERS), weights.numpy(), observe(federation, own)), graph.hears)
     nothing: list[Any] = [{}] * PEERS
     known = Known(
         torch.arange(PEERS), own, np.full(PEERS, 0.5), 0, federation.method.layout, memory=nothing, rule_memory=nothing
@@ -111,16 +102,18 @@ def test_mail_keeps_what_is_heard_and_who_said_it() -> None:
     federation = Federation(lying("gaussian"))
     own, weights = models(federation)
     hears = federation.network.graph(0).hears[[2, 5]]
-    mail = Mail(own, np.arange(PEERS), weights.numpy(), {"sum": own.sum(1)}, hears)
+    mail = Mail(Messages(own, np.arange(PEERS), weights.numpy(), {"sum": own.sum(1)}), hears)
     only = mail.heard_only()
-    assert sorted(only.senders.tolist()) == sorted(set(hears.indices.tolist()))
-    torch.testing.assert_close(torch.from_numpy(only.heard @ only.sent.numpy()), torch.from_numpy(hears @ own.numpy()))
+    assert sorted(only.messages.senders.tolist()) == sorted(set(hears.indices.tolist()))
+    torch.testing.assert_close(
+        torch.from_numpy(only.heard @ only.messages.models.numpy()), torch.from_numpy(hears @ own.numpy())
+    )
     reply = torch.ones(1, own.shape[1])
     answered = only.with_replies(np.array([6]), reply, np.array([5.0]), {"sum": reply.sum(1)})
     message = int(answered.heard.indices[6])
-    assert answered.senders[message] == only.senders[only.heard.indices[6]]
-    assert (answered.sent[message] == 1).all()
-    assert answered.weights[message] == 5
+    assert answered.messages.senders[message] == only.messages.senders[only.heard.indices[6]]
+    assert (answered.messages.models[message] == 1).all()
+    assert answered.messages.weights[message] == 5
     assert answered.heard.indices[:6].tolist() == only.heard.indices[:6].tolist()
 
 
@@ -146,8 +139,8 @@ def test_what_an_attack_remembers_of_each_neighbour_survives(
     split = experiment.replace(federation={"rounds": rounds // 2}, runtime={"backend": backend, "workers": 2})
     run(split, tmp_path / "resumed")
     assert resume(tmp_path / "resumed", rounds=rounds).sha256 == whole.sha256
-    remembered = load_newest(tmp_path / "resumed")[0].attack_memory
-    assert {name.partition("/")[2] for name in remembered} == {"reference"}
+    remembered = load_newest(tmp_path / "resumed")[0].memories.attack
+    assert {name for memory in remembered.values() for name in memory} == {"reference"}
     assert len(remembered) > 1
 
 

@@ -164,7 +164,7 @@ def test_stuck_block_is_given_up_and_stays_so_on_resume(tmp_path: Path, monkeypa
     assert_one_client_lost(again, "no answer within runtime.block_timeout_s = 8")
 
 
-def pid(federation: Federation, number: int) -> int:
+def pid(federation: Federation, shared: None, number: int) -> int:
     """A task that says who computed it."""
     return os.getpid()
 
@@ -193,7 +193,7 @@ def test_more_workers_than_cpus_go_on_with_those_that_start(foreign: None) -> No
     began = time.monotonic()
     with pool_of(50, experiment(1)) as (pool, told):
         assert time.monotonic() - began < ray_pool.PATIENCE_S
-        assert len(set(pool.map(pid, [(number,) for number in range(20)]))) == 2
+        assert len(set(pool.map(pid, range(20), None))) == 2
     joined, missing = told
     assert joined.startswith("joined: uses the Ray at ")
     assert missing.startswith("workers: 2 of 50 Ray workers run: the cluster has 2 CPUs, ")
@@ -221,7 +221,7 @@ def test_workers_without_a_cpu_end_the_run_and_come_when_there_is_one(foreign: N
         RayPool(Federation(short), 2, Interrupt())
     threading.Timer(2.0, ray.kill, [holder]).start()
     with pool_of(1, experiment(1)) as (pool, _):
-        assert len(list(pool.map(pid, [(0,), (1,)]))) == 2
+        assert len(list(pool.map(pid, [0, 1], None))) == 2
 
 
 def in_first_worker(folder: Path, deed: str, monkeypatch: pytest.MonkeyPatch, **runtime: Any) -> Experiment:
@@ -251,14 +251,14 @@ def test_worker_that_hangs_while_it_starts_is_replaced(tmp_path: Path, monkeypat
         hung.since -= pool._worker_timeout_s
         deadline = time.monotonic() + 60
         while not told[-1].startswith("workers: all") and time.monotonic() < deadline:
-            assert list(pool.map(pid, [(0,)]))
+            assert list(pool.map(pid, [0], None))
     assert told[-1] == "workers: all 2 Ray workers run"
 
 
 def test_worker_that_dies_while_it_starts_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pool_of(1, in_first_worker(tmp_path, "os._exit(1)", monkeypatch), tmp_path) as (pool, _):
         assert (tmp_path / "marker").exists()
-        assert list(pool.map(pid, [(0,)]))
+        assert list(pool.map(pid, [0], None))
     (tmp_path / "marker").unlink()
     monkeypatch.setattr(ray_pool, "DEATHS", 0)  # the first try is the last
     with pytest.raises(FedgenError, match=r"a Ray worker did not start in 1 tries \(ActorDiedError"):

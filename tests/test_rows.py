@@ -13,8 +13,10 @@ from torch import Tensor
 
 from fedgen import registry
 from fedgen.aggregation.mean import Mean
-from fedgen.contracts import Columns, Rows, View
+from fedgen.contracts import Columns, Context, Rows, View
 from fedgen.federation import Federation
+from fedgen.leaves import Held
+from fedgen.parameters import Layout
 from fedgen.rows import Combine, LocalRows, Select, columns_of, total
 from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.sliced_rows import SlicedRows
@@ -32,7 +34,8 @@ def matrix(n: int, d: int, dtype: torch.dtype = torch.float32, seed: int = 0) ->
 
 def sliced(federation: Federation, data: Tensor, width: int, blocks: list[int]) -> SlicedRows:
     """The rows as workers hold them after a round, `blocks` rows a block."""
-    slabs = [[part[:, each].contiguous() for part in data.split(blocks)] for each in columns_of(data.shape[1], width)]
+    columns = columns_of(data.shape[1], width)
+    slabs = [[Held(part[:, each].contiguous()) for part in data.split(blocks)] for each in columns]
     pool = SerialPool(federation, Interrupt())
     return SlicedRows(pool, tuple(map(tuple, slabs)), data.shape[1], width)
 
@@ -156,9 +159,8 @@ def test_every_omniscient_attack_gives_the_same_bits_in_slices(
     attack = registry.build("attack", name, {}, facts=federation.facts)
     data, byzantine = matrix(7, 200), torch.zeros(7, dtype=torch.bool)
     byzantine[liars] = True
-    view = View(
-        byzantine, torch.arange(7), torch.ones(7, dtype=torch.float64), 0, Streams(0), torch.zeros(200), Mean(), 1
-    )
+    context = Context(torch.zeros(200), Layout({"row": (200,)}), torch.arange(7), 1, streams=Streams(0))
+    view = View(byzantine, torch.ones(7, dtype=torch.float64), context, Mean())
 
     def sent(rows: Rows) -> tuple[Tensor, Tensor, Any]:
         lies, weights, memory = attack.corrupt(rows, view)

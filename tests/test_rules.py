@@ -348,7 +348,7 @@ def test_networks_sort_all_orders_of_eight() -> None:
 
 @pytest.mark.parametrize(("wrapper", "told"), [("nnm", False), ("bucketing", False), ("arc", True)])
 def test_values_are_told_of_rows_that_somebody_sent(wrapper: str, told: bool) -> None:
-    assert ("value" in aggregate(rows_of(9, 12, 0), "flag", f=1, wrappers=[wrapper]).diagnostics) == told
+    assert ("value" in aggregate(rows_of(9, 12, 0), "flag", f=1, wrappers=[wrapper]).diagnostics.by_row) == told
 
 
 def nnm(rows: Array, f: int) -> Array:
@@ -609,7 +609,7 @@ def test_flags_objective_never_rises() -> None:
     rows = rows_of(12, 40, 9)
     missing = []
     for iterations in range(1, 8):
-        value = Flag(iterations=iterations)(rows).diagnostics["value"]
+        value = Flag(iterations=iterations)(rows).diagnostics.by_row["value"]
         missing.append(float((1 - value).clamp_min(0).sqrt().sum()))
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(missing))
 
@@ -619,4 +619,4 @@ def test_the_residual_is_the_most_that_rows_vary_in_one_direction() -> None:
     inner = rows - rows.mean(0)
     expected = np.linalg.svd(inner, compute_uv=False)[0] ** 2 / 8
     assert residual(rows @ rows.T, np.full(8, 1 / 8)) == pytest.approx(expected)
-    assert float(aggregate(rows, "krum", f=1).diagnostics["residual"]) > expected
+    assert float(aggregate(rows, "krum", f=1).diagnostics.scalars["residual"]) > expected

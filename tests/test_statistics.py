@@ -20,6 +20,7 @@ from fedgen.aggregation.statistics import apply_rule, merged
 from fedgen.config import Experiment
 from fedgen.contracts import Context, Rule
 from fedgen.federation import Federation
+from fedgen.leaves import Held
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows, columns_of
 from fedgen.server.journal import read_lines
@@ -92,7 +93,7 @@ def test_statistics_in_slices_at_the_workers_give_the_bits_of_local_rows(
 ) -> None:
     n = rule.minimum(1) + 3
     rows, weights = rows_of(n), torch.ones(n, dtype=torch.float64)
-    parts = tuple((rows[:, columns].contiguous(),) for columns in columns_of(LAYOUT.size, 64))
+    parts = tuple((Held(rows[:, columns].contiguous()),) for columns in columns_of(LAYOUT.size, 64))
     sliced = SlicedRows(SerialPool(federation, Interrupt()), parts, LAYOUT.size, 64)
     here, there = (apply_rule(rule, each, weights, context_of(n, 1, rows[0])) for each in (LocalRows(rows, 64), sliced))
     assert fingerprint(here) == fingerprint(there)

@@ -159,7 +159,9 @@ def test_many_inboxes_at_once_are_corrected_as_one(seed: int, policy: Any, topol
         rows, equal = LocalRows(models[senders] - models[peer], 64), torch.ones(len(senders)).double()
         alone = rule.aggregate(rows, equal, context)
         torch.testing.assert_close(models[peer] + 0.5 * alone.aggregate, together.models[peer], rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(alone.diagnostics[FACTOR], together.diagnostics[FACTOR][peer], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            alone.diagnostics.by_weight[FACTOR], together.diagnostics.by_weight[FACTOR][peer], rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(alone.memory[DRIFT], together.memory[DRIFT][peer], rtol=1e-3, atol=1e-5)
 
 
@@ -211,10 +213,12 @@ def test_what_a_normalisation_follows_is_left_alone() -> None:
     plain = merging(Mean()).merge(inboxes(graph, models, Mean(), layout=layout)).models
     corrected = merging(rule).merge(inboxes(graph, models, rule, layout=layout))
     assert torch.equal(layout.view(corrected.models)["a.weight"], layout.view(plain)["a.weight"])
-    assert (corrected.diagnostics[FACTOR][:, 0] == 1).all()
-    assert (corrected.diagnostics[FACTOR][:, 1] > 1.3).all()
+    assert (corrected.diagnostics.by_weight[FACTOR][:, 0] == 1).all()
+    assert (corrected.diagnostics.by_weight[FACTOR][:, 1] > 1.3).all()
     papers = VarianceCorrection(inner=Mean(), policy="paper")
-    assert (merging(papers).merge(inboxes(graph, models, papers, layout=layout)).diagnostics[FACTOR] > 1.3).all()
+    assert (
+        merging(papers).merge(inboxes(graph, models, papers, layout=layout)).diagnostics.by_weight[FACTOR] > 1.3
+    ).all()
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedgen.aggregation.statistics import apply_rule
-from fedgen.contracts import Aggregation, Context, GramWeights, Rows, Rule
+from fedgen.contracts import Aggregation, Context, Diagnostics, GramWeights, Rows, Rule
 from fedgen.mistakes import validated
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import parameters
@@ -108,10 +108,10 @@ def refuse_broken(finite: Array) -> None:
 
 @dataclass(frozen=True)
 class Weighing:
-    """What a Gram rule makes of a Gram matrix: aggregate = coefficients[n] @ rows, and what it may say about them."""
+    """What a Gram rule makes of a Gram matrix: aggregate = coefficients[n] @ rows; by_row {name: [n]} for the log."""
 
     coefficients: Array
-    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    by_row: Mapping[str, Array] = field(default_factory=dict)
 
 
 class GramRule(BaseRule):
@@ -131,13 +131,12 @@ class GramRule(BaseRule):
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
         gram = finite_gram(rows)
         weighing = self.weigh(gram, weights.numpy(), context)
-        diagnostics = {"residual": residual(gram, weighing.coefficients), **weighing.diagnostics}
         coefficients = torch.from_numpy(weighing.coefficients)
-        return Aggregation(
-            rows.map(Combine(coefficients[None])).collect()[0],
-            coefficients,
-            diagnostics={name: torch.as_tensor(value) for name, value in diagnostics.items()},
+        diagnostics = Diagnostics(
+            scalars={"residual": torch.tensor(residual(gram, weighing.coefficients))},
+            by_row={name: torch.from_numpy(values) for name, values in weighing.by_row.items()},
         )
+        return Aggregation(rows.map(Combine(coefficients[None])).collect()[0], coefficients, diagnostics=diagnostics)
 
 
 def finite_gram(rows: Rows) -> Array:

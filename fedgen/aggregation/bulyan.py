@@ -11,7 +11,7 @@ from torch import Tensor
 from fedgen.aggregation.base import BaseRule, finite_gram, squared_distances
 from fedgen.aggregation.krum import by_score
 from fedgen.aggregation.nearest import AroundMedian
-from fedgen.contracts import Aggregation, Context, Rows
+from fedgen.contracts import Aggregation, Context, Diagnostics, Rows
 from fedgen.parameters import Array
 from fedgen.registry import register
 from fedgen.rows import Select
@@ -37,7 +37,8 @@ class Bulyan(BaseRule):
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
         mask = torch.from_numpy(chosen(squared_distances(finite_gram(rows)), context.f))
         return Aggregation(
-            rows.map(Select(mask)).map(AroundMedian(2 * context.f)).collect()[0], diagnostics={"chosen": mask}
+            rows.map(Select(mask)).map(AroundMedian(2 * context.f)).collect()[0],
+            diagnostics=Diagnostics(by_row={"chosen": mask}),
         )
 
 

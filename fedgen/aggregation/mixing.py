@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -35,9 +34,8 @@ class Mixing(RuleWrapper, GramRule):
         assert isinstance(self.inner, GramRule)
         mixing = self.mixing(gram, context)
         inner = self.inner.weigh(mixing @ gram @ mixing.T, np.ones(len(mixing)), self.inside(mixing, context))
-        return replace(
-            inner, coefficients=mixing.T @ inner.coefficients, diagnostics=_of_rows(inner.diagnostics, mixing)
-        )
+        by_row = inner.by_row if _alone(mixing) else {}
+        return Weighing(mixing.T @ inner.coefficients, by_row)
 
     def inside(self, mixing: Array, context: Context) -> Context:
         """What the inner rule knows of the mixed rows."""
@@ -49,7 +47,7 @@ class Mixing(RuleWrapper, GramRule):
         mixing = self.mixing(finite_gram(rows), context)
         mixed, shares = rows.map(Combine(torch.from_numpy(mixing))), torch.ones(len(mixing), dtype=torch.float64)
         inner = self.inner.aggregate(mixed, shares, self.inside(mixing, context))
-        told = _of_rows(inner.diagnostics, mixing)
+        told = inner.diagnostics if _alone(mixing) else replace(inner.diagnostics, by_row={})
         if inner.coefficients is None:
             return replace(inner, diagnostics=told)
         return replace(inner, coefficients=torch.from_numpy(mixing.T) @ inner.coefficients, diagnostics=told)
@@ -142,10 +140,9 @@ class AdaptiveClipping(Mixing):
         return _shortened(lengths, float(np.sort(lengths)[n - 1 - clipped]))
 
 
-def _of_rows(diagnostics: Mapping[str, Any], mixing: Array) -> dict[str, Any]:
-    """What the inner rule told, without what it told of single mixed rows that are no single row's."""
-    alone = np.count_nonzero(mixing) <= len(mixing)
-    return {name: value for name, value in diagnostics.items() if alone or np.ndim(value) == 0}
+def _alone(mixing: Array) -> bool:
+    """Whether every mixed row is a multiple of one row, so that what a rule says of it is said of that row."""
+    return bool(np.count_nonzero(mixing) <= len(mixing))
 
 
 def _shortened(lengths: Array, radius: float) -> Array:

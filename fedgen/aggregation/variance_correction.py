@@ -15,7 +15,7 @@ from torch import Tensor
 from fedgen.aggregation.base import RuleWrapper
 from fedgen.aggregation.statistics import apply_rule, statistics_of, total_variances
 from fedgen.aggregation.variances import RowMoments, mix_running_variances, rescale, variances
-from fedgen.contracts import Aggregation, BatchedMerge, Context, Inboxes, Mixed, Rows, Rule
+from fedgen.contracts import Aggregation, BatchedMerge, Context, Diagnostics, Inboxes, Mixed, Rows, Rule
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import register
 
@@ -65,7 +65,7 @@ class VarianceCorrection(RuleWrapper):
         if self.policy == "auto" and layout.running:
             mix_running_variances(mixed.models, inboxes.own, inboxes.sent, weights, inboxes.share, layout)
         memory = {**mixed.memory, DRIFT: torch.from_numpy(told.pop(DRIFT))}
-        return Mixed(mixed.models, memory, {**mixed.diagnostics, **_tensors(told)})
+        return Mixed(mixed.models, memory, mixed.diagnostics | Diagnostics(by_weight=_tensors(told)))
 
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
         inner = apply_rule(self.inner, rows, weights, context)
@@ -88,7 +88,7 @@ class VarianceCorrection(RuleWrapper):
             aggregate=(model - reference)[0] / context.share,
             coefficients=None,
             memory={**inner.memory, DRIFT: first.pop(DRIFT)},
-            diagnostics={**inner.diagnostics, **first},
+            diagnostics=inner.diagnostics | Diagnostics(by_weight=first),
         )
 
     def _target(self, received: Array, own: Array) -> Array:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedgen.aggregation.mean import Mean
-from fedgen.contracts import Attack, Columns, Rule, SlabFunction, View
+from fedgen.contracts import Attack, Columns, Context, Rule, SlabFunction, View
 from fedgen.parameters import Layout
 from fedgen.rows import LocalRows, inside
 from fedgen.streams import Streams
@@ -40,18 +40,16 @@ class BaseAttack(Attack):
         n, d = data.shape
         byzantine = torch.zeros(n, dtype=torch.bool)
         byzantine[list(liars)] = True
-        view = View(
-            byzantine=byzantine,
+        context = Context(
+            reference=torch.zeros(d),
+            layout=Layout({"row": (d,)}, data.dtype),
             clients=torch.arange(n),
-            weights=torch.ones(n, dtype=torch.float64),
+            f=len(liars) if f is None else f,
             round=round,
             streams=Streams(seed),
-            reference=torch.zeros(d),
-            rule=rule or Mean(),
-            f=len(liars) if f is None else f,
-            layout=Layout({"row": (d,)}, data.dtype),
             root=None if root is None else torch.as_tensor(root).to(data),
         )
+        view = View(byzantine, torch.ones(n, dtype=torch.float64), context, rule or Mean())
         return self.corrupt(LocalRows(data), view)[0].collect()
 
 
@@ -82,7 +80,7 @@ class Replace:
     @classmethod
     def of(cls, view: View, lie: SlabFunction) -> Self:
         """What an attack on the parameters does to the rows of this view."""
-        return cls(view.byzantine, lie, view.layout.measured)
+        return cls(view.byzantine, lie, view.context.layout.measured)
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
         honest = carrier(slab)
@@ -132,7 +130,9 @@ class Draws:
     @classmethod
     def of(cls, view: View, purpose: str) -> Draws:
         only = "" if view.receiver is None else f".to.{view.receiver}"
-        return cls(view.streams, f"attack.{purpose}{only}", view.round, view.clients[view.byzantine])
+        return cls(
+            view.context.streams, f"attack.{purpose}{only}", view.context.round, view.context.clients[view.byzantine]
+        )
 
     def uniform(self, columns: Columns) -> Tensor:
         """float32[k, c] in (0, 1)."""

@@ -48,7 +48,7 @@ class FangKrum(BaseAttack):
         if not honest.any():
             return rows, view.weights, view.memory
         sign = Sign(honest)
-        size = self._size(Geometry.of(decisive(rows, view.layout), honest, sign), rows.size)
+        size = self._size(Geometry.of(decisive(rows, view.context.layout), honest, sign), rows.size)
         return rows.map(Replace.of(view, Along(honest, 0.0, -size, sign))), view.weights, view.memory
 
     def _size(self, geometry: Geometry, d: int) -> float:

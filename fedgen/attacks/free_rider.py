@@ -47,12 +47,12 @@ class FreeRider(BaseAttack):
     omniscient: ClassVar[bool] = True
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
-        known, now = view.memory.get(REFERENCE, view.reference), view.reference
+        known, now = view.memory.get(REFERENCE, view.context.reference), view.context.reference
         if view.start is not None:
             step = view.start[view.byzantine]
         else:
             step = now - known if self.update == "last" else torch.zeros_like(now)
-        noise = self.noise * (view.round + 1) ** -self.decay
+        noise = self.noise * (view.context.round + 1) ** -self.decay
         lie = Pretence(step, noise, Draws.of(view, "free_rider"))
         return rows.map(Distort.of(view, lie)), view.weights, {REFERENCE: now}
 

@@ -50,8 +50,8 @@ class Mimic(BaseAttack):
             return rows, view.weights, view.memory
         place = self._wanted(view, honest)
         if place is None:
-            place = farthest(decisive(rows, view.layout), honest)
-        memory = {VICTIM: view.clients[place].reshape(1)}
+            place = farthest(decisive(rows, view.context.layout), honest)
+        memory = {VICTIM: view.context.clients[place].reshape(1)}
         return rows.map(Replace.of(view, Copy(place))), view.weights, memory
 
     def _wanted(self, view: View, honest: Tensor) -> int | None:
@@ -60,7 +60,7 @@ class Mimic(BaseAttack):
         client = self.client if known is None or self.client is not None else int(known)
         if client is None:
             return None
-        found = ((view.clients == client) & honest).nonzero().flatten()
+        found = ((view.context.clients == client) & honest).nonzero().flatten()
         return int(found[0]) if len(found) else None
 
 

@@ -43,7 +43,9 @@ class Bounded(BaseAttack):
             return rows, view.weights, view.memory
         statistics: dict[str, SlabFunction | None] = {"unit": None, "std": Deviation(honest), "sign": Sign(honest)}
         statistic = statistics[self.perturbation]
-        along, across = self._lie(Geometry.of(decisive(rows, view.layout), honest, statistic), statistic is None)
+        along, across = self._lie(
+            Geometry.of(decisive(rows, view.context.layout), honest, statistic), statistic is None
+        )
         lie = Along(honest, along, across, statistic)
         return rows.map(Replace.of(view, lie)), view.weights, view.memory
 

@@ -28,9 +28,9 @@ def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None =
     A rule that decides from inner products is asked on n x n numbers, after one pass over the rows; any other
     aggregates the mapped rows for every candidate.
     """
-    honest, rows = ~view.byzantine, decisive(rows, view.layout)
+    honest, rows = ~view.byzantine, decisive(rows, view.context.layout)
     rule, context = view.rule, view.context
-    if len(honest) < rule.minimum(view.f):
+    if len(honest) < rule.minimum(view.context.f):
         return 1.0  # the round will be skipped
     gram_weights = rule.gram_weights()
     if gram_weights is not None:

@@ -29,7 +29,7 @@ class FalseStatistics(BaseAttack):
     scale: Annotated[float, Field(allow_inf_nan=False, description="factor of the statistics that are sent")] = -100.0
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
-        lie = ScaledPart(self.scale, view.layout.measured)
+        lie = ScaledPart(self.scale, view.context.layout.measured)
         return rows.map(Distort(view.byzantine, lie)), view.weights, view.memory
 
 
