@@ -9,10 +9,10 @@ import torch
 from sklearn.datasets import load_diabetes
 
 from fedgen import load_experiment, run
-from fedgen.data.dataset import Dataset
+from fedgen.data.dataset import Dataset, Source
 
 
-class Diabetes:
+class Diabetes(Source):
     """x[s, 10], y[s]: the score in units of its standard deviation; every fifth patient is for testing."""
 
     def load(self, folder: Path) -> Dataset:

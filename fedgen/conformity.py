@@ -20,6 +20,8 @@ CONTRACTS = {
     "schedule": "fedgen.training.schedules:Schedule",
     "server_optimizer": "fedgen.training.server_optimizers:ServerOptimizer",
     "engine": "fedgen.training.trainer:Engine",
+    "loss": "fedgen.evaluation.measure:Measure",
+    "metric": "fedgen.evaluation.measure:Measure",
     "rule": "fedgen.contracts:Rule",
     "rule_wrapper": "fedgen.contracts:Rule",
     "attack": "fedgen.contracts:Attack",
@@ -32,6 +34,9 @@ SPARED = {"reference", "reference_names"}
 
 
 DECLARED = {
+    "Source": {"load"},
+    "Partition": {"split"},
+    "Measure": set[str](),
     "Rule": {"linear", "minimum", "aggregate"},
     "Attack": {"omniscient", "poison", "corrupt"},
     "Method": {"modes", "layout", "initial_state", "broadcast", "client_update", "server_update", "evaluate"},
@@ -47,13 +52,31 @@ def conforming(kind: str, name: str, part: Any) -> Any:
     wrong = list(_complaints(kind, part))
     if wrong:
         raise SettingError(f"{kind} {name!r} {' and '.join(wrong)}; CONTRIBUTING.md shows how such parts are made")
-    base = _contract(kind)
-    if base is not None and base.__name__ in DECLARED and not isinstance(part, base):
+    based = of_kind(kind, name, type(part))
+    if based is not type(part):
         try:
-            object.__setattr__(part, "__class__", type(type(part).__name__, (type(part), base), {}))
+            object.__setattr__(part, "__class__", based)
         except TypeError as error:  # such as a class with __slots__
-            raise SettingError(f"{kind} {name!r}: derive its class from fedgen.contracts.{base.__name__}") from error
+            raise _underived(kind, name) from error
     return part
+
+
+def of_kind(kind: str, name: str, member: type) -> type:
+    """The class, derived from its kind's base where there is one: what it does not have is the base's.
+
+    Raises SettingError where it cannot be.
+    """
+    base = _contract(kind)
+    if base is None or base.__name__ not in DECLARED or issubclass(member, base):
+        return member
+    try:
+        return type(member.__name__, (member, base), {})
+    except TypeError as error:  # such as a metaclass of its own
+        raise _underived(kind, name) from error
+
+
+def _underived(kind: str, name: str) -> SettingError:
+    return SettingError(f"{kind} {name!r}: derive its class from {CONTRACTS[kind].replace(':', '.')}")
 
 
 def _contract(kind: str) -> type | None:
@@ -71,7 +94,8 @@ def _complaints(kind: str, part: Any) -> Iterator[str]:
         return
     declared = DECLARED.get(contract.__name__, vars(contract).keys() - SPARED)
     for name, promised in vars(contract).items():
-        if name in declared and not name.startswith("_") and (wrong := _complaint(part, name, promised)):
+        wanted = name in declared or (name in vars(type(part)) and name not in SPARED)
+        if wanted and not name.startswith("_") and (wrong := _complaint(part, name, promised)):
             yield wrong
 
 

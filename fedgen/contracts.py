@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgen.data.targets import KINDS, TargetKind
 from fedgen.parameters import Layout, Tensors
 from fedgen.streams import Streams
 
@@ -341,7 +342,12 @@ class Inbox:
 
 
 class Method(ABC):
-    """Both halves of a federated method, pure; a wrapper is a Method around a Method."""
+    """Both halves of a federated method, pure; a wrapper is a Method around a Method.
+
+    takes: the kinds of targets that it is made for.
+    """
+
+    takes: ClassVar[tuple[TargetKind, ...]] = KINDS
 
     @property
     @abstractmethod
@@ -440,10 +446,11 @@ class Rule(ABC):
 class Attack:
     """What Byzantine clients train on, and send; honest in everything that it does not override.
 
-    omniscient: sees every row of the round; else one block at a time.
+    omniscient: sees every row of the round; else one block at a time.  takes: see `Method`.
     """
 
     omniscient: ClassVar[bool] = False
+    takes: ClassVar[tuple[TargetKind, ...]] = KINDS
 
     def poison(self, block: Block, byzantine: Tensor) -> Block:
         """The block that is trained on, with the data of byzantine[n] changed."""

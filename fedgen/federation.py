@@ -17,11 +17,10 @@ from fedgen.admission import Limits
 from fedgen.aggregation.delta_sum import with_delta
 from fedgen.config import Choice, Experiment
 from fedgen.contracts import Attack, Block, Facts, Method, Rule, Samples
-from fedgen.data.dataset import Dataset
+from fedgen.data.dataset import Dataset, Source
 from fedgen.data.divide import divide
 from fedgen.data.folder import data_folder
 from fedgen.data.holdings import Holdings
-from fedgen.data.targets import check_takes
 from fedgen.errors import SettingError
 from fedgen.evaluation.held_out import Evaluation, held_out
 from fedgen.models.fitted import fitted
@@ -30,6 +29,7 @@ from fedgen.parameters import Layout, Tensors
 from fedgen.process import prepare_process
 from fedgen.resolve import BLOCK_BYTES_MOST, resolved
 from fedgen.streams import Streams
+from fedgen.takes import check_takes
 from fedgen.topology.network import Network, network_of
 from fedgen.training.choose import TRIED, choose_engine
 from fedgen.training.trainer import Trainer
@@ -52,9 +52,8 @@ class Federation:
     def __init__(self, experiment: Experiment) -> None:
         prepare_process(experiment.training.threads)
         self.streams = Streams(experiment.experiment.seed)
-        source = registry.build("dataset", **_call(experiment.data.dataset))
-        if hasattr(source, "check_partition"):
-            source.check_partition(experiment.data.partition.name, experiment.data.partition.params)
+        source: Source = registry.build("dataset", **_call(experiment.data.dataset))
+        source.check_partition(experiment.data.partition.name, experiment.data.partition.params)
         dataset = _loaded(source, experiment)
         self.dataset = dataset.standardised() if experiment.data.standardise else dataset
         _check_targets(experiment, dataset)
@@ -320,7 +319,7 @@ def _check_targets(experiment: Experiment, dataset: Dataset) -> None:
         check_takes(setting, kind, choice.name, registry.find(kind, choice.name), dataset.targets)
 
 
-def _loaded(source: Any, experiment: Experiment) -> Dataset:
+def _loaded(source: Source, experiment: Experiment) -> Dataset:
     try:
         dataset = source.load(data_folder(experiment.runtime.data_dir))
     except SettingError:

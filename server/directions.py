@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedgen.evaluation.measure import declared as declared_by
 from fedgen.federation import Federation
 from fedgen.server.words import split_metric
 
@@ -10,7 +11,7 @@ def directions(federation: Federation) -> dict[str, bool]:
     """{metric as it is reported: whether a lower value is better}; one that declares nothing is absent."""
     model = federation.facts.model
     measures = {**model.metrics, "loss": model.loss}
-    declared = {name: getattr(measure, "lower_is_better", None) for name, measure in measures.items()}
+    declared = {name: declared_by(measure).lower_is_better for name, measure in measures.items()}
     found = {"train_loss": declared["loss"]}
     for held in federation.evaluations:
         names = held.only or {name: held.prefix + name for name in declared}

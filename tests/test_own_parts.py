@@ -20,6 +20,7 @@ from fedgen.contracts import Aggregation, Rule
 from fedgen.data.partition import Dirichlet
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
+from fedgen.server.directions import directions
 from fedgen.server.run import Result, RunFailed
 
 UserModule = Callable[[str, str], Path]
@@ -113,7 +114,7 @@ def test_every_contract_says_something_and_our_parts_keep_it(kind: str) -> None:
     class Nothing:
         pass
 
-    with pytest.raises(SettingError, match=f"{kind} 'x' lacks"):
+    with pytest.raises(SettingError, match=f"{kind} 'x' (lacks|must be callable)"):
         conformity.conforming(kind, "x", Nothing())
 
 
@@ -472,3 +473,75 @@ def test_a_rule_that_is_derived_from_nothing_has_the_defaults_of_rules() -> None
 def test_a_rule_that_cannot_be_given_them_is_told_what_to_derive_from() -> None:
     with pytest.raises(SettingError, match=r"rule 'slotted': derive its class from fedgen.contracts.Rule"):
         conformity.conforming("rule", "slotted", Slotted())
+
+
+# What parts declare.
+
+DECLARING = """
+import torch
+from dataclasses import dataclass
+
+class Cut:
+    def check_partition(self, name, parameters):
+        if name != "iid":
+            from fedgen.errors import SettingError
+            raise SettingError(f"this cut is for iid, and not for {name}")
+    def load(self, folder):
+        from fedgen.data.dataset import Dataset
+        x, y = torch.rand(40, 2), torch.arange(40) % 2
+        return Dataset("cut", x, y, x, y, classes=("a", "b"))
+
+class Numbered:
+    takes = ("numbers",)
+    def split(self, labels, clients, generator): ...
+
+class Wide:
+    lower_is_better = False
+    def __call__(self, outputs, targets):
+        return (outputs.argmax(-1) == targets).double()
+
+class Silent:
+    def __call__(self, outputs, targets):
+        return (outputs.argmax(-1) == targets).double()
+
+made = Wide()
+
+def function(outputs, targets):
+    return (outputs.argmax(-1) == targets).double()
+function.takes = ("labels",)
+"""
+
+
+def test_a_data_set_may_ask_for_a_partition(tiny: Callable[..., Experiment], user_module: UserModule) -> None:
+    user_module("telling", DECLARING)
+    Federation(tiny(data={"dataset": "telling:Cut"}))
+    with pytest.raises(SettingError, match="this cut is for iid, and not for dirichlet"):
+        Federation(tiny(data={"dataset": "telling:Cut", "partition": "dirichlet"}))
+
+
+def test_parts_that_are_derived_from_nothing_say_which_targets_they_take(
+    tiny: Callable[..., Experiment], user_module: UserModule
+) -> None:
+    user_module("telling", DECLARING)
+    with pytest.raises(SettingError, match=r"'telling:Numbered' is made for numbers.*choose from classes, dirichlet"):
+        Federation(tiny(data={"partition": "telling:Numbered"}))
+    with pytest.raises(
+        SettingError, match=r"model.metrics 'telling:function' is made for labels.*choose from absolute_error, accuracy"
+    ):
+        Federation(tiny(model={"metrics": ["telling:function"]}))
+
+
+def test_a_metric_says_which_way_is_better_however_it_is_made(
+    tiny: Callable[..., Experiment], user_module: UserModule
+) -> None:
+    user_module("telling", DECLARING)
+    known = directions(Federation(tiny(model={"metrics": ["telling:Wide", "telling:Silent", "telling:made"]})))
+    told = {name: better for name, better in known.items() if name.startswith("telling")}
+    assert told == {"telling:Wide": False, "telling:made": False}
+    assert known["loss"] is True
+
+
+def test_an_ability_in_another_form_is_named(tiny: Callable[..., Experiment], user_module: UserModule) -> None:
+    user_module("telling", "from fedgen.aggregation.mean import Mean\nclass Rule(Mean):\n    gram_weights = 3\n")
+    with pytest.raises(SettingError, match="rule 'telling:Rule' has 'gram_weights' as a value, not as a function"):
+        Federation(tiny(aggregation={"rule": "telling:Rule"}))

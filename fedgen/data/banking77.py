@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from fedgen.data.archive import read_embeddings, scaled
-from fedgen.data.dataset import Dataset
+from fedgen.data.dataset import Dataset, Source
 from fedgen.registry import register
 
 FILE = Path("banking77") / "minilm.npz"
@@ -19,7 +19,7 @@ FILE = Path("banking77") / "minilm.npz"
 
 @register("dataset", "banking77")
 @dataclass(frozen=True, kw_only=True)
-class Banking77:
+class Banking77(Source):
     """Banking77: MiniLM embeddings of 10,003 training and 3,080 test queries, 77 intents (banking77/minilm.npz).
 
     x[s, 384], of length `norm`.

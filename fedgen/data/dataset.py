@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -117,12 +119,13 @@ class Dataset:
         return replace(self, x=(self.x - mean) / deviation, test_x=(self.test_x - mean) / deviation)
 
 
-class Source(Protocol):
-    """What is registered as a "dataset": a frozen dataclass whose `load` reads, or makes, the data.
+class Source(ABC):
+    """What is registered as a "dataset": a frozen dataclass whose `load` reads, or makes, the data."""
 
-    One whose cut belongs to a partition has check_partition(name, parameters), too.
-    """
+    def check_partition(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Raises SettingError where the cut into training and test samples belongs to another partition."""
+        return None
 
+    @abstractmethod
     def load(self, folder: Path) -> Dataset:
         """The data set, from its files under the data directory `folder`."""
-        ...

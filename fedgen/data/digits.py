@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedgen.data.dataset import Dataset
+from fedgen.data.dataset import Dataset, Source
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
@@ -21,7 +21,7 @@ TRAINING = 1_437
 
 @register("dataset", "digits")
 @dataclass(frozen=True, kw_only=True)
-class Digits:
+class Digits(Source):
     """8 x 8 grey handwritten digits, 1,437 training and 360 test images, offline.
 
     x[s, 1, 8, 8] in 0 .. 1.  The test set is a stratified 20 % drawn with seed 0, whatever the experiment's seed is.

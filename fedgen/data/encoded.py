@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedgen.data.dataset import Dataset
+from fedgen.data.dataset import Dataset, Source
 from fedgen.data.embeddings import Encoding, Parts, built
 from fedgen.models.model import own_generator, seed_generator
 from fedgen.registry import register
@@ -21,7 +21,7 @@ TOGETHER = 256
 
 @register("dataset", "encoded")
 @dataclass(frozen=True, kw_only=True)
-class Encoded:
+class Encoded(Source):
     """Another data set as embeddings of a frozen encoder: a registered one, or any torch.nn.Module as 'module:Class'.
 
     x <- encoder(x), scaled to the mean length `norm`.  An encoder may learn from the training samples, never from

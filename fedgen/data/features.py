@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from fedgen.data.archive import Arrays, read_embeddings, scaled
-from fedgen.data.dataset import Dataset
+from fedgen.data.dataset import Dataset, Source
 from fedgen.data.targets import KINDS, TargetKind
 from fedgen.errors import SettingError, suggest
 from fedgen.registry import register
@@ -21,7 +21,7 @@ OPTIONAL = ("targets", "classes", "domain_train", "domain_test", "client_train")
 
 @register("dataset", "features")
 @dataclass(frozen=True, kw_only=True)
-class Features:
+class Features(Source):
     """Embeddings of your own, from an .npz file with x_train[s, d], y_train[s, ...], x_test and y_test.
 
     y are classes, numbers from 0 on or names, unless an array `targets` of one word says that they are "numbers"

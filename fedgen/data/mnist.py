@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from fedgen.data.archive import DAMAGE, Arrays, read_arrays
-from fedgen.data.dataset import Dataset
+from fedgen.data.dataset import Dataset, Source
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
 
 @register("dataset", "mnist")
 @dataclass(frozen=True, kw_only=True)
-class Mnist:
+class Mnist(Source):
     """28 x 28 grey handwritten digits, 60,000 training and 10,000 test images (mnist/mnist.npz).
 
     x[s, 1, 28, 28] in 0 .. 1, in canonical order (by class, then by pixels): every source gives the same data hash.

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from fedgen.data.archive import read_embeddings, scaled
-from fedgen.data.dataset import Dataset
+from fedgen.data.dataset import Dataset, Source
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
@@ -22,7 +22,7 @@ RAW_FEATURES = 1024
 
 @register("dataset", "office_caltech10")
 @dataclass(frozen=True, kw_only=True)
-class OfficeCaltech10:
+class OfficeCaltech10(Source):
     """Office-Caltech-10: embeddings of ten things in four domains (office_caltech10/mobilenetv1_pw12.npz).
 
     x = z Q[:, :features] sqrt(1024 / features), then scaled to the mean length `norm`; z[s, 1024] are MobileNetV1's,

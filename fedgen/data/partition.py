@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -18,21 +19,23 @@ Shard = np.ndarray[Any, np.dtype[np.int64]]
 Shards = list[Shard]
 
 
-class Partition(Protocol):
-    """What is registered as a "partition"; one that is made for some kinds of targets names them in `takes`.
+class Partition(ABC):
+    """What is registered as a "partition"; takes: the kinds of targets that it is made for.
 
     `split` may have further arguments, and gets by their names: x[s, ...], the samples; numbers[s], which training
     samples of the data set they are, from 0 in the order of its file; domain[s] and client[s], numbers of the names in
     these columns, None where the data have none.
     """
 
+    takes: ClassVar[tuple[TargetKind, ...]] = KINDS
+
+    @abstractmethod
     def split(self, labels: Any, clients: int, generator: np.random.Generator) -> Shards:
         """One shard a client: whole numbers from 0 to s - 1, which count the samples of labels[s, ...].
 
         These are the training samples without those held back for validation.  Shards share no sample, and none is
         empty; samples that are in none stay unused.
         """
-        ...
 
 
 def sample_means(y: Any) -> Numbers:
@@ -43,15 +46,13 @@ def sample_means(y: Any) -> Numbers:
 
 @register("partition", "iid")
 @dataclass(frozen=True, kw_only=True)
-class Iid:
+class Iid(Partition):
     """Every client holds a uniform random share, sizes equal up to one sample.
 
     >>> shards = Iid().split(np.zeros(10, int), 3, np.random.default_rng(0))
     >>> sorted(map(len, shards))
     [3, 3, 4]
     """
-
-    takes: ClassVar[tuple[TargetKind, ...]] = KINDS
 
     def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
         order = generator.permutation(len(labels))
@@ -60,7 +61,7 @@ class Iid:
 
 @register("partition", "quantiles")
 @dataclass(frozen=True, kw_only=True)
-class Quantiles:
+class Quantiles(Partition):
     """Regression with skew: every client holds some ranges of the target, of equal numbers of samples.
 
     The samples are sorted by target (of vectors, by their mean) and cut into clients * per_client pieces; each client
@@ -91,7 +92,7 @@ class Quantiles:
 
 @register("partition", "natural")
 @dataclass(frozen=True, kw_only=True)
-class Natural:
+class Natural(Partition):
     """Every client holds the samples that are its own, as the data set's column `client` says.
 
     >>> shards = Natural().split(np.zeros(5), 2, np.random.default_rng(0), client=np.array([1, 0, 1, 1, 0]))
@@ -100,8 +101,6 @@ class Natural:
 
     Raises SettingError for a data set without that column, or with another number of clients.
     """
-
-    takes: ClassVar[tuple[TargetKind, ...]] = KINDS
 
     def split(self, labels: Any, clients: int, generator: np.random.Generator, client: Labels | None = None) -> Shards:
         if client is None:
@@ -116,7 +115,7 @@ class Natural:
 
 @register("partition", "dirichlet")
 @dataclass(frozen=True, kw_only=True)
-class Dirichlet:
+class Dirichlet(Partition):
     """Label skew: every class is divided by shares p ~ Dirichlet(alpha, ..., alpha) over the clients.
 
     alpha: 0 exclusive .. infinity; .1 gives most clients one or two classes, 100 is close to iid.  A client left with
@@ -155,7 +154,7 @@ class Dirichlet:
 
 @register("partition", "classes")
 @dataclass(frozen=True, kw_only=True)
-class ClassesPerClient:
+class ClassesPerClient(Partition):
     """Every client holds samples of a fixed number of classes; each class is divided evenly among its holders.
 
     Classes are dealt so that all have the same number of holders, up to one.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from fedgen.data.partition import Labels, Shards, fill
+from fedgen.data.partition import Labels, Partition, Shards, fill
 from fedgen.data.targets import TargetKind
 from fedgen.errors import SettingError
 from fedgen.registry import register
@@ -20,7 +20,7 @@ Seed = Annotated[int | None, Field(ge=0, description="seed of a generator of its
 
 @register("partition", "label_skew")
 @dataclass(frozen=True, kw_only=True)
-class LabelSkew:
+class LabelSkew(Partition):
     """Label skew with one sample of every class at every client, the rest by Dirichlet(beta) shares.
 
     Class by class: shuffle, one sample to each of K clients, round(p_k n) of the n others to client k, where
@@ -54,7 +54,7 @@ class LabelSkew:
 
 @register("partition", "domains")
 @dataclass(frozen=True, kw_only=True)
-class Domains:
+class Domains(Partition):
     """Every client holds samples of one domain, with label skew between the clients where `beta` is given.
 
     Client k, of domain k mod D, takes int(p_kc n_c) of the n_c samples of class c of its domain, in the data set's

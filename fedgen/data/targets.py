@@ -1,15 +1,12 @@
-"""What the targets of a data set are, and the parts that take only some of them."""
+"""What the targets of a data set are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-
-from fedgen import registry
-from fedgen.errors import SettingError
 
 TargetKind = Literal["classes", "numbers", "labels", "tokens"]
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
@@ -81,16 +78,3 @@ def complaint(kind: TargetKind, names: tuple[str, ...], y: Tensor) -> str:
     if low < 0 or high >= len(names):
         return f"{what} run from {low} to {high}, expected 0 to {len(names) - 1} for {len(names)} {kind}"
     return ""
-
-
-def check_takes(setting: str, kind: str, name: str, part: Any, targets: Targets) -> None:
-    """Raises SettingError where a part names, in `takes`, the kinds of targets it is made for, and not these."""
-    if targets.kind in getattr(part, "takes", KINDS):
-        return
-    members = registry.members(kind).items()
-    fitting = [each for each, member in members if targets.kind in getattr(member, "takes", ())]
-    others = f"choose from {', '.join(fitting)}, or your own" if fitting else "choose another, or leave it out"
-    raise SettingError(
-        f"{setting} {name!r} is made for {' or '.join(part.takes)}, and the targets of the data are {targets.kind}; "
-        f"{others}"
-    )

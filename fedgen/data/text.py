@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedgen.data.dataset import Dataset
+from fedgen.data.dataset import Dataset, Source
 from fedgen.data.embeddings import Encoding, Parts, built
 from fedgen.data.features import numbered
 from fedgen.errors import SettingError
@@ -22,7 +22,7 @@ from fedgen.registry import register
 
 @register("dataset", "text")
 @dataclass(frozen=True, kw_only=True)
-class Text:
+class Text(Source):
     """Sentences with labels from two CSV files, as embeddings of a frozen encoder of text.
 
     The encoder is a registered one, or a class of your own as 'module:Class' whose encode(texts) gives one row of

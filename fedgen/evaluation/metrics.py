@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedgen.data.targets import IGNORED, TargetKind, Targets
-from fedgen.evaluation.measure import measure
+from fedgen.evaluation.measure import Measure, measure
 from fedgen.registry import register
 
 
@@ -57,7 +57,7 @@ def label_f1(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @register("metric", "r_squared")
 @dataclass(frozen=True, kw_only=True)
-class RSquared:
+class RSquared(Measure):
     """1 - (output - target)^2 / variance: of what the training targets vary, the share that is explained.
 
     Means over a sample's outputs[b, ...] and over the samples; the variance is that of the training targets, so that it

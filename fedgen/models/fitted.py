@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from fedgen import registry
 from fedgen.config import ModelSection
 from fedgen.data.dataset import Dataset
-from fedgen.data.targets import check_takes
 from fedgen.errors import SettingError
 from fedgen.models.model import Model, own_generator
+from fedgen.models.networks import Network
 from fedgen.own_code import explained
+from fedgen.takes import check_takes
 
 
 def fitted(section: ModelSection, dataset: Dataset, seed: int) -> Model:
@@ -52,7 +53,7 @@ def _maker(section: ModelSection, dataset: Dataset) -> Callable[[], nn.Module]:
         network = registry.build("model", section.name, section.params)
     if isinstance(network, nn.Module):
         return lambda: registry.build("model", section.name, section.params)
-    if not hasattr(network, "module"):
+    if not isinstance(network, Network):
         raise SettingError(
             f"model.name {section.name!r} is neither a torch.nn.Module nor a class whose module(input_shape, outputs) "
             "makes one"

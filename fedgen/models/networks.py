@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import nn
@@ -17,6 +17,7 @@ Width = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1, description="share of hidden units that dropout sets to 0 in training")]
 
 
+@runtime_checkable
 class Network(Protocol):
     """What is registered as a "model": parameters that make a torch module for given inputs and outputs."""
 
