@@ -16,7 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgen.data.dataset import Dataset
+from fedgen.data.samples import Samples as Samples
 from fedgen.data.targets import KINDS, TargetKind
+from fedgen.exhibits import Exhibit
 from fedgen.parameters import Layout, Tensors
 from fedgen.streams import Streams
 
@@ -58,44 +61,6 @@ class Broadcast:
         if self.phase == "train":
             reference[: len(self.start)] = self.start
         return reference
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What n clients hold, as places in arrays that many share; gathered where somebody asks, and only what is asked.
-
-    pool_x[t, ...], pool_y[t, ...]; index int64[n, m]: where sample j of client i lies. Padding lies at a sample of
-    zeros.
-    """
-
-    pool_x: Tensor
-    pool_y: Tensor
-    index: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor, y: Tensor) -> Samples:
-        """x[n, m, ...] and y[n, m, ...] themselves."""
-        n, m = y.shape[:2]
-        return cls(x.flatten(0, 1), y.flatten(0, 1), torch.arange(n * m).view(n, m))
-
-    @cached_property
-    def x(self) -> Tensor:
-        """[n, m, ...], zero padded."""
-        return _gathered(self.pool_x, self.index)
-
-    @cached_property
-    def y(self) -> Tensor:
-        """[n, m, ...], zero padded."""
-        return _gathered(self.pool_y, self.index)
-
-    def take(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """(x[*places, ...], y[*places, ...]) at int64 places of the pool."""
-        return _gathered(self.pool_x, places), _gathered(self.pool_y, places)
-
-
-def _gathered(pool: Tensor, places: Tensor) -> Tensor:
-    gathered: Tensor = pool.index_select(0, places.flatten()).view(*places.shape, *pool.shape[1:])
-    return gathered
 
 
 @dataclass(frozen=True)
@@ -341,6 +306,20 @@ class Inbox:
         return self.aggregation.aggregate
 
 
+@dataclass(frozen=True)
+class Occasion:
+    """When a part is asked for exhibits, and of which data: after an evaluated round, where the run is coordinated.
+
+    last: no round follows.  block(clients[n]): what clients hold, and the models that they would train next.
+    """
+
+    round: int
+    last: bool
+    members: Literal["clients", "peers"]
+    dataset: Dataset
+    block: Callable[[Tensor], Block]
+
+
 class Method(ABC):
     """Both halves of a federated method, pure; a wrapper is a Method around a Method.
 
@@ -388,6 +367,10 @@ class Method(ABC):
     @abstractmethod
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
         """{metric: [...]}, each a mean over the samples."""
+
+    def exhibits(self, state: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
+        """What there is to see of it in the report."""
+        return ()
 
 
 GramWeights = Callable[[Tensor, Tensor, Context], Tensor]
@@ -442,6 +425,10 @@ class Rule(ABC):
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
         """The row that n rows become."""
 
+    def exhibits(self, memory: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
+        """What there is to see of it in the report; memory: as it returned it last, in gossip every peer's."""
+        return ()
+
 
 class Attack:
     """What Byzantine clients train on, and send; honest in everything that it does not override.
@@ -469,3 +456,7 @@ class Attack:
         """Test samples with the trigger of a backdoor and the labels it wants; the accuracy on them is the metric
         "backdoor_rate"."""
         return None
+
+    def exhibits(self, memory: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
+        """What there is to see of it in the report; memory: as it returned it last, in gossip every peer's."""
+        return ()

@@ -1,4 +1,4 @@
-"""The two logs of a run: metrics.jsonl, one line a round, and events.jsonl, one line an event."""
+"""The logs of a run, of one line each a round (metrics.jsonl), an event (events.jsonl), an exhibit (exhibits.jsonl)."""
 
 from __future__ import annotations
 
@@ -13,31 +13,48 @@ from typing import Any
 
 from fedgen.errors import SettingError
 from fedgen.server.disk import writing
-from fedgen.server.parts import EVENTS, METRICS, RESOLVED
+from fedgen.server.parts import EVENTS, EXHIBITS, METRICS, RESOLVED
 
 
 class Journal:
-    """Append-only.  A round's events are written together with its metrics, or not at all."""
+    """Append-only.  A round's events and exhibits are written together with its metrics, or not at all; the file of
+    exhibits is made by the first one."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._files: dict[str, FileIO] = {}
         for name in (METRICS, EVENTS):
-            with writing(folder / name):
-                self._files[name] = (folder / name).open("ab", buffering=0)
+            self._open(name)
+        if (folder / EXHIBITS).exists():
+            self._open(EXHIBITS)
         self._pending: list[dict[str, Any]] = []
+        self._exhibits: list[dict[str, Any]] = []
+
+    def _open(self, name: str) -> None:
+        with writing(self._folder / name):
+            self._files[name] = (self._folder / name).open("ab", buffering=0)
 
     def event(self, event: str, round: int | None = None, **details: Any) -> None:
         """Note something that happened, in a round or to the run."""
         at = {} if round is None else {"round": round}
         self._pending.append({"event": event, **at, **details})
 
+    def exhibit(self, record: dict[str, Any]) -> None:
+        """Keep an exhibit of the round."""
+        self._exhibits.append(record)
+
     def commit(self, record: dict[str, Any]) -> None:
-        """A round is over: its events and its line of metrics reach the logs."""
+        """A round is over: its events, exhibits and its line of metrics reach the logs."""
         self.flush()
+        while self._exhibits:
+            if EXHIBITS not in self._files:
+                self._open(EXHIBITS)
+            self._append(EXHIBITS, self._exhibits.pop(0))
         self._append(METRICS, record)
 
     def drop_round(self) -> list[dict[str, Any]]:
         """A round was given up: forget what happened in it; returns that."""
+        self._exhibits.clear()
         dropped = [event for event in self._pending if "round" in event]
         self._pending = [event for event in self._pending if "round" not in event]
         return dropped
@@ -66,12 +83,12 @@ class Journal:
                 raise
 
     def sync(self) -> dict[str, int]:
-        """Byte offsets of both logs, all of it on disk."""
+        """Byte offsets of the logs, all of it on disk; 0 of one that was never written."""
         self.flush()
         for file in self._files.values():
             with writing(Path(str(file.name))):
                 os.fsync(file.fileno())
-        return {name: file.tell() for name, file in self._files.items()}
+        return {EXHIBITS: 0, **{name: file.tell() for name, file in self._files.items()}}
 
     def close(self) -> None:
         for file in self._files.values():
@@ -122,10 +139,11 @@ def remedy(folder: Path) -> str:
 
 
 def truncate(folder: Path, offsets: dict[str, int]) -> None:
-    """Cut both logs to where a checkpoint found them.
+    """Cut the logs to where a checkpoint found them; one of exhibits that were all made later is removed.
 
     Raises SettingError, before anything is cut, where a log is missing or ends before that.
     """
+    offsets = {EXHIBITS: 0, **offsets}
     sizes = {name: (folder / name).stat().st_size if (folder / name).exists() else 0 for name in offsets}
     for name, offset in offsets.items():
         if sizes[name] < offset:
@@ -135,3 +153,6 @@ def truncate(folder: Path, offsets: dict[str, int]) -> None:
         if (folder / name).exists():
             with writing(folder / name):
                 os.truncate(folder / name, offset)
+    if not offsets[EXHIBITS]:
+        with writing(folder / EXHIBITS):
+            (folder / EXHIBITS).unlink(missing_ok=True)

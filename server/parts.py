@@ -6,11 +6,11 @@ EXPERIMENT, RESOLVED, ENVIRONMENT, PARTITION = "experiment.toml", "resolved.toml
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 CHECKPOINTS = "checkpoints"
 RESULT, MODEL = "result.json", "model.safetensors"
-AUGMENTATION = "augmentation.json"
+EXHIBITS = "exhibits.jsonl"
 NETWORK = "network.json"
 REPORT, FIGURES = "report.html", "figures"
 
 ALL = (
     *(EXPERIMENT, RESOLVED, ENVIRONMENT, PARTITION, METRICS, EVENTS),
-    *(CHECKPOINTS, RESULT, MODEL, AUGMENTATION, NETWORK, REPORT, FIGURES),
+    *(CHECKPOINTS, RESULT, MODEL, EXHIBITS, NETWORK, REPORT, FIGURES),
 )

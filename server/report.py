@@ -13,7 +13,7 @@ from typing import Any
 
 from fedgen.server.disk import writing
 from fedgen.server.parts import FIGURES, REPORT
-from fedgen.server.report_augmentation import augmentation_rows, augmentation_sentence, similarity_sentence
+from fedgen.server.report_exhibits import sections
 from fedgen.server.report_header import (
     STATE_WORDS,
     commands,
@@ -107,22 +107,13 @@ def _tables(run: RunFolder) -> dict[str, Any]:
         "client_rows": client_rows(run),
         "partition_sentence": partition_sentence(run.partition, run.members) if run.partition else "",
         "partition_key": partition_key(run.partition, run.members) if run.partition else "",
-        "augmentation": _augmentation(run),
+        "sections": sections(run.exhibits, MOST_ROWS),
         "network": list(run.network.facts.items()) if run.network else [],
         "time_rows": time_rows(run),
         "traffic_rows": traffic_rows(run),
         "refusals": refusal_tables(run),
         "events": event_rows(run),
     }
-
-
-def _augmentation(run: RunFolder) -> dict[str, Any]:
-    """Words and table about generated samples; nothing where there are none."""
-    if run.augmentation is None:
-        return {}
-    heads, rows = augmentation_rows(run.augmentation, run.augmentation_classes)
-    sentence = augmentation_sentence(run.augmentation, run.setting("federation", "mode") == "gossip")
-    return {"sentence": sentence, "shapes": similarity_sentence(run.augmentation), "heads": heads, "rows": rows}
 
 
 def _origin(run: RunFolder) -> dict[str, Any]:

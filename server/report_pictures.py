@@ -8,16 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from fedgen.server import figures, report_canvas
-from fedgen.server.augmentation_record import Augmentation
+from fedgen.server.exhibit_pictures import draw_exhibit
 from fedgen.server.graph_picture import plot as plot_graph
-from fedgen.server.report_augmentation import (
-    CLASS_COLOURS,
-    draw_counts,
-    draw_distances,
-    draw_samples,
-    draw_similarity,
-    similarity_sentence,
-)
+from fedgen.server.parts import EXHIBITS
 from fedgen.server.report_partition import draw_partition, partition_sentence
 from fedgen.server.run_record import NetworkFacts, RunFolder
 from fedgen.server.words import (
@@ -38,7 +31,7 @@ MOST_METRICS = 6
 @dataclass(frozen=True)
 class Picture:
     """One figure: its SVG as drawn, its caption, and its text for those who cannot see it; or, where a curve would be
-    one dot, the numbers in words instead of an SVG."""
+    one dot, the numbers in words instead of an SVG.  note: what stands below it."""
 
     name: str
     svg: str
@@ -46,6 +39,7 @@ class Picture:
     description: str
     about_metric: bool = False
     numbers: str = ""
+    note: str = ""
 
     @property
     def standalone(self) -> str:
@@ -65,8 +59,7 @@ def draw(run: RunFolder) -> dict[str, Picture]:
     pictures += _variance_pictures(run)
     if run.network is not None:
         pictures += _network_pictures(run, run.network)
-    if run.augmentation is not None:
-        pictures += _augmentation_pictures(run.augmentation, run.augmentation_classes)
+    pictures += _exhibit_pictures(run)
     if run.partition is not None:
         svg, sentence = draw_partition(run.partition, run.members), partition_sentence(run.partition, run.members)
         pictures.append(Picture("partition", svg, "Who holds what", sentence))
@@ -208,19 +201,19 @@ def _trust_pictures(run: RunFolder) -> list[Picture]:
     return pictures
 
 
-def _augmentation_pictures(found: Augmentation, classes: list[str]) -> list[Picture]:
-    """What clients hold before and after they generate samples."""
-    repeated = " (ten colours in turn)" if len(classes) > len(CLASS_COLOURS) else ""
-    samples = f"Real and generated samples of the first clients, coloured by class{repeated}"
-    drawn = [
-        ("augmentation", draw_counts(found, classes), "Samples of every class at every client, before and after"),
-        ("augmentation-distance", draw_distances(found), "How far clients are from everybody (dotted: before)"),
-        ("augmentation-samples", draw_samples(found, classes), samples),
-    ]
-    if similarity_sentence(found):
-        where = "in two domains" if found.domains else "at two clients"
-        drawn.append(("augmentation-shapes", draw_similarity(found), f"How alike the shapes of a class are {where}"))
-    return [Picture(name, svg, caption, caption.lower()) for name, svg, caption in drawn]
+def _exhibit_pictures(run: RunFolder) -> list[Picture]:
+    """What the method, the rule and the attack have to show; one that cannot be drawn is left out, and named."""
+    pictures = []
+    for shown in run.exhibits:
+        try:
+            svg = draw_exhibit(shown.exhibit)
+        except Exception as error:
+            run.notices.append(f"{EXHIBITS}: {shown.exhibit.name!r} cannot be drawn: {printable(error)}.")
+            continue
+        if svg:
+            words = printable(shown.title.lower())
+            pictures.append(Picture(shown.figure, svg, shown.title, words, note=shown.exhibit.caption))
+    return pictures
 
 
 def _time_pictures(run: RunFolder) -> list[Picture]:

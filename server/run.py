@@ -19,11 +19,11 @@ from fedgen.own_code import explained, place_of
 from fedgen.parameters import canonical
 from fedgen.process import process_kept
 from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, signals, star, user_code
-from fedgen.server.augmentation import write_augmentation
 from fedgen.server.checkpoint import Standing
 from fedgen.server.directions import directions
 from fedgen.server.disk import Unwritable, write_json, write_text
 from fedgen.server.environment import describe
+from fedgen.server.exhibits import note_exhibits
 from fedgen.server.journal import Journal, read_lines, truncate
 from fedgen.server.pool import Interrupt, Pool, SerialPool, StopRequested, WorkLost
 from fedgen.server.recorded import Recorded
@@ -218,6 +218,8 @@ class _Life:
                 self.interrupt.check()
                 due = (standing.round + 1) % every == 0 or standing.round + 1 == rounds
                 record = self._round(session, due)
+                if due and experiment.tracking.report:
+                    note_exhibits(session, self.view.note)
                 journal.commit(record)
                 self.view.round(record)
                 if standing.round % experiment.runtime.checkpoint_every == 0 or standing.round == rounds:
@@ -280,7 +282,7 @@ class _Life:
             checkpoint.save_tensors(self.folder / parts.MODEL, model, {"sha256": result.sha256})
             write_json(self.folder / parts.RESULT, result.to_json())
             if self.federation.experiment.tracking.report:
-                report = self._report(standing)
+                report = self._report()
         except Unwritable as error:
             first = message if state == "failed" else self._how_to_go_on("failed", str(error))
             result = self._result(standing, "failed", first)
@@ -327,12 +329,11 @@ class _Life:
         command = f"`{shlex.join(['fedgen', 'resume', str(self.folder)])}` continues"
         return f"{command} this run" if state == "stopped" else f"{reason}; {command} once this is mended"
 
-    def _report(self, standing: Standing) -> str:
+    def _report(self) -> str:
         """The report's path; a failure to draw it must not lose the run, and is said."""
         from fedgen.server.report import write_report
 
         try:
-            write_augmentation(self.folder, self.federation, standing)
             return str(write_report(self.folder))
         except Unwritable:
             raise

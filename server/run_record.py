@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedgen.server.augmentation_record import Augmentation, read_augmentation
+from fedgen.server.exhibits_record import Shown, read_exhibits
 from fedgen.server.parts import (
-    AUGMENTATION,
     ENVIRONMENT,
     EVENTS,
+    EXHIBITS,
     EXPERIMENT,
     METRICS,
     NETWORK,
@@ -81,8 +81,8 @@ class RunFolder:
     records: list[Record]
     events: list[Record]
     result: Record
-    augmentation: Augmentation | None = None
     network: NetworkFacts | None = None
+    exhibits: list[Shown] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
     @classmethod
@@ -105,8 +105,8 @@ class RunFolder:
             records=_metric_records(folder / METRICS, notices),
             events=_json_lines(folder / EVENTS, notices),
             result=_optional_object(folder / RESULT, notices),
-            augmentation=read_augmentation(_optional_object(folder / AUGMENTATION, notices), notices),
             network=_read_network(folder / NETWORK, notices),
+            exhibits=read_exhibits(_exhibit_lines(folder / EXHIBITS, notices), notices),
             notices=notices,
         )
 
@@ -137,13 +137,6 @@ class RunFolder:
             return len(self.partition.counts)
         clients = finite(self.setting("data", "clients"))
         return None if clients is None else int(clients)
-
-    @property
-    def augmentation_classes(self) -> list[str]:
-        """Names of the classes that samples were generated of, numbers where they have none."""
-        count = 0 if self.augmentation is None else self.augmentation.counts.shape[2]
-        names = self.partition.classes if self.partition else []
-        return list(names) if len(names) == count else [str(label) for label in range(count)]
 
     @property
     def byzantine(self) -> set[int]:
@@ -294,6 +287,15 @@ def _json_lines(path: Path, notices: list[str]) -> list[Record]:
             raise ValueError(f"{path}, line {number}, is damaged: {error}") from error
         records.append(value)
     return records
+
+
+def _exhibit_lines(path: Path, notices: list[str]) -> list[Record]:
+    """The objects of the log, none and a notice where it is damaged: a report does without."""
+    try:
+        return _json_lines(path, notices)
+    except ValueError as error:
+        notices.append(f"{error}.")
+        return []
 
 
 def _metric_records(path: Path, notices: list[str]) -> list[Record]:

@@ -6,6 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
+from fedgen.amounts import counted as counted
+from fedgen.amounts import human_bytes as human_bytes
+from fedgen.amounts import human_count as human_count
+
 OUTCOMES = ("admitted", "late", "failed", "rejected")
 OF_PEERS = ("p10_", "worst_", "consensus_")
 """What the names begin with of metrics that compare the peers of a gossip."""
@@ -94,18 +98,6 @@ def printable(text: object) -> str:
     return "".join(character if character.isprintable() else " " for character in str(text))
 
 
-def human_bytes(size_bytes: float) -> str:
-    """1234567 -> ``1.2 MB`` (decimal units)."""
-    size, unit = float(size_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if abs(size) < 999.5:
-            break
-        size, unit = size / 1000, larger
-    if unit == "B" or abs(size) >= 99.95:
-        return f"{size:,.0f} {unit}" if abs(size) < 1e6 else f"{size:.2g} {unit}"
-    return f"{size:.1f} {unit}"
-
-
 def human_seconds(seconds: float) -> str:
     """200 -> ``3 min 20 s``."""
     if abs(seconds) < 0.9995:
@@ -119,18 +111,6 @@ def human_seconds(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24} d {hours % 24} h"
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def human_count(count: float) -> str:
-    """12345 -> ``12,345``; beyond a million, ``1.2 M``."""
-    if abs(count) < 1e6:
-        return f"{count:,.0f}"
-    return f"{count / 1e6:,.1f} M" if abs(count) < 1e12 else f"{count:.2g}"
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """1, ``round`` -> ``1 round``; 2 -> ``2 rounds``."""
-    return f"{human_count(count)} {one if count == 1 else many or one + 's'}"
 
 
 def human_metric(name: str, value: float | str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +28,6 @@ from fedgen.methods.recall import Recall
 from fedgen.server.checkpoint import load_newest
 from fedgen.server.journal import read_lines
 from fedgen.server.report import write_report
-from fedgen.server.run_folder import read_object
 
 ROUNDS = 3
 
@@ -424,6 +424,18 @@ def test_statistics_are_flooded_in_gossip(tmp_path: Path) -> None:
 
 
 PICTURES = {"augmentation", "augmentation-distance", "augmentation-samples", "augmentation-shapes"}
+EXHIBITS = [
+    *("augmentation-words", "augmentation", "augmentation-distance", "augmentation-shapes"),
+    *("augmentation-shapes-words", "augmentation-samples", "augmentation-table"),
+]
+
+
+def exhibits(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the method shows, by name; all of it after the exchange of statistics."""
+    lines = read_lines(folder / "exhibits.jsonl")
+    assert {(line["round"], line["by"]) for line in lines} == {(-1, "method")}
+    assert len(lines) == len({line["name"] for line in lines})
+    return {line["name"]: line for line in lines}
 
 
 def test_a_report_tells_what_was_generated(tmp_path: Path) -> None:
@@ -431,21 +443,26 @@ def test_a_report_tells_what_was_generated(tmp_path: Path) -> None:
     wrappers = [{"name": "ggeur", "target": 30, "minimum_count": 1}, "worker_momentum"]
     chosen = experiment(training={"block": 3, "wrappers": wrappers}, tracking={"report": True})
     folder = run(chosen, tmp_path / "run").folder
-    found = read_object(folder / "augmentation.json")
-    before, after = torch.tensor(found["counts"])
+    shown = exhibits(folder)
+    assert list(shown) == EXHIBITS, "once, in the order of the report"
+    panels = shown["augmentation"]["panels"]
+    before, after = torch.tensor(panels["before"]).long().mT, torch.tensor(panels["after"]).long().mT
     assert torch.equal(before, Federation(chosen).holdings.counts)
     assert torch.equal(after, before.clamp_min(30))
-    assert sum(found["label_distance"][1]) < sum(found["label_distance"][0])
-    assert sum(found["embedding_distance"][1]) < sum(found["embedding_distance"][0])
-    assert found["upload_bytes"] == 8 * 10 * (1 + 64 + 64 * 65 // 2)
-    assert found["same"] > found["different"]
+    means = [sum(curve["y"]) / 8 for curve in shown["augmentation-distance"]["curves"]]
+    assert means[1] < means[0]
+    assert means[3] < means[2]
+    words = shown["augmentation-words"]["text"]
+    assert "172 kB of statistics" in words, 8 * 10 * (1 + 64 + 64 * 65 // 2)
+    assert [f"{mean:.2f}" in words for mean in means] == [True] * 4
+    alike = re.findall(r"by (0\.\d+)", shown["augmentation-shapes-words"]["text"])
+    assert alike[0] > alike[1]
     page = (folder / "report.html").read_text()
     for words in ("Generated samples", f"{int(before[2, 3])} → 30", "Shapes of one class", "172 kB of statistics"):
         assert words in page
     assert {path.stem for path in (folder / "figures").iterdir()} >= PICTURES
-    (folder / "augmentation.json").write_text('{"counts": [1]}')
-    write_report(folder)
-    assert "augmentation.json cannot be understood" in (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    assert write_report(folder).read_text() == page
 
 
 def test_the_report_of_a_gossip_says_how_statistics_travel(tmp_path: Path) -> None:
@@ -463,10 +480,9 @@ def test_shapes_are_compared_between_domains_where_there_are_some(data_dir: Path
     office = {"dataset": "office_caltech10", "partition": "domains", "clients": 8}
     chosen = experiment(data=office, federation={"rounds": 0}, tracking={"report": True})
     folder = run(chosen, tmp_path / "run").folder
-    found = read_object(folder / "augmentation.json")
-    assert found["domains"] == ["amazon", "caltech10", "dslr", "webcam"]
-    assert len(found["similarity"]) == 4
-    assert found["same"] > found["different"]
+    shapes = exhibits(folder)["augmentation-shapes"]
+    assert shapes["row_names"] == shapes["column_names"] == ["amazon", "caltech10", "dslr", "webcam"]
+    assert len(shapes["panels"][""]) == 4
     pictures = {name: (folder / "figures" / f"{name}.svg").read_text() for name in PICTURES}
     assert "webcam" in pictures["augmentation-shapes"]
     assert all("headphones" in pictures[name] for name in ("augmentation", "augmentation-samples"))
@@ -514,7 +530,7 @@ def test_the_tiny_benchmark_prints_a_table(data_dir: Path) -> None:
 
 
 def test_many_clients_are_not_all_generated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedgen.server.augmentation.MOST_CLIENTS", 3)
+    monkeypatch.setattr("fedgen.methods.ggeur.MOST_CLIENTS", 3)
     folder = run(experiment(federation={"rounds": 1}, tracking={"report": True}), tmp_path / "run").folder
-    assert len(read_object(folder / "augmentation.json")["counts"][0]) == 3
+    assert len(exhibits(folder)["augmentation-table"]["rows"]) == 3
     assert "Of the first 3 of 8 clients, " in (folder / "report.html").read_text()

@@ -51,7 +51,9 @@ def test_folder_of_a_completed_run(tmp_path: Path) -> None:
         "experiment.toml", "resolved.toml", "environment.json", "partition.json", "metrics.jsonl", "events.jsonl",
         "checkpoints", "model.safetensors", "result.json", "report.html", "figures",
     }  # fmt: skip
-    assert names == {*parts.ALL, ".lock"} - {parts.AUGMENTATION, parts.NETWORK}, "those are of GGEUR and of gossip"
+    assert names == {*parts.ALL, ".lock"} - {parts.EXHIBITS, parts.NETWORK}, (
+        "those are of parts with exhibits and of gossip"
+    )
     checkpoints = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert checkpoints == ["round-000004.safetensors", "round-000006.safetensors"]
     assert json.loads((tmp_path / "run" / "result.json").read_text())["sha256"] == result.sha256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fedgen.aggregation.statistics import apply_rule
-from fedgen.contracts import Aggregation, Context, Diagnostics, GramWeights, Rows, Rule
+from fedgen.contracts import Aggregation, Context, Diagnostics, GramWeights, Occasion, Rows, Rule
+from fedgen.exhibits import Exhibit
 from fedgen.mistakes import validated
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import parameters
@@ -79,6 +80,9 @@ class RuleWrapper(BaseRule):
 
     def minimum(self, f: int) -> int:
         return self.inner.minimum(f)
+
+    def exhibits(self, memory: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
+        return self.inner.exhibits(memory, occasion)
 
 
 def _shares(weights: Any, n: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,11 +41,6 @@ class Changes:
     points: Tensor
     labels: Tensor
     generated: Tensor
-
-    def to_json(self) -> dict[str, Any]:
-        """Numbers and lists; NaN is None."""
-        lists = {name: value.tolist() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return {**lists, "same": self.same, "different": self.different}
 
 
 def changes_of(clients: Iterable[tuple[Augmented, Tensor | None]], classes: int) -> Changes:

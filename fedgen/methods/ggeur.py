@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import prod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fedgen.contracts import Block, Broadcast, Facts, Inbox, Samples, Update
+from fedgen.contracts import Block, Broadcast, Facts, Inbox, Occasion, Samples, Update
 from fedgen.data.targets import TargetKind
 from fedgen.errors import SettingError
+from fedgen.exhibits import Exhibit
 from fedgen.geometry.changes import changes_of
 from fedgen.geometry.heads import Head, lda, linear_names, nearest_mean, ridge, row_of
 from fedgen.geometry.sampler import Augmented, Centre, augment
 from fedgen.geometry.shapes import Geometry, Scale, geometry_of
 from fedgen.geometry.statistics import Statistics
 from fedgen.geometry.uploads import Sums, Upload, dense_bytes, size_bytes, upload_of
+from fedgen.methods.ggeur_exhibits import MOST_CLIENTS, Uploads, exhibits_of
 from fedgen.methods.ggeur_statistics import PHASE, StatisticsExchange
 from fedgen.methods.recall import Recall
 from fedgen.methods.wrapper import MethodWrapper
@@ -302,25 +304,28 @@ class Ggeur(MethodWrapper):
         # Scores of ridge lie around 0 .. 1; as logarithms of odds those of one sample would say next to nothing.
         return ridge(statistics, self.penalty, self.balanced).scaled(self.sharpness)
 
-    def findings(self, state: Tensors, blocks: Iterable[Block], domain: Tensor | None) -> dict[str, Any]:
-        """What a report tells of the augmentation: of the clients of the blocks, and of the uploads.
-
-        domain[s] of all samples, where they come from several.
-        """
-        tensors = self.broadcast(state, 0).tensors
-        made = (
-            (augmented, None if domain is None else domain[places])
-            for block in blocks
-            for augmented, places in zip(self.augmentations(tensors, block), _places(block), strict=True)
+    def exhibits(self, state: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
+        """Once, when the statistics are pooled: nothing of it changes later."""
+        inner = super().exhibits(state, occasion)
+        if occasion.round != -1:
+            return inner
+        uploads = Uploads(
+            clients=self.facts.clients,
+            size_bytes=size_bytes(self.encoding),
+            dense_bytes=dense_bytes(self.facts.classes, self.features),
+            left_out=(state[TRUSTED] == 0).nonzero().flatten().tolist(),
+            privacy=None if self.epsilon is None else (self.epsilon, self.delta),
         )
-        return {
-            **changes_of(made, self.facts.classes).to_json(),
-            "clients": self.facts.clients,
-            "upload_bytes": size_bytes(self.encoding),
-            "dense_bytes": dense_bytes(self.facts.classes, self.features),
-            "privacy": None if self.epsilon is None else [self.epsilon, self.delta],
-            "left_out": (state[TRUSTED] == 0).nonzero().flatten().tolist(),
-        }
+        changes = changes_of(self._before_and_after(state, occasion), self.facts.classes)
+        return [*inner, *exhibits_of(changes, uploads, occasion)]
+
+    def _before_and_after(self, state: Tensors, occasion: Occasion) -> Iterator[tuple[Augmented, Tensor | None]]:
+        """The samples of the first clients, one client after another, with the domains of the real ones."""
+        tensors, domain = self.broadcast(state, 0).tensors, occasion.dataset.domain
+        for client in range(min(self.facts.clients, MOST_CLIENTS)):
+            block = occasion.block(torch.tensor([client]))
+            (places,), (augmented,) = _places(block), self.augmentations(tensors, block)
+            yield augmented, None if domain is None else domain[places]
 
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
         if self.normalise:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedgen.contracts import Block, Broadcast, Inbox, Method, Update
+from fedgen.contracts import Block, Broadcast, Inbox, Method, Occasion, Update
+from fedgen.exhibits import Exhibit
 from fedgen.parameters import Layout, Tensors
 
 
@@ -46,3 +48,6 @@ class MethodWrapper(Method):
 
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
         return self.inner.evaluate(state, x, y)
+
+    def exhibits(self, state: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
+        return self.inner.exhibits(state, occasion)
