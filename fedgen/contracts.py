@@ -426,7 +426,7 @@ class Rule(ABC):
         """The row that n rows become."""
 
     def exhibits(self, memory: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
-        """What there is to see of it in the report; memory: as it returned it last, in gossip every peer's."""
+        """What there is to see of it in the report; memory: what it returned last, in gossip of all peers."""
         return ()
 
 
@@ -458,5 +458,5 @@ class Attack:
         return None
 
     def exhibits(self, memory: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
-        """What there is to see of it in the report; memory: as it returned it last, in gossip every peer's."""
+        """What there is to see of it in the report; memory: what it returned last, in gossip of all peers."""
         return ()

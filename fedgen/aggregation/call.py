@@ -5,15 +5,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
 
 from fedgen import conformity, registry
 from fedgen.aggregation.base import BaseRule
 from fedgen.aggregation.forms import updates_of
-from fedgen.contracts import Aggregation
+from fedgen.contracts import Aggregation, Context, Rows
 from fedgen.errors import SettingError
 from fedgen.mistakes import validated
 from fedgen.parameters import Tensors
+
+
+@runtime_checkable
+class Aggregates(Protocol):
+    """A rule, derived from `Rule` or not, and no function."""
+
+    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation: ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +90,7 @@ def _made(rule: Any, parameters: Mapping[str, Any]) -> Any:
         )
     if inspect.isclass(rule):
         raise SettingError(f"rule: expected a rule, got the class {rule.__name__}; make one: {rule.__name__}()")
-    function = callable(rule) and not hasattr(rule, "aggregate")
+    function = callable(rule) and not isinstance(rule, Aggregates)
     part = registry.of_function("rule", rule) if function else rule
     return conformity.conforming("rule", type(part).__name__, part)
 

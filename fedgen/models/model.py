@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from threading import RLock
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,21 @@ from fedgen.parameters import Layout, Tensors
 from fedgen.streams import Streams
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
+
+
+@runtime_checkable
+class NamesScaleFree(Protocol):
+    """A module that says which of its parameters a normalisation follows at once."""
+
+    scale_free: Collection[str]
+
+
+@runtime_checkable
+class NamesStatistics(Protocol):
+    """A part of a module that says which of its buffers it measures of its inputs."""
+
+    statistics: Collection[str]
+
 
 _GENERATOR = RLock()
 """Held while torch's generator, which all threads of a process share, is ours."""
@@ -170,7 +186,7 @@ NORMS = (
 def scale_free(module: nn.Module) -> frozenset[str]:
     """Names of the parameters of layers that a normalisation follows at once: in a sequence, or as the module itself
     says with an attribute `scale_free`."""
-    named = set(getattr(module, "scale_free", ()))
+    named = set(module.scale_free) if isinstance(module, NamesScaleFree) else set()
     for path, sequence in module.named_modules():
         if isinstance(sequence, nn.Sequential):
             for (name, layer), (_, after) in pairwise(sequence.named_children()):
@@ -235,7 +251,8 @@ def measured_by(module: nn.Module) -> Tensors:
     named = set()
     for path, part in module.named_modules():
         own = [name for name in part._buffers if name.startswith("running_")]
-        named |= {".".join(filter(None, (path, name))) for name in (*own, *getattr(part, "statistics", ()))}
+        told = part.statistics if isinstance(part, NamesStatistics) else ()
+        named |= {".".join(filter(None, (path, name))) for name in (*own, *told)}
     buffers = {name: buffer for name, buffer in module.named_buffers() if name in named}
     return {name: buffer for name, buffer in buffers.items() if buffer.is_floating_point()}
 
