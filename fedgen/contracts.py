@@ -7,7 +7,7 @@ All classes are frozen: a stage takes values and returns new ones.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -426,7 +426,8 @@ class Rule(ABC):
         """The row that n rows become."""
 
     def exhibits(self, memory: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
-        """What there is to see of it in the report; memory: what it returned last, in gossip of all peers."""
+        """What there is to see of it in the report; memory: what it returned last; of single inboxes
+        by "receiver/name"."""
         return ()
 
 
@@ -458,5 +459,6 @@ class Attack:
         return None
 
     def exhibits(self, memory: Tensors, occasion: Occasion) -> Sequence[Exhibit]:
-        """What there is to see of it in the report; memory: what it returned last, in gossip of all peers."""
+        """What there is to see of it in the report; memory: what it returned last; of single inboxes
+        by "receiver/name"."""
         return ()

@@ -46,8 +46,8 @@ class Standing:
             "client": self.clients.tensors(),
             "rule": self.rule_memory,
             "attack": self.attack_memory,
-            "inbox_rule": _flat(self.memories.rule),
-            "inbox_attack": _flat(self.memories.attack),
+            "inbox_rule": flat(self.memories.rule),
+            "inbox_attack": flat(self.memories.attack),
             "post": self.post,
         }
 
@@ -73,12 +73,13 @@ class Standing:
         )
 
 
-def _flat(memories: Mapping[int, Tensors]) -> Tensors:
+def flat(memories: Mapping[int, Tensors]) -> Tensors:
+    """{"<receiver>/<name>": tensor}."""
     return {f"{receiver}/{name}": value for receiver, held in memories.items() for name, value in held.items()}
 
 
 def _nested(flat: Tensors) -> dict[int, Tensors]:
-    """The inverse of `_flat`."""
+    """The inverse of `flat`."""
     memories: dict[int, Tensors] = {}
     for key, value in flat.items():
         receiver, _, name = key.partition("/")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from fedgen.contracts import Block, Occasion
 from fedgen.exhibits import KINDS, Exhibit
+from fedgen.models.model import own_generator
 from fedgen.own_code import explained
+from fedgen.server.checkpoint import flat
 from fedgen.server.session import Session
 
 Ask = Callable[[Occasion], Sequence[Exhibit]]
@@ -31,8 +32,12 @@ def note_exhibits(session: Session, note: Callable[[str], None]) -> None:
     )
     asked: dict[str, Ask] = {
         "method": lambda occasion: federation.method.exhibits(standing.state, occasion),
-        "rule": lambda occasion: federation.rule.exhibits(standing.rule_memory, occasion),
-        "attack": lambda occasion: federation.attack.exhibits(standing.attack_memory, occasion),
+        "rule": lambda occasion: federation.rule.exhibits(
+            standing.rule_memory | flat(standing.memories.rule), occasion
+        ),
+        "attack": lambda occasion: federation.attack.exhibits(
+            standing.attack_memory | flat(standing.memories.attack), occasion
+        ),
     }
     for part, ask in asked.items():
         for given in _given(_named(session, part), ask, occasion):
@@ -46,7 +51,7 @@ def note_exhibits(session: Session, note: Callable[[str], None]) -> None:
 def _given(part: str, ask: Ask, occasion: Occasion) -> Iterator[Exhibit | str]:
     """The exhibits of a part, and in words what is wrong with what it gave."""
     try:
-        with torch.random.fork_rng(devices=[]):  # what a part draws for a picture must not move what training draws
+        with own_generator():  # what a part draws for a picture must not move what training draws
             exhibits: object = ask(occasion)
     except Exception as error:
         yield f"{part}: its exhibits are left out ({explained(error)})"
