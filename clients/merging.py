@@ -237,7 +237,7 @@ def _with_blanks(told: Sequence[Tensors]) -> Tensors:
 
 
 def _share(federation: Federation, received: Array) -> Array:
-    section = federation.experiment.federation
+    section = federation.experiment.gossip
     return mixing_of(section.mixing, section.keep).share(received)
 
 

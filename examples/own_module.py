@@ -34,7 +34,6 @@ if __name__ == "__main__":  # fedgen imports this file as own_module: Python sea
         data={"clients": 10, "standardise": True},
         model={"name": "own_module:Net", "loss": "own_module:smoothed", "metrics": ["own_module:top_two", "accuracy"]},
         federation={"rounds": 10, "cohort": 5},
-        runtime={"backend": "serial"},
     )
     for name, values in run(experiment).history.items():
         print(f"{name:30}", *(f"{value:.3f}" for value in values))

@@ -6,7 +6,6 @@ experiment = Experiment(
     data={"clients": 50},
     training={"optimizer": {"name": "sgd", "lr": 0.2}, "epochs": 2},
     federation={"rounds": 30, "cohort": 0.2, "server_optimizer": {"name": "sgd", "momentum": 0.9}},
-    runtime={"backend": "serial"},  # this process alone; leave it out for worker processes on Ray
 )
 result = run(experiment)
 accuracy, chosen = result.history["accuracy"], result.history["validation_accuracy"].argmax()  # float64[rounds]

@@ -6,96 +6,16 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from fedgen import registry
+from fedgen.choice import Choice, Kind, Section
 from fedgen.errors import SettingError
 from fedgen.mistakes import explain
-
-
-class Section(BaseModel):
-    """One table of the experiment file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Choice(Section):
-    """A registered part by name, with its parameters: `"iid"` or `{ name = "dirichlet", alpha = 0.1 }`."""
-
-    name: str
-    params: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, value: Any) -> Any:
-        if isinstance(value, Choice):
-            return value
-        if isinstance(value, str):
-            value = {"name": value}
-        if not isinstance(value, Mapping):
-            raise PydanticCustomError("choice", "expected a name or a table with a name")
-        own = set(cls.model_fields) - {"params"}
-        params = {key: item for key, item in value.items() if key not in own}
-        return {**{key: item for key, item in value.items() if key in own}, "params": params}
-
-    @model_serializer
-    def _scatter(self) -> dict[str, Any]:
-        own = {key: getattr(self, key) for key in type(self).model_fields if key != "params"}
-        return {"name": own.pop("name"), **self.params, **own}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Marks a Choice with what it chooses among, so that its name and parameters are checked with the file."""
-
-    kind: str
-    default: str | None = None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        named = core_schema.no_info_before_validator_function(self.named, handler(source))
-        return core_schema.no_info_after_validator_function(self.complete, named)
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"x-fedgen-kind": self.kind, "x-fedgen-default": self.default}
-
-    def named(self, value: Any) -> Any:
-        """A table without a name sets parameters of the default choice."""
-        if self.default is not None and isinstance(value, Mapping) and "name" not in value:
-            return {"name": self.default, **value}
-        return value
-
-    def complete(self, choice: Choice) -> Choice:
-        """The choice with every parameter written out.
-
-        Raises ValidationError with the parameters' own locations.
-        """
-        try:
-            member = registry.find(self.kind, choice.name)
-        except SettingError as error:
-            raise PydanticCustomError("unknown_name", "{why}", {"why": str(error)}) from error
-        model = registry.parameters(member)
-        try:
-            checked = model.model_validate(choice.params)
-        except ValidationError as error:
-            lines = explain(error, model, of=choice.name)
-            raise PydanticCustomError("parameters", "{lines}", {"lines": lines}) from error
-        return choice.model_copy(update={"params": checked.model_dump()})
-
+from fedgen.modes import HOW, OF_MODE
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -207,6 +127,11 @@ class FederationSection(Section):
         Choice(name="sgd"), validate_default=True, description="how the server applies the aggregated update"
     )
     evaluate_every: int = Field(1, ge=1, description="rounds between evaluations; the last round is always evaluated")
+
+
+class GossipSection(Section):
+    """Gossip: who hears whom, and what a neighbour's model weighs."""
+
     topology: Annotated[Choice, Kind("topology", "k_regular")] = Field(
         Choice(name="k_regular"), validate_default=True, description="who hears whom in gossip"
     )
@@ -219,52 +144,58 @@ class FederationSection(Section):
     protocol: Literal["push", "pull", "push_pull"] = Field(
         "push", description="on an edge i -> j: i sends to j, i asks j, or both; all the same without directions"
     )
+    seed_agreement: bool = Field(False, description="all peers begin with the same model, as if agreed on a seed")
     clock: Literal["rounds", "events"] = Field(
         "rounds", description="gossip in rounds, or in virtual time, where a round is a tick (all keys in rounds are)"
     )
+
+    @model_validator(mode="after")
+    def _kept_share(self) -> Self:
+        if self.keep is not None and self.mixing == "metropolis_hastings":
+            raise _conflict(
+                "gossip.keep is the own share under uniform mixing; metropolis_hastings gives each peer its own: leave "
+                "keep out"
+            )
+        return self
+
+
+class VirtualTimeSection(Section):
+    """Gossip in virtual time, `gossip.clock = "events"`: how many ticks training and messages take."""
+
     training_ticks: tuple[Count, Count] = Field(
-        (8, 12), strict=False, description="events: least and most ticks that a peer's training takes, drawn each time"
+        (8, 12), strict=False, description="least and most ticks that a peer's training takes, drawn each time"
     )
-    stragglers: float = Field(0.0, ge=0, lt=1, description="events: share of the peers whose training takes longer")
-    slowdown: float = Field(4.0, ge=1, description="events: times as many ticks as the others that stragglers take")
+    stragglers: float = Field(0.0, ge=0, lt=1, description="share of the peers whose training takes longer")
+    slowdown: float = Field(4.0, ge=1, description="times as many ticks as the others that stragglers take")
     delay: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = Field(
-        (0, 0), strict=False, description="events: least and most ticks that a message is on its way"
+        (0, 0), strict=False, description="least and most ticks that a message is on its way"
     )
-    inbox: Share = Field(1.0, description="events: share of its neighbours that a peer waits for before it merges")
+    inbox: Share = Field(1.0, description="share of its neighbours that a peer waits for before it merges")
     age_decay: float = Field(
-        0.0, ge=0, description="events: a message that was sent t ticks ago weighs (1 + t)^-age_decay; 0: all alike"
+        0.0, ge=0, description="a message that was sent t ticks ago weighs (1 + t)^-age_decay; 0: all alike"
     )
+
+    @model_validator(mode="after")
+    def _spans(self) -> Self:
+        _check_span("virtual_time.training_ticks", self.training_ticks)
+        _check_span("virtual_time.delay", self.delay)
+        return self
+
+
+class FaultsSection(Section):
+    """What goes wrong in gossip without anybody's intent: lost messages, and peers that leave for a while."""
+
     loss: float = Field(0.0, ge=0, lt=1, description="probability that a message of gossip is lost")
     churn: float = Field(0.0, ge=0, lt=1, description="probability that a peer of gossip leaves, each round")
     churn_rounds: tuple[int, int] | None = Field(
         None, strict=False, description="first and last round in which peers leave; none: all rounds"
     )
     away: int = Field(20, ge=1, description="rounds after which a peer that has left comes back")
-    seed_agreement: bool = Field(False, description="all peers begin with the same model, as if agreed on a seed")
 
     @model_validator(mode="after")
-    def _spans(self) -> Self:
-        for key in ("training_ticks", "delay", "churn_rounds"):
-            span = getattr(self, key)
-            if span is not None and span[0] > span[1]:
-                raise _conflict(f"federation.{key} = {list(span)}: the first number must not be above the second")
-        return self
-
-    @property
-    def modes(self) -> frozenset[str]:
-        """What this federation is, of the modes of `OF_MODE`."""
-        if self.mode == "star":
-            return frozenset({"a star"})
-        return frozenset({"gossip", "gossip in virtual time"} if self.clock == "events" else {"gossip"})
-
-    @model_validator(mode="after")
-    def _kept_share(self) -> Self:
-        if self.keep is not None and self.mixing == "metropolis_hastings":
-            raise PydanticCustomError(
-                "conflict",
-                "federation.keep is the own share under uniform mixing; metropolis_hastings gives each peer its own: "
-                "leave keep out",
-            )
+    def _span(self) -> Self:
+        if self.churn_rounds is not None:
+            _check_span("faults.churn_rounds", self.churn_rounds)
         return self
 
 
@@ -309,9 +240,9 @@ class ByzantineSection(Section):
 class RuntimeSection(Section):
     """Where the experiment runs; nothing here changes its result."""
 
-    backend: Literal["ray", "serial"] = Field(
-        "ray",
-        description="worker processes on Ray, or this process alone: faster where blocks are few, as for small models",
+    backend: Literal["auto", "ray", "serial"] = Field(
+        "auto",
+        description="worker processes on Ray, or this process alone; auto: Ray where it saves time or is asked for",
     )
     workers: Literal["auto"] | Count = Field(
         "auto", description="Ray workers; auto: one a CPU core, of the cluster where one is joined"
@@ -350,6 +281,9 @@ class Experiment(Section):
     )
     training: TrainingSection = Field(default_factory=TrainingSection)
     federation: FederationSection = Field(default_factory=FederationSection)
+    gossip: GossipSection = Field(default_factory=GossipSection)
+    virtual_time: VirtualTimeSection = Field(default_factory=VirtualTimeSection)
+    faults: FaultsSection = Field(default_factory=FaultsSection)
     aggregation: AggregationSection = Field(default_factory=AggregationSection)
     byzantine: ByzantineSection = Field(default_factory=ByzantineSection)
     runtime: RuntimeSection = Field(default_factory=RuntimeSection)
@@ -366,7 +300,7 @@ class Experiment(Section):
         wrong = []
         for mode, paths in OF_MODE.items():
             given = [f"{path} = {_written(value)}" for path, value in self._changed(paths)]
-            if given and mode not in self.federation.modes:
+            if given and mode not in self.modes:
                 verb, them = ("is", "it") if len(given) == 1 else ("are", "them")
                 wrong.append(f"{', '.join(given)} {verb} of {mode}; set {HOW[mode]} or leave {them} out")
         if wrong:
@@ -375,11 +309,11 @@ class Experiment(Section):
 
     def _changed(self, paths: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """Those settings, with their values, that differ from their defaults."""
-        defaults = {"federation": FederationSection(), "byzantine": ByzantineSection()}
         for path in paths:
             table, key = path.split(".")
-            value = getattr(getattr(self, table), key)
-            if value != getattr(defaults[table], key):
+            section = getattr(self, table)
+            value = getattr(section, key)
+            if value != getattr(type(section)(), key):
                 yield path, value
 
     @model_validator(mode="after")
@@ -413,6 +347,13 @@ class Experiment(Section):
                 f"left to learn from; name at most {self.data.clients - 1}"
             )
         return self
+
+    @property
+    def modes(self) -> frozenset[str]:
+        """What this experiment is, of the modes of `OF_MODE`."""
+        if self.federation.mode == "star":
+            return frozenset({"a star"})
+        return frozenset({"gossip", "gossip in virtual time"} if self.gossip.clock == "events" else {"gossip"})
 
     @property
     def cohort_size(self) -> int:
@@ -455,46 +396,17 @@ class Experiment(Section):
         return Experiment(**merged)
 
 
-OF_MODE: Mapping[str, tuple[str, ...]] = {
-    "a star": ("federation.cohort",),
-    "gossip": (
-        "federation.clock",
-        "federation.topology",
-        "federation.mixing",
-        "federation.keep",
-        "federation.protocol",
-        "federation.loss",
-        "federation.churn",
-        "federation.churn_rounds",
-        "federation.away",
-        "federation.seed_agreement",
-        "byzantine.per_neighbour",
-    ),
-    "gossip in virtual time": (
-        "federation.training_ticks",
-        "federation.stragglers",
-        "federation.slowdown",
-        "federation.delay",
-        "federation.inbox",
-        "federation.age_decay",
-    ),
-}
-"""Mode -> the settings that say something in it alone; in any other they must keep their defaults."""
-
-HOW: Mapping[str, str] = {
-    "a star": 'federation.mode = "star"',
-    "gossip": 'federation.mode = "gossip"',
-    "gossip in virtual time": 'federation.mode = "gossip" and federation.clock = "events"',
-}
-"""Mode -> the settings that ask for it."""
-
-
 def _written(value: Any) -> str:
     return json.dumps(value.model_dump() if isinstance(value, Choice) else value)
 
 
 def _conflict(message: str) -> PydanticCustomError:
     return PydanticCustomError("conflict", "{why}", {"why": message})
+
+
+def _check_span(key: str, span: tuple[int, int]) -> None:
+    if span[0] > span[1]:
+        raise _conflict(f"{key} = {list(span)}: the first number must not be above the second")
 
 
 def parse_experiment(text: str, source: str = "experiment", overrides: Mapping[str, Any] | None = None) -> Experiment:

@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from fedgen import registry
 from fedgen.admission import Limits
 from fedgen.aggregation.delta_sum import with_delta
-from fedgen.config import Choice, Experiment
+from fedgen.choice import Choice
+from fedgen.config import Experiment
 from fedgen.contracts import Attack, Block, Facts, Method, Rule, Samples
 from fedgen.data.dataset import Dataset, Source
 from fedgen.data.divide import divide
@@ -218,7 +219,7 @@ class Federation:
         """bool[N]: whose training takes longer, in gossip in virtual time."""
         clients = self.experiment.data.clients
         slow = torch.zeros(clients, dtype=torch.bool)
-        slow[self._drawn("straggler", 0, round(self.experiment.federation.stragglers * clients))] = True
+        slow[self._drawn("straggler", 0, round(self.experiment.virtual_time.stragglers * clients))] = True
         return slow
 
     @cached_property

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fedgen.errors import SettingError, suggest
+from fedgen.moved import MOVED
 
 
 def explain(error: ValidationError, root: type[BaseModel], of: str = "") -> list[str]:
@@ -50,6 +51,8 @@ def _lines(path: str, details: list[ErrorDetails], root: type[BaseModel], of: st
         return [f"{path}: {first['msg']}"]
     owner, key = _owner(first["loc"], root), path.rpartition(".")[2]
     table = of or path.rpartition(".")[0]
+    if first["type"] == "extra_forbidden" and path in MOVED:
+        return [f"{path}: has moved to {MOVED[path]}; write it there"]
     if first["type"] == "extra_forbidden":
         return [f"{path}: unknown key{f' of {table}' if table else ''}; {suggest(key, _keys(owner))}"]
     if first["type"] == "missing":

@@ -70,7 +70,7 @@ def _opened(federation: Federation, broadcast: Broadcast) -> Post:
 
 def _durations(federation: Federation, peers: Array, trained: Array) -> Array:
     """int64[k]: ticks that each peer's next training takes."""
-    least, most = federation.experiment.federation.training_ticks
+    least, most = federation.experiment.virtual_time.training_ticks
     durations = np.empty(len(peers), np.int64)
     for count in np.unique(trained):
         those = trained == count
@@ -78,20 +78,20 @@ def _durations(federation: Federation, peers: Array, trained: Array) -> Array:
         words = federation.streams.words("duration", int(count), clients, 1)[:, 0].astype(np.int64)
         durations[those] = least + words % (most - least + 1)
     slow = federation.stragglers.numpy()[peers]
-    durations[slow] = np.ceil(durations[slow] * federation.experiment.federation.slowdown)
+    durations[slow] = np.ceil(durations[slow] * federation.experiment.virtual_time.slowdown)
     return durations
 
 
 def _delays(federation: Federation, tick: int, edges: Array, purpose: str) -> Array:
     """int64[e]: ticks that a letter takes."""
-    least, most = federation.experiment.federation.delay
+    least, most = federation.experiment.virtual_time.delay
     words = federation.streams.words(f"delay.{purpose}", tick, torch.from_numpy(edges), 1)[:, 0].astype(np.int64)
     return least + words % (most - least + 1)
 
 
 def _posted(federation: Federation, post: Post, sending: Sending, ready: Array, tick: int) -> Post:
     """The post with what those that are ready send, and with what they are answered."""
-    network, protocol = federation.network, federation.experiment.federation.protocol
+    network, protocol = federation.network, federation.experiment.gossip.protocol
     spoke = np.setdiff1d(ready, sending.silent)
     fresh = sending.sent.of(spoke)
     newest = post.latest.copy()
@@ -130,7 +130,7 @@ def _needed(federation: Federation, weights: Matrix, gone: Array) -> Array:
     """int64[N]: letters that fill an inbox: a share of the neighbours that are there; more than there can be where a
     peer is gone."""
     there = np.asarray((weights > 0).astype(np.float64) @ (~gone).astype(np.float64))
-    share = federation.experiment.federation.inbox
+    share = federation.experiment.virtual_time.inbox
     needed: Array = np.maximum(1, np.ceil(share * there - 1e-9)).astype(np.int64)
     return np.where(gone, np.iinfo(np.int64).max, needed)
 
@@ -142,7 +142,7 @@ def _heard(federation: Federation, letters: Array, weights: Matrix, messages: in
     federated optimization, arXiv 1903.03934 (2019), section 5.2, polynomial.
     """
     values = entries(weights, letters[:, RECEIVER], letters[:, SENDER])
-    values = values * (1.0 + tick - letters[:, SENT]) ** -federation.experiment.federation.age_decay
+    values = values * (1.0 + tick - letters[:, SENT]) ** -federation.experiment.virtual_time.age_decay
     heard = csr_array((values, (letters[:, RECEIVER], letters[:, MESSAGE])), shape=(weights.shape[0], messages))
     heard.sort_indices()
     return heard

@@ -27,7 +27,7 @@ from fedgen.topology.graph import Matrix, by_row
 def initial_state(federation: Federation) -> Tensors:
     """{name: [N, ...]}: every peer's state before the first round; one tensor for all where the method says so."""
     peers = federation.experiment.data.clients
-    agreed = federation.experiment.federation.seed_agreement
+    agreed = federation.experiment.gossip.seed_agreement
     common, together = federation.common_state, Tensors()
     for peer in range(peers):
         for name, value in federation.method.initial_state(0 if agreed else peer).items():
@@ -49,10 +49,9 @@ def check(federation: Federation) -> None:
     network, aggregation = federation.network, federation.experiment.aggregation
     graph = network.graph(0)
     network.mixing.weights(graph)
-    if federation.experiment.weighs_samples and federation.experiment.federation.mixing == "metropolis_hastings":
+    if federation.experiment.weighs_samples and federation.experiment.gossip.mixing == "metropolis_hastings":
         raise SettingError(
-            'federation.mixing "metropolis_hastings" fixes the weights of the neighbours; set aggregation.weights = '
-            '"equal"'
+            'gossip.mixing "metropolis_hastings" fixes the weights of the neighbours; set aggregation.weights = "equal"'
         )
     if federation.root is not None:
         raise SettingError(
@@ -65,7 +64,7 @@ def check(federation: Federation) -> None:
         raise SettingError(
             f"aggregation.rule {aggregation.rule.name!r} needs {needed} messages to withstand aggregation.f = "
             f"{aggregation.f} in an inbox, and {len(short)} peers have fewer neighbours, peer {short[0]} only "
-            f"{graph.degrees[short[0]]}; lower aggregation.f or give federation.topology more edges"
+            f"{graph.degrees[short[0]]}; lower aggregation.f or give gossip.topology more edges"
         )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +17,7 @@ from fedgen.config import Experiment
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.leaves import Held, put_together, taken_apart
-from fedgen.server.pool import BlockFailure, Interrupt, Item, Kept, Result, Shared, WorkLost
+from fedgen.server.pool import BlockFailure, Interrupt, Item, Kept, Result, Shared, WorkLost, default_workers
 from fedgen.server.ray_cluster import connect, register_serializer
 from fedgen.server.user_code import named
 from fedgen.server.words import counted
@@ -430,8 +428,3 @@ def _words(error: Exception) -> str:
         node = re.search(r"ip=([^,)\s]+)", lines[0])
         return f"{lines[-1]} on node {node[1]}" if node else lines[-1]
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
-
-
-def default_workers() -> int:
-    """One a CPU core that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

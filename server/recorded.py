@@ -72,7 +72,7 @@ class Recorded:
         try:
             experiment = experiment_file.load_experiment(path)
         except SettingError as error:
-            raise SettingError(f"{path} is damaged: {error}; {instead}") from error
+            raise SettingError(f"{path} is damaged, or of another version of fedgen: {error}; {instead}") from error
         if experiment.identity != self.environment["identity"]:
             raise SettingError(
                 f"{path} has changed: it and --set no longer describe the experiment this run began with; only "
@@ -106,7 +106,7 @@ class Recorded:
             return
         if federation.network.graph(0).sha256 != read_object(self.folder / parts.NETWORK).get("sha256"):
             raise SettingError(
-                f"federation.topology {federation.network.name!r} is not what this run began with (its hash differs); "
+                f"gossip.topology {federation.network.name!r} is not what this run began with (its hash differs); "
                 f"restore the file that holds it, or {self.folder / parts.NETWORK}, or start a new run"
             )
 

@@ -133,7 +133,7 @@ def event_rows(run: RunFolder) -> list[tuple[str, str, str]]:
     bounds = [event for event in run.events if event.get("event") == "bound_broken"]
     for event in run.events:
         kind = event.get("event", "event")
-        if kind in ("admitted", "aggregated") or (kind in OUTCOMES and refuses_clients(event)):
+        if kind in ("admitted", "aggregated", "backend") or (kind in OUTCOMES and refuses_clients(event)):
             continue
         words = _event_words(event)
         if kind == "bound_broken":

@@ -19,6 +19,7 @@ from fedgen.own_code import explained, place_of
 from fedgen.parameters import canonical
 from fedgen.process import process_kept
 from fedgen.server import checkpoint, events, experiment_file, gossip, parts, run_folder, signals, star, user_code
+from fedgen.server.backend import Backend, backend_of
 from fedgen.server.checkpoint import Standing
 from fedgen.server.directions import directions
 from fedgen.server.disk import Unwritable, write_json, write_text
@@ -35,7 +36,7 @@ from fedgen.server.view import Plan, SilentView, View
 from fedgen.server.words import counted, members_of, round_name
 
 LOOPS = {("star", "rounds"): star, ("gossip", "rounds"): gossip, ("gossip", "events"): events}
-"""(federation.mode, federation.clock) -> its initial_state, play_round and final_model."""
+"""(federation.mode, gossip.clock) -> its initial_state, play_round and final_model."""
 
 REPLAYS = 5
 """How often a round is played again whose work was lost with a machine."""
@@ -132,8 +133,8 @@ class _Life:
         self.earlier_seconds = 0.0
         self.opening: list[tuple[str, dict[str, Any]]] = []
         self.given_up: dict[tuple[int, int], str] = {}
-        section = federation.experiment.federation
-        self.loop = LOOPS[section.mode, section.clock]
+        experiment = federation.experiment
+        self.loop = LOOPS[experiment.federation.mode, experiment.gossip.clock]
 
     def newborn(self) -> Standing:
         """The standing before the first exchange."""
@@ -171,6 +172,7 @@ class _Life:
         if self.federation.engine_reason:
             self.opening.append(("engine", {"reason": self.federation.engine_reason}))
         self.opening += [("note", {"reason": note}) for note in notes(self.federation)]
+        backend = self._backend(standing)
         for event, details in self.opening:
             journal.event(event, **details)
         with self.view:
@@ -190,7 +192,7 @@ class _Life:
                 self.view.note(f"{event.replace('_', ' ')}: {details['reason']}")
             cause: Exception | None = None
             try:
-                state, message = self._play(standing, journal)
+                state, message = self._play(standing, journal, backend)
             except StopRequested:
                 state, message = "stopped", f"before {_next(standing.round)}"
             except FedgenError as error:
@@ -205,12 +207,20 @@ class _Life:
             raise RunFailed(result) from cause
         return result
 
-    def _play(self, standing: Standing, journal: Journal) -> tuple[State, str]:
+    def _backend(self, standing: Standing) -> Backend:
+        """Where the rounds that are left are trained; said first where "auto" has decided it."""
+        left = self.federation.experiment.federation.rounds - standing.round
+        backend = backend_of(self.federation, left)
+        if backend.reason and left > 0:
+            self.opening.append(("backend", {"reason": f"{backend.name}, as {backend.reason}"}))
+        return backend
+
+    def _play(self, standing: Standing, journal: Journal, backend: Backend) -> tuple[State, str]:
         experiment = self.federation.experiment
         rounds, every = experiment.federation.rounds, experiment.federation.evaluate_every
         if standing.round >= rounds:
             return self._reached(journal)
-        pool = self._pool(journal)
+        pool = self._pool(journal, backend)
         self.view.doing("")
         try:
             session = Session(self.federation, pool, standing, journal, self.given_up)
@@ -252,9 +262,9 @@ class _Life:
         journal.flush()
         return verdict(read_lines(self.folder / parts.EVENTS), members_of(self.federation.experiment.federation.mode))
 
-    def _pool(self, journal: Journal) -> Pool:
+    def _pool(self, journal: Journal, backend: Backend) -> Pool:
         runtime = self.federation.experiment.runtime
-        if runtime.backend == "serial":
+        if backend.name == "serial":
             return SerialPool(self.federation, self.interrupt)
         from fedgen.server.ray_pool import RayPool
 

@@ -47,7 +47,7 @@ def test_an_empty_file_is_the_default_experiment() -> None:
     assert experiment.model.params == {"hidden": (128,), "dropout": 0.0, "norm": "none"}
     assert experiment.training.optimizer.params.items() >= {"lr": 0.1, "momentum": 0.0}.items()
     assert (experiment.aggregation.rule.name, experiment.byzantine.attack.name) == ("mean", "none")
-    assert (experiment.federation.mode, experiment.runtime.backend) == ("star", "ray")
+    assert (experiment.federation.mode, experiment.runtime.backend) == ("star", "auto")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,11 @@ DECISIVE: list[dict[str, Any]] = [
     {"training": {"engine": "reference"}},
     {"federation": {"cohort": 0.2}},
     {"federation": {"server_optimizer": {"name": "sgd", "momentum": 0.9}}},
+    {"federation": {"mode": "gossip"}},
+    {"federation": {"mode": "gossip"}, "gossip": {"topology": "ring"}},
+    {"federation": {"mode": "gossip"}, "gossip": {"clock": "events"}},
+    {"federation": {"mode": "gossip"}, "gossip": {"clock": "events"}, "virtual_time": {"delay": [1, 2]}},
+    {"federation": {"mode": "gossip"}, "faults": {"loss": 0.1}},
     {"aggregation": {"rule": "median"}},
     {"aggregation": {"f": 1}},
     {"aggregation": {"slice": 64}},
@@ -215,6 +220,7 @@ def test_every_decisive_key_changes_the_identity() -> None:
     [
         {"experiment": {"name": "another"}},
         {"federation": {"rounds": 7}},
+        {"runtime": {"backend": "ray"}},
         {"runtime": {"backend": "serial", "workers": 3, "data_dir": "/tmp", "checkpoint_every": 1}},
         {"runtime": {"address": "127.0.0.1:1", "keep_checkpoints": 9, "block_timeout_s": 1.0}},
         {"tracking": {"report": False}},
@@ -513,7 +519,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "unknown metric": ("[model]\nmetrics = ['acuracy']", ["model", "metric 'acuracy'", "did you mean 'accuracy'"]),
     "unknown wrapper": ("[training]\nwrappers = ['clip']", ["training.wrappers.0", "wrapper 'clip' is not known"]),
-    "unknown backend": ("[runtime]\nbackend = 'dask'", ["runtime.backend", "'ray' or 'serial'", "'dask'"]),
+    "unknown backend": ("[runtime]\nbackend = 'dask'", ["runtime.backend", "'auto', 'ray' or 'serial'", "'dask'"]),
     "unknown mode": ("[federation]\nmode = 'ring'", ["federation.mode", "'star'", "'ring'"]),
     "module missing": (
         "[model]\nname = 'no_such:Net'",

@@ -32,15 +32,17 @@ BASE: dict[str, dict[str, Any]] = {
     "data": {"clients": PEERS},
     "model": {"hidden": [8]},
     "training": {"steps": 1, "batch_size": 8, "block": 5},
-    "federation": {"mode": "gossip", "rounds": 4, "keep": 0.25, "topology": {"name": "k_regular", "degree": 4}},
+    "federation": {"mode": "gossip", "rounds": 4},
+    "gossip": {"keep": 0.25, "topology": {"name": "k_regular", "degree": 4}},
     "runtime": {"backend": "serial", "checkpoint_every": 2},
     "tracking": {"report": False},
 }
 
 
-def summing(rule: str = "mean", *wrappers: str, f: int = 0, **federation: Any) -> Experiment:
+def summing(rule: str = "mean", *wrappers: str, f: int = 0, **tables: dict[str, Any]) -> Experiment:
     section = {"rule": rule, "wrappers": [{"name": "delta_sum", "scale": SCALE}, *wrappers], "f": f}
-    return Experiment(**{**BASE, "aggregation": section, "federation": {**BASE["federation"], **federation}})
+    base = {**BASE, "aggregation": section}
+    return Experiment(**{name: base.get(name, {}) | tables.get(name, {}) for name in base | tables})
 
 
 def summed(model: Tensor, delta: Tensor, models: Tensor, deltas: Tensor, keep: float) -> Tensor:
@@ -113,7 +115,7 @@ def test_a_round_sums_what_its_training_changed(run_in: Callable[..., Result]) -
     everyone, layout = torch.arange(PEERS), federation.method.layout
     block = federation.block(everyone, start, {}, 0)
     delta = federation.method.client_update(Broadcast(start, layout), block).rows
-    result = run_in(summing(rounds=1))
+    result = run_in(summing(federation={"rounds": 1}))
     models = load_newest(result.folder)[0].state["model"]
     graph = federation.network.graph(0)
     for peer in range(PEERS):
@@ -124,9 +126,14 @@ def test_a_round_sums_what_its_training_changed(run_in: Callable[..., Result]) -
     assert record["bytes"]["up"] == record["messages"] * 2 * 4 * layout.size
 
 
-CASES = {
-    "rounds": {"rounds": 4, "loss": 0.2, "churn": 0.2, "away": 1},
-    "events": {"clock": "events", "rounds": 40, "delay": [0, 5], "churn": 0.05, "away": 3},
+CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "rounds": {"faults": {"loss": 0.2, "churn": 0.2, "away": 1}},
+    "events": {
+        "federation": {"rounds": 40},
+        "gossip": {"clock": "events"},
+        "virtual_time": {"delay": [0, 5]},
+        "faults": {"churn": 0.05, "away": 3},
+    },
 }
 
 
@@ -146,7 +153,7 @@ def test_one_hash_whatever_stops_it(
 
 def test_in_virtual_time_a_change_is_summed_once(run_in: Callable[..., Result]) -> None:
     """Whoever has merged, and not trained since, has nothing left to add."""
-    result = run_in(summing(clock="events", rounds=30))
+    result = run_in(summing(federation={"rounds": 30}, gossip={"clock": "events"}))
     standing = load_newest(result.folder)[0]
     idle = standing.post["trained"] == 0
     changed = standing.post["changed"].norm(dim=1) > 0
@@ -156,6 +163,6 @@ def test_in_virtual_time_a_change_is_summed_once(run_in: Callable[..., Result]) 
 
 def test_a_server_does_not_sum() -> None:
     section = {"mode": "star", "cohort": 1.0}
-    tables = {**BASE, "aggregation": {"wrappers": ["delta_sum"]}, "federation": section}
+    tables = {**BASE, "aggregation": {"wrappers": ["delta_sum"]}, "federation": section, "gossip": {}}
     with pytest.raises(SettingError, match=r'"delta_sum" is of gossip.*federation\.mode = "gossip"'):
         Federation(Experiment(**tables))

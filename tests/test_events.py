@@ -32,21 +32,31 @@ BASE: dict[str, dict[str, Any]] = {
     "data": {"clients": PEERS},
     "model": {"hidden": [8]},
     "training": {"steps": 1, "batch_size": 8, "block": 5, "optimizer": {"name": "sgd", "momentum": 0.5}},
-    "federation": {"mode": "gossip", "clock": "events", "rounds": TICKS, "evaluate_every": 20},
+    "federation": {"mode": "gossip", "rounds": TICKS, "evaluate_every": 20},
+    "gossip": {"clock": "events"},
     "aggregation": {"slice": 64},
     "runtime": {"backend": "serial", "checkpoint_every": 100},
     "tracking": {"report": False},
 }
-VARIANTS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "push": {},
-    "pull": {"protocol": "pull", "delay": [0, 3], "training_ticks": [2, 5]},
-    "push_pull": {"protocol": "push_pull", "delay": [1, 6], "loss": 0.2, "training_ticks": [1, 4]},
-    "epidemic": {"topology": "epidemic", "inbox": 0.5, "churn": 0.02, "away": 7, "training_ticks": [1, 9]},
+    "pull": {"gossip": {"protocol": "pull"}, "virtual_time": {"delay": [0, 3], "training_ticks": [2, 5]}},
+    "push_pull": {
+        "gossip": {"protocol": "push_pull"},
+        "virtual_time": {"delay": [1, 6], "training_ticks": [1, 4]},
+        "faults": {"loss": 0.2},
+    },
+    "epidemic": {
+        "gossip": {"topology": "epidemic"},
+        "virtual_time": {"inbox": 0.5, "training_ticks": [1, 9]},
+        "faults": {"churn": 0.02, "away": 7},
+    },
 }
 
 
 def ticking(name: str = "push", **tables: dict[str, Any]) -> Experiment:
-    base = {**BASE, "federation": {**BASE["federation"], **VARIANTS[name]}}
+    variant = VARIANTS[name]
+    base = {table: BASE.get(table, {}) | variant.get(table, {}) for table in BASE | variant}
     return Experiment(**{table: base.get(table, {}) | tables.get(table, {}) for table in base | tables})
 
 
@@ -62,7 +72,7 @@ def records(result: Result) -> list[dict[str, Any]]:
 
 
 def test_stragglers_train_less_often(run_in: Callable[..., Result]) -> None:
-    slow_experiment = ticking(federation={**BASE["federation"], "rounds": 120, "stragglers": 0.25, "slowdown": 3.0})
+    slow_experiment = ticking(federation={"rounds": 120}, virtual_time={"stragglers": 0.25, "slowdown": 3.0})
     result = run_in(slow_experiment)
     newest = load_newest(result.folder)
     assert newest is not None
@@ -74,7 +84,7 @@ def test_stragglers_train_less_often(run_in: Callable[..., Result]) -> None:
 
 def test_old_letters_weigh_less() -> None:
     """Of two neighbours, the message of one is three ticks older: (1 + 3)^-1 against 1."""
-    federation = Federation(ticking(federation={**BASE["federation"], "age_decay": 1.0}))
+    federation = Federation(ticking(virtual_time={"age_decay": 1.0}))
     weights = federation.network.mixing.weights(federation.network.graph(0))
     near = federation.network.graph(0).inbox(2)[:2]
     letters = np.array([[9, 2, near[0], 9, 0], [9, 2, near[1], 6, 1]])
@@ -86,7 +96,7 @@ def test_old_letters_weigh_less() -> None:
 def test_everybody_trains_at_its_own_pace_and_merges_when_all_neighbours_were_heard(
     run_in: Callable[..., Result],
 ) -> None:
-    result = run_in(ticking(federation={**BASE["federation"], "rounds": 200}))
+    result = run_in(ticking(federation={"rounds": 200}))
     played = records(result)
     trained = sum(record["clients"]["admitted"] for record in played)
     assert trained / PEERS == pytest.approx(200 / 10, rel=0.1)
@@ -167,7 +177,7 @@ NETWORK = network_of(ticking()).matrix(0)
 
 def test_a_pull_is_answered_and_nobody_is_sent_anything_unasked(run_in: Callable[..., Result]) -> None:
     """With one asker in a star, only the asker ever merges."""
-    result = run_in(ticking("pull", federation={**BASE["federation"], **VARIANTS["pull"], "rounds": 60}))
+    result = run_in(ticking("pull", federation={"rounds": 60}))
     assert sum(record["merged"] for record in records(result)) > PEERS
 
 
@@ -254,12 +264,14 @@ def test_liars_lie_in_virtual_time_too(attack: str, run_in: Callable[..., Result
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("tables", "words"),
     [
-        ({"mode": "star", "clock": "events"}, 'set federation.mode = "gossip"'),
-        ({"mode": "gossip", "training_ticks": [9, 3]}, "training_ticks = .9, 3.: the first number"),
+        ({"gossip": {"clock": "events"}}, 'set federation.mode = "gossip"'),
+        ({"virtual_time": {"training_ticks": [9, 3]}}, "virtual_time.training_ticks = .9, 3.: the first number"),
+        ({"virtual_time": {"delay": [1, 0]}}, "virtual_time.delay = .1, 0.: the first number"),
+        ({"faults": {"churn_rounds": [5, 4]}}, "faults.churn_rounds = .5, 4.: the first number"),
     ],
 )
-def test_impossible_clocks_are_refused(keys: dict[str, Any], words: str) -> None:
+def test_impossible_clocks_are_refused(tables: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        Experiment(federation=keys)
+        Experiment(**tables)

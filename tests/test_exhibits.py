@@ -287,7 +287,7 @@ def test_what_is_shown_moves_no_result(
     mode: str, own: None, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
 ) -> None:
     """Its method draws from torch's generator."""
-    section = {"federation": {"mode": mode, "rounds": 2, **({} if mode == "star" else {"topology": "ring"})}}
+    section = {"federation": {"mode": mode, "rounds": 2}, "gossip": {} if mode == "star" else {"topology": "ring"}}
     shown = run_in(tiny(training={"method": "own:Shown"}, tracking={"report": True}, **section), "shown")
     assert shown.sha256 == run_in(tiny(**section), "plain").sha256
     words = [line for line in read_lines(shown.folder / "exhibits.jsonl") if line["name"] == "words"]

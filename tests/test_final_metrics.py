@@ -19,9 +19,19 @@ from fedgen.server.result import Result, final_metrics
 from fedgen.server.run import resume, run
 from fedgen.server.view import SilentView
 
-GOSSIP = {"mode": "gossip", "topology": "ring", "evaluate_every": 2}
-EVENTS = {**GOSSIP, "clock": "events", "training_ticks": [2, 3]}
-MODES = {"star": {"evaluate_every": 2}, "gossip": GOSSIP, "virtual time": EVENTS}
+Tables = dict[str, dict[str, Any]]
+
+GOSSIP: Tables = {"federation": {"mode": "gossip", "evaluate_every": 2}, "gossip": {"topology": "ring"}}
+EVENTS: Tables = {
+    "federation": GOSSIP["federation"],
+    "gossip": {"topology": "ring", "clock": "events"},
+    "virtual_time": {"training_ticks": [2, 3]},
+}
+MODES: dict[str, Tables] = {
+    "star": {"federation": {"evaluate_every": 2}},
+    "gossip": GOSSIP,
+    "virtual time": EVENTS,
+}
 
 
 def events(result: Result, kind: str) -> list[dict[str, Any]]:
@@ -45,7 +55,7 @@ def broken(registered: Callable[..., Any]) -> Callable[..., Experiment]:
             return torch.full(targets.shape, value, dtype=torch.float64)
 
         registered("metric", "odd")(odd)
-        return tiny(model={"name": "logistic", "metrics": ["accuracy", "odd"]}, federation=MODES[mode])
+        return tiny(model={"name": "logistic", "metrics": ["accuracy", "odd"]}, **MODES[mode])
 
     return make
 
@@ -84,9 +94,9 @@ def test_a_training_loss_that_is_not_finite_names_the_honest_clients(
 
     registered("method", "shy")(Shy)
     for mode in ("star", "gossip"):
-        federation = MODES[mode] | {"cohort": 12} if mode == "star" else MODES[mode]
+        tables = {"federation": {"evaluate_every": 2, "cohort": 12}} if mode == "star" else MODES[mode]
         lying = {"clients": [0], "attack": "sign_flip"}
-        result = run_in(tiny(training={"method": "shy"}, federation=federation, byzantine=lying), mode)
+        result = run_in(tiny(training={"method": "shy"}, **tables, byzantine=lying), mode)
         assert [event["clients"] for event in events(result, "not_finite")] == [[1], [1]]
         assert result.state == "degraded"
         assert math.isnan(result.metrics["train_loss"] or 0.0)
@@ -123,8 +133,8 @@ def test_a_round_without_admitted_clients_has_no_training_loss(tiny: Any, run_in
 
 def test_a_tick_in_which_nobody_trained_has_no_training_loss(tiny: Any, run_in: Callable[..., Result]) -> None:
     """Trainings of four ticks end in ticks 4, 8, ...; the fifth tick is the last, and none ends in the sixth."""
-    federation = EVENTS | {"training_ticks": [4, 4], "rounds": 6, "evaluate_every": 1}
-    result = run_in(tiny(federation=federation))
+    federation = {"mode": "gossip", "rounds": 6, "evaluate_every": 1}
+    result = run_in(tiny(**{**EVENTS, "federation": federation, "virtual_time": {"training_ticks": [4, 4]}}))
     assert result.kinds["train_loss"].tolist() == ["not evaluated"] * 4 + ["finite", "not evaluated"]
     assert result.metrics["train_loss"] is None
     assert result.metrics["accuracy"] is not None
@@ -156,8 +166,8 @@ def test_the_log_keeps_what_json_cannot() -> None:
 @pytest.mark.parametrize("clock", ["rounds", "events"])
 def test_a_gossip_without_rounds_is_evaluated(clock: str, tiny: Any, run_in: Callable[..., Result]) -> None:
     """Heads in closed form: what the exchange before training made is all there is."""
-    federation = {"rounds": 0, "mode": "gossip", "clock": clock}
-    result = run_in(tiny(training={"wrappers": [{"name": "ggeur", "start": "ridge"}]}, federation=federation))
+    tables = {"federation": {"rounds": 0, "mode": "gossip"}, "gossip": {"clock": clock}}
+    result = run_in(tiny(training={"wrappers": [{"name": "ggeur", "start": "ridge"}]}, **tables))
     assert (result.metrics["accuracy"] or 0) > 0.5
     assert result.round_numbers.tolist() == [-1]
 
@@ -179,7 +189,7 @@ def test_a_metric_says_itself_which_way_is_better(
     registered("metric", "own_error")(Error)
     registered("metric", "silent")(silent)
     model = {"name": "logistic", "metrics": ["own_error", "silent"]}
-    result = run_in(tiny(model=model, federation={"mode": "gossip", "topology": "ring"}))
+    result = run_in(tiny(model=model, federation={"mode": "gossip"}, gossip={"topology": "ring"}))
     declared = json.loads((result.folder / "environment.json").read_text())["lower_is_better"]
     assert (declared["own_error"], declared["validation_own_error"], declared["p10_own_error"]) == (False, False, False)
     assert (declared["loss"], declared["validation_loss"], declared["train_loss"]) == (True, True, True)
@@ -200,9 +210,10 @@ def test_every_builtin_loss_and_metric_declares_its_way(tiny: Any) -> None:
 @pytest.mark.parametrize("clock", ["rounds", "events"])
 def test_a_bound_broken_in_an_inbox_is_an_event(clock: str, tiny: Any, run_in: Callable[..., Result]) -> None:
     """Everybody hears both liars, and the rule withstands one."""
-    pace: dict[str, Any] = {"clock": clock, "training_ticks": [1, 1], "inbox": 1.0} if clock == "events" else {}
-    tables = {
-        "federation": {"mode": "gossip", "topology": "complete", "rounds": 6, **pace},
+    tables: Tables = {
+        "federation": {"mode": "gossip", "rounds": 6},
+        "gossip": {"topology": "complete", "clock": clock},
+        "virtual_time": {"training_ticks": [1, 1], "inbox": 1.0} if clock == "events" else {},
         "aggregation": {"rule": "median", "f": 1},
     }
     honest = run_in(tiny(**tables, byzantine={"clients": [0], "attack": "sign_flip"}), "honest")

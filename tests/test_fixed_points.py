@@ -208,14 +208,8 @@ def test_worker_momentum_rests_where_local_sgd_does(played: Callable[..., Result
 def test_gossip_comes_to_rest_at_the_optimum(wrapper: str, played: Callable[..., Result]) -> None:
     result = played(
         training={"steps": 1},
-        federation={
-            "mode": "gossip",
-            "topology": "complete",
-            "keep": 0.2,
-            "cohort": 0.1,
-            "rounds": 120,
-            "evaluate_every": 120,
-        },
+        federation={"mode": "gossip", "cohort": 0.1, "rounds": 120, "evaluate_every": 120},
+        gossip={"topology": "complete", "keep": 0.2},
         aggregation={"wrappers": [wrapper] if wrapper else []},
     )
     assert gradient(model_of(result), shares_of("equal")) < 1e-3

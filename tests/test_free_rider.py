@@ -24,7 +24,8 @@ def riding(wrappers: list[str], **attack: Any) -> Federation:
     tables: dict[str, dict[str, Any]] = {
         "data": {"clients": PEERS},
         "model": {"hidden": [8]},
-        "federation": {"mode": "gossip", "churn": 0.2, "away": 2},
+        "federation": {"mode": "gossip"},
+        "faults": {"churn": 0.2, "away": 2},
         "aggregation": {"wrappers": wrappers},
         "byzantine": {"attack": {"name": "free_rider", **attack}, "clients": [2, 5]},
     }

@@ -145,8 +145,8 @@ def test_one_factorisation_a_class_and_federation(
 @pytest.mark.parametrize("mode", ["centred", "paper"])
 @pytest.mark.parametrize("clock", ["rounds", "events"])
 def test_peers_share_that_factorisation(mode: str, clock: str, tmp_path: Path, factorised: list[str]) -> None:
-    gossip = {"mode": "gossip", "rounds": 2, "topology": {"name": "ring"}, "clock": clock}
-    run(experiment({"minimum_count": 1, "mode": mode}, federation=gossip), tmp_path / "run")
+    tables = {"federation": {"mode": "gossip", "rounds": 2}, "gossip": {"topology": "ring", "clock": clock}}
+    run(experiment({"minimum_count": 1, "mode": mode}, **tables), tmp_path / "run")
     assert len(factorised) == 10
 
 
@@ -364,12 +364,14 @@ COMPOSED: dict[str, Callable[..., Experiment]] = {
     ),
     "gossip": lambda **runtime: experiment(
         {"mode": "code", "minimum_count": 1},
-        federation={"rounds": ROUNDS, "mode": "gossip", "topology": {"name": "ring"}},
+        federation={"rounds": ROUNDS, "mode": "gossip"},
+        gossip={"topology": {"name": "ring"}},
         runtime=runtime,
     ),
     "gossip in ticks": lambda **runtime: experiment(
         {"minimum_count": 1},
-        federation={"rounds": ROUNDS, "mode": "gossip", "topology": {"name": "ring"}, "clock": "events"},
+        federation={"rounds": ROUNDS, "mode": "gossip"},
+        gossip={"topology": {"name": "ring"}, "clock": "events"},
         runtime=runtime,
     ),
     "trimmed mean under ipm": lambda **runtime: experiment(
@@ -411,8 +413,8 @@ def test_workers_have_the_hash_of_none(cluster: None, name: str, workers: int, t
 
 def test_statistics_are_flooded_in_gossip(tmp_path: Path) -> None:
     """Every peer's row crosses every edge of the ring in both directions: 8 x 16 messages; then all know the same."""
-    ring = {"rounds": 2, "mode": "gossip", "topology": {"name": "ring"}}
-    result = run(experiment({"minimum_count": 1, "start": "lda"}, federation=ring), tmp_path / "run")
+    ring = {"federation": {"rounds": 2, "mode": "gossip"}, "gossip": {"topology": "ring"}}
+    result = run(experiment({"minimum_count": 1, "start": "lda"}, **ring), tmp_path / "run")
     first, *_, last = read_lines(result.folder / "metrics.jsonl")
     width = 10 * (1 + 64 + 64 * 65 // 2)
     assert (first["round"], first["messages"], first["bytes"]["up"]) == (-1, 128, 128 * 8 * width)
@@ -466,10 +468,8 @@ def test_a_report_tells_what_was_generated(tmp_path: Path) -> None:
 
 
 def test_the_report_of_a_gossip_says_how_statistics_travel(tmp_path: Path) -> None:
-    ring = {"rounds": 1, "mode": "gossip", "topology": {"name": "ring"}}
-    page = (
-        run(experiment(federation=ring, tracking={"report": True}), tmp_path / "run").folder / "report.html"
-    ).read_text()
+    ring = {"federation": {"rounds": 1, "mode": "gossip"}, "gossip": {"topology": "ring"}}
+    page = (run(experiment(**ring, tracking={"report": True}), tmp_path / "run").folder / "report.html").read_text()
     assert "The statistics of every peer, 172 kB, were passed on from neighbour to neighbour until all had them" in page
     assert "Every client sent" not in page
 

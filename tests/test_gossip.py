@@ -67,7 +67,7 @@ def models(seed: int, size: int) -> tuple[Tensor, Tensor]:
 
 def reference(federation: Federation, own: Tensor, sent: Tensor, heard: Any, counts: Tensor) -> Tensor:
     """The merged models, one receiver and one message after another, straight from the formula."""
-    section, f = federation.experiment.federation, federation.experiment.aggregation.f
+    section, f = federation.experiment.gossip, federation.experiment.aggregation.f
     merged = own.clone()
     for receiver in range(len(own)):
         arrived = [sender for sender in range(len(own)) if heard[receiver, sender] > 0]
@@ -111,11 +111,10 @@ RULES = [
 ]
 
 
-def ruled(name: str, **federation: Any) -> Federation:
+def ruled(name: str) -> Federation:
     *wrappers, rule = name.split()
     section = {"rule": rule, "wrappers": wrappers, "f": 1}
-    graph = {"mode": "gossip", "topology": {"name": "k_regular", "degree": 8}, **federation}
-    return Federation(gossip(aggregation=section, federation=graph))
+    return Federation(gossip(aggregation=section, gossip={"topology": {"name": "k_regular", "degree": 8}}))
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -130,8 +129,7 @@ def test_every_rule_merges_as_the_reference_of_one_receiver_says(rule: str) -> N
 
 @cache
 def sparse(mixing: str, topology: str) -> Federation:
-    graph = {"mode": "gossip", "topology": topology, "mixing": mixing, "protocol": "push_pull"}
-    return Federation(gossip(federation=graph))
+    return Federation(gossip(gossip={"topology": topology, "mixing": mixing, "protocol": "push_pull"}))
 
 
 @given(
@@ -155,7 +153,7 @@ def test_the_sparse_product_is_the_mean_of_every_inbox(
 
 def test_a_message_is_refused_by_its_distance_from_the_receiver() -> None:
     """Nobody else's is: the bound that spares computing a distance never decides one."""
-    federation = Federation(gossip(aggregation={"norm_limit": 3.0}, federation={"mode": "gossip", "topology": "ring"}))
+    federation = Federation(gossip(aggregation={"norm_limit": 3.0}, gossip={"topology": "ring"}))
     size = federation.method.layout.size
     own = torch.zeros(PEERS, size)
     own[:, 0] = torch.arange(float(PEERS)) * 2.0  # neighbours are 2 apart, and long themselves; the ring closes with 22
@@ -295,7 +293,7 @@ def test_all_peers_failing_fails_the_run(
 
 
 def test_lost_messages_do_not_arrive(run_in: Callable[..., Result]) -> None:
-    result = run_in(gossip(federation={**BASE["federation"], "loss": 0.5, "rounds": 12}))
+    result = run_in(gossip(federation={"rounds": 12}, faults={"loss": 0.5}))
     messages = [record["messages"] for record in read_lines(result.folder / "metrics.jsonl")]
     assert sum(messages) == pytest.approx(12 * 4 * PEERS / 2, rel=0.1)
     assert len(set(messages)) > 1
@@ -314,8 +312,8 @@ def test_who_leaves_is_away_for_so_long(seed: int, away: int, first: int) -> Non
 
 def test_who_is_gone_keeps_its_model_and_who_returns_pulls_one(tmp_path: Path) -> None:
     still = {"optimizer": {"name": "sgd", "lr": 1e-30}, "steps": 1}
-    churning = {**BASE["federation"], "rounds": 30, "churn": 0.1, "away": 3, "loss": 0.999999}
-    experiment = gossip(training=still, federation=churning)
+    churning = {"churn": 0.1, "away": 3, "loss": 0.999999}
+    experiment = gossip(training=still, federation={"rounds": 30}, faults=churning)
     federation = Federation(experiment)
     network, states = federation.network, []
     for rounds in range(1, 12):
@@ -350,8 +348,7 @@ def test_agreed_peers_begin_alike() -> None:
     from fedgen.server.gossip import initial_state
 
     own, agreed = (
-        initial_state(Federation(gossip(federation={"mode": "gossip", "seed_agreement": agree})))["model"]
-        for agree in (False, True)
+        initial_state(Federation(gossip(gossip={"seed_agreement": agree})))["model"] for agree in (False, True)
     )
     assert (agreed == agreed[0]).all()
     assert (own[0] == agreed[0]).all()
@@ -364,10 +361,10 @@ def test_agreed_peers_begin_alike() -> None:
         ({"training": {"method": "scaffold", "optimizer": "sgd"}}, "runs in .'star'., not in federation"),
         ({"aggregation": {"rule": "median", "f": 2}}, "needs 5 messages to withstand .* 12 peers have fewer"),
         (
-            {"federation": {"mode": "gossip", "mixing": "metropolis_hastings"}, "aggregation": {"weights": "samples"}},
+            {"gossip": {"mixing": "metropolis_hastings"}, "aggregation": {"weights": "samples"}},
             "fixes the weights",
         ),
-        ({"federation": {"mode": "gossip", "topology": {"name": "erdos_renyi", "degree": 0.5}}}, "cannot reach"),
+        ({"gossip": {"topology": {"name": "erdos_renyi", "degree": 0.5}}}, "cannot reach"),
         ({"aggregation": {"rule": "fltrust"}}, "gossip has none"),
     ],
 )
@@ -392,10 +389,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "corrected": {"aggregation": {"wrappers": ["variance_correction"]}},
     "corrected median": {"aggregation": {"rule": "median", "wrappers": ["nnm", "variance_correction"], "slice": 64}},
     "lossy": {
-        "federation": {**BASE["federation"], "loss": 0.3, "churn": 0.1, "away": 2},
+        "faults": {"loss": 0.3, "churn": 0.1, "away": 2},
         "aggregation": {"wrappers": ["variance_correction"]},
     },
-    "epidemic": {"federation": {**BASE["federation"], "topology": "epidemic", "protocol": "push_pull"}},
+    "epidemic": {"gossip": {"topology": "epidemic", "protocol": "push_pull"}},
     "forged": {"byzantine": {"attack": "forged", "clients": 2}},
 }
 

@@ -18,9 +18,13 @@ import pytest
 from fedgen import Experiment, Result, resume, run
 from fedgen.server.journal import read_lines
 
-CLOCKS: dict[str, dict[str, Any]] = {
-    "rounds": {"loss": 0.1, "churn": 0.02, "away": 3},
-    "events": {"clock": "events", "training_ticks": [1, 3], "delay": [0, 3], "protocol": "push_pull", "loss": 0.1},
+CLOCKS: dict[str, dict[str, dict[str, Any]]] = {
+    "rounds": {"faults": {"loss": 0.1, "churn": 0.02, "away": 3}},
+    "events": {
+        "gossip": {"clock": "events", "protocol": "push_pull"},
+        "virtual_time": {"training_ticks": [1, 3], "delay": [0, 3]},
+        "faults": {"loss": 0.1},
+    },
 }
 ROUNDS, KILLED_AFTER = 16, 3
 
@@ -63,7 +67,8 @@ def tables(clock: str) -> dict[str, dict[str, Any]]:
         "data": {"clients": 12},
         "model": {"name": "mlp", "hidden": [8]},
         "training": {"steps": 1, "batch_size": 8, "block": 4, "optimizer": {"name": "sgd", "momentum": 0.5}},
-        "federation": {"mode": "gossip", "rounds": ROUNDS, "evaluate_every": 10, **CLOCKS[clock]},
+        "federation": {"mode": "gossip", "rounds": ROUNDS, "evaluate_every": 10},
+        **CLOCKS[clock],
         "aggregation": {"wrappers": ["variance_correction"]},
         "byzantine": {"attack": "sign_flip", "clients": 2},
         "runtime": {"backend": "serial", "checkpoint_every": 7},

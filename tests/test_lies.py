@@ -28,20 +28,21 @@ BASE: dict[str, dict[str, Any]] = {
     "data": {"clients": PEERS},
     "model": {"hidden": [8]},
     "training": {"steps": 1, "batch_size": 8, "block": 5},
-    "federation": {"mode": "gossip", "rounds": 4, "topology": {"name": "k_regular", "degree": 6}},
+    "federation": {"mode": "gossip", "rounds": 4},
+    "gossip": {"topology": {"name": "k_regular", "degree": 6}},
     "runtime": {"backend": "serial", "checkpoint_every": 2},
     "tracking": {"report": False},
 }
 
 
-def lying(attack: Any, rule: str = "mean", *wrappers: str, **federation: Any) -> Experiment:
-    """Twelve peers of which two attack every inbox by itself."""
-    tables = {
+def lying(attack: Any, rule: str = "mean", *wrappers: str, **tables: dict[str, Any]) -> Experiment:
+    """Twelve peers of which two attack every inbox by itself, some keys of some tables changed."""
+    base = {
         **BASE,
         "aggregation": {"rule": rule, "wrappers": list(wrappers), "f": 1},
         "byzantine": {"attack": attack, "clients": LIARS, "per_neighbour": True},
     }
-    return Experiment(**{**tables, "federation": {**BASE["federation"], **federation}})
+    return Experiment(**{name: base.get(name, {}) | tables.get(name, {}) for name in base | tables})
 
 
 def models(federation: Federation) -> tuple[Tensor, Tensor]:
@@ -121,7 +122,8 @@ def test_mail_keeps_what_is_heard_and_who_said_it() -> None:
 @pytest.mark.parametrize("attack", registry.members("attack"))
 def test_every_attack_runs_on_single_inboxes(attack: str, clock: str, run_in: Callable[..., Result]) -> None:
     rounds = 3 if clock == "rounds" else 25
-    result = run_in(lying(attack, "median", "variance_correction", clock=clock, rounds=rounds))
+    tables = {"federation": {"rounds": rounds}, "gossip": {"clock": clock}}
+    result = run_in(lying(attack, "median", "variance_correction", **tables))
     assert result.state == "completed"
     assert np.isfinite(result.metrics["consensus_distance"])
 
@@ -134,7 +136,8 @@ def test_what_an_attack_remembers_of_each_neighbour_survives(
     if backend == "ray":
         request.getfixturevalue("cluster")
     rounds = 4 if clock == "rounds" else 30
-    experiment = lying("free_rider", "mean", "variance_correction", clock=clock, rounds=rounds)
+    tables = {"federation": {"rounds": rounds}, "gossip": {"clock": clock}}
+    experiment = lying("free_rider", "mean", "variance_correction", **tables)
     whole = run(experiment, tmp_path / "whole")
     split = experiment.replace(federation={"rounds": rounds // 2}, runtime={"backend": backend, "workers": 2})
     run(split, tmp_path / "resumed")
@@ -146,10 +149,10 @@ def test_what_an_attack_remembers_of_each_neighbour_survives(
 
 def test_a_star_has_no_neighbours() -> None:
     with pytest.raises(SettingError, match=r"byzantine\.per_neighbour = true are of gossip; set federation\.mode"):
-        lying("ipm", mode="star", cohort=1.0)
+        lying("ipm", federation={"mode": "star", "cohort": 1.0})
 
 
 def test_inboxes_of_different_sizes_may_tell_different_things(run_in: Callable[..., Result]) -> None:
     """What a rule says of every sender has another shape in every inbox, and is no matter of the peers."""
-    experiment = lying("gaussian", "flag", loss=0.3)
+    experiment = lying("gaussian", "flag", faults={"loss": 0.3})
     assert run_in(experiment.replace(training={"block": 1})).state == "completed"

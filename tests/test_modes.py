@@ -8,44 +8,45 @@ from typing import Any
 
 import pytest
 
-from fedgen.config import HOW, OF_MODE, Experiment, FederationSection
+from fedgen.config import Experiment, FaultsSection, FederationSection, GossipSection, VirtualTimeSection
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
+from fedgen.modes import HOW, OF_MODE
 from fedgen.notes import notes
 from fedgen.server.journal import read_lines
 from fedgen.server.run import Result
 
 VALUES: dict[str, Any] = {
     "federation.cohort": 7,
-    "federation.clock": "events",
-    "federation.topology": {"degree": 6},
-    "federation.mixing": "metropolis_hastings",
-    "federation.keep": 0.3,
-    "federation.protocol": "pull",
-    "federation.loss": 0.1,
-    "federation.churn": 0.1,
-    "federation.churn_rounds": [0, 3],
-    "federation.away": 5,
-    "federation.seed_agreement": True,
+    "gossip.clock": "events",
+    "gossip.topology": {"degree": 6},
+    "gossip.mixing": "metropolis_hastings",
+    "gossip.keep": 0.3,
+    "gossip.protocol": "pull",
+    "faults.loss": 0.1,
+    "faults.churn": 0.1,
+    "faults.churn_rounds": [0, 3],
+    "faults.away": 5,
+    "gossip.seed_agreement": True,
     "byzantine.per_neighbour": True,
-    "federation.training_ticks": [1, 2],
-    "federation.stragglers": 0.2,
-    "federation.slowdown": 2.0,
-    "federation.delay": [0, 2],
-    "federation.inbox": 0.5,
-    "federation.age_decay": 1.0,
+    "virtual_time.training_ticks": [1, 2],
+    "virtual_time.stragglers": 0.2,
+    "virtual_time.slowdown": 2.0,
+    "virtual_time.delay": [0, 2],
+    "virtual_time.inbox": 0.5,
+    "virtual_time.age_decay": 1.0,
 }
-TABLES: dict[str, dict[str, Any]] = {
+TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "a star": {},
-    "gossip": {"mode": "gossip"},
-    "gossip in virtual time": {"mode": "gossip", "clock": "events"},
+    "gossip": {"federation": {"mode": "gossip"}},
+    "gossip in virtual time": {"federation": {"mode": "gossip"}, "gossip": {"clock": "events"}},
 }
 MODE_OF = {path: mode for mode, paths in OF_MODE.items() for path in paths}
 
 
 def experiment_in(mode: str, **values: Any) -> Experiment:
     """values: by path, with __ for the dot."""
-    tables: dict[str, dict[str, Any]] = {"federation": dict(TABLES[mode])}
+    tables = {name: dict(keys) for name, keys in TABLES[mode].items()}
     for path, value in values.items():
         table, key = path.split("__")
         tables.setdefault(table, {})[key] = value
@@ -66,28 +67,36 @@ def test_a_setting_belongs_to_its_mode(path: str, mode: str) -> None:
     assert str(caught.value).endswith(f" is of {own}; set {HOW[own]} or leave it out")
 
 
-def test_every_setting_that_says_it_is_of_a_mode_is_known_as_such() -> None:
-    described = {
-        f"federation.{key}": "gossip in virtual time" if field.description.startswith("events:") else "gossip"
-        for key, field in FederationSection.model_fields.items()
-        if re.search("^events:|gossip|neighbour|peers", field.description or "") and key != "mode" and field.description
+def test_every_setting_of_a_table_of_one_mode_is_known_as_such() -> None:
+    expected = {
+        **{f"gossip.{key}": "gossip" for key in GossipSection.model_fields},
+        **{f"faults.{key}": "gossip" for key in FaultsSection.model_fields},
+        **{f"virtual_time.{key}": "gossip in virtual time" for key in VirtualTimeSection.model_fields},
+        "federation.cohort": "a star",
+        "byzantine.per_neighbour": "gossip",
     }
-    assert described.items() <= MODE_OF.items()
+    assert expected == MODE_OF
     assert set(MODE_OF) == set(VALUES)
+
+
+def test_nothing_in_the_table_of_all_modes_speaks_of_peers() -> None:
+    described = {key: field.description or "" for key, field in FederationSection.model_fields.items()}
+    assert {key for key, words in described.items() if re.search("gossip|neighbour|peer", words)} == {"mode"}
 
 
 def test_defaults_may_be_written_out_in_any_mode() -> None:
     """As `fedgen init` and resolved.toml do."""
-    written = FederationSection(mode="star").model_dump()
-    assert Experiment(federation=written).identity == Experiment().identity
+    written = Experiment().model_dump()
+    assert written["gossip"]
+    assert Experiment(**written).identity == Experiment().identity
 
 
 def test_several_settings_are_named_at_once() -> None:
     with pytest.raises(SettingError) as caught:
-        Experiment(federation={"churn": 0.1, "loss": 0.2, "delay": [1, 2]})
+        Experiment(faults={"churn": 0.1, "loss": 0.2}, virtual_time={"delay": [1, 2]})
     first, second = str(caught.value).splitlines()
-    assert first.startswith("federation.loss = 0.2, federation.churn = 0.1 are of gossip; ")
-    assert second.startswith("federation.delay = [1, 2] is of gossip in virtual time; ")
+    assert first.startswith("faults.loss = 0.2, faults.churn = 0.1 are of gossip; ")
+    assert second.startswith("virtual_time.delay = [1, 2] is of gossip in virtual time; ")
 
 
 @pytest.mark.parametrize(

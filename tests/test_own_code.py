@@ -99,7 +99,8 @@ def test_in_a_run(mode: str, tiny: Callable[..., Experiment], tmp_path: Path) ->
     experiment = tiny(
         model={"name": "own_bits:Net"},
         training={"batch_size": 3, "engine": "sequential"},
-        federation={"mode": mode, **({"topology": "ring"} if mode == "gossip" else {})},
+        federation={"mode": mode},
+        gossip={"topology": "ring"} if mode == "gossip" else {},
     )
     with pytest.raises(RunFailed) as failure:
         run(experiment, tmp_path / "run")
@@ -114,12 +115,12 @@ def test_in_a_run(mode: str, tiny: Callable[..., Experiment], tmp_path: Path) ->
 @pytest.mark.parametrize("mode", ["star", "gossip"])
 def test_in_the_evaluation_and_in_a_rule(mode: str, tiny: Callable[..., Experiment], tmp_path: Path) -> None:
     """torch raises, of what the user's module gave it: the innermost frame of the user's own is told."""
-    gossip = {"mode": mode, **({"topology": "ring"} if mode == "gossip" else {})}
-    experiment = tiny(model={"name": "own_bits:Net"}, training={"engine": "sequential"}, federation=gossip)
+    network = {"federation": {"mode": mode}, "gossip": {"topology": "ring"} if mode == "gossip" else {}}
+    experiment = tiny(model={"name": "own_bits:Net"}, training={"engine": "sequential"}, **network)
     with pytest.raises(RunFailed, match=rf"own_bits\.py:{lines_with('functional.linear')}: RuntimeError"):
         run(experiment, tmp_path / "evaluation")
     with pytest.raises(RunFailed, match=rf"own_bits\.py:{lines_with('nothing')}: KeyError: 'nothing'"):
-        run(tiny(aggregation={"rule": "own_bits:Rule"}, federation=gossip), tmp_path / "rule")
+        run(tiny(aggregation={"rule": "own_bits:Rule"}, **network), tmp_path / "rule")
     assert json.loads((tmp_path / "rule" / "result.json").read_text())["state"] == "failed"
 
 

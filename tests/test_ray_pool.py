@@ -107,7 +107,10 @@ def test_killed_worker_leaves_the_hash(tmp_path: Path, capsys: pytest.CaptureFix
     result = run(experiment(40), tmp_path / "ray", view=PlainView(sys.stdout))
     killer.join()
     output = capsys.readouterr().out
-    assert output.splitlines()[1] == "starting 2 Ray workers ..."
+    assert output.splitlines()[1:3] == [
+        "note: backend: ray, as runtime.workers is given",
+        "starting 2 Ray workers ...",
+    ]
     assert "raylet" not in output
     assert (result.state, result.sha256) == ("completed", expected.sha256)
     [retry] = [event for event in read_lines(tmp_path / "ray" / "events.jsonl") if event["event"] == "retried"]

@@ -20,7 +20,8 @@ def leaving(**byzantine: Any) -> Federation:
     tables: dict[str, dict[str, Any]] = {
         "data": {"clients": PEERS},
         "model": {"hidden": [8]},
-        "federation": {"mode": "gossip", "churn": 0.2, "away": 2},
+        "federation": {"mode": "gossip"},
+        "faults": {"churn": 0.2, "away": 2},
         "byzantine": byzantine,
     }
     return Federation(Experiment(**tables))

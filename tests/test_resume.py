@@ -46,7 +46,7 @@ def stop() -> None:
 @pytest.fixture
 def stopped(tiny: Callable[..., Experiment], tmp_path: Path) -> Path:
     """A gossip that was stopped after two of its four rounds."""
-    experiment = tiny(federation={"mode": "gossip", "topology": "ring", "rounds": 4})
+    experiment = tiny(federation={"mode": "gossip", "rounds": 4}, gossip={"topology": "ring"})
     assert run(experiment, tmp_path / "run", view=Acting(stop)).rounds == 2
     return tmp_path / "run"
 

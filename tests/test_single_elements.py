@@ -13,11 +13,14 @@ from fedgen.server.journal import read_lines
 from fedgen.server.report import write_report
 from fedgen.server.result import Result
 
-GOSSIP = {"mode": "gossip", "topology": "complete"}
-LOOPS: dict[str, dict[str, Any]] = {
-    "star": {"cohort": 1.0},
-    "gossip": GOSSIP,
-    "virtual time": {**GOSSIP, "clock": "events", "training_ticks": [1, 1], "rounds": 4},
+LOOPS: dict[str, dict[str, dict[str, Any]]] = {
+    "star": {"federation": {"cohort": 1.0}},
+    "gossip": {"federation": {"mode": "gossip"}, "gossip": {"topology": "complete"}},
+    "virtual time": {
+        "federation": {"mode": "gossip", "rounds": 4},
+        "gossip": {"topology": "complete", "clock": "events"},
+        "virtual_time": {"training_ticks": [1, 1]},
+    },
 }
 LYING = {"clients": 2, "attack": "sign_flip"}
 CASES: dict[str, dict[str, Any]] = {
@@ -38,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("case", CASES)
 def test_one_participant(case: str, loop: str, tiny: Any, run_in: Callable[..., Result]) -> None:
-    result = run_in(tiny(**CASES[case], federation=LOOPS[loop]))
+    result = run_in(tiny(**CASES[case], **LOOPS[loop]))
     assert result.state == "completed"
     assert 0 <= (result.metrics["accuracy"] or 0.0) <= 1
     assert result.metrics["train_loss"] is not None
@@ -57,7 +60,7 @@ def test_one_feature_class_or_test_sample(
     np.savez(path, x_train=train.astype(np.float32), y_train=np.arange(20) % classes,
              x_test=held.astype(np.float32), y_test=np.zeros(tests, int))  # fmt: skip
     data = {"clients": 4, "partition": "iid", "dataset": {"name": "features", "path": str(path)}}
-    result = run_in(tiny(data=data, federation=LOOPS[loop]))
+    result = run_in(tiny(data=data, **LOOPS[loop]))
     assert result.state == "completed"
     assert write_report(result.folder).exists()
 
@@ -77,8 +80,8 @@ def test_the_means_leave_out_who_lies_in_this_round(
 
     registered("method", "numbered")(Numbered)
     redrawn = {"clients": 5, "attack": "sign_flip", "redraw": True}
-    federation = LOOPS[loop] | {"rounds": 6}
-    result = run_in(tiny(training={"method": "numbered"}, federation=federation, byzantine=redrawn))
+    tables = {**LOOPS[loop], "federation": LOOPS[loop]["federation"] | {"rounds": 6}}
+    result = run_in(tiny(training={"method": "numbered"}, **tables, byzantine=redrawn))
     told = read_lines(result.folder / "events.jsonl")
     liars = {event["round"]: set(event["clients"]) for event in told if event["event"] == "byzantine"}
     losses = dict(zip(result.round_numbers.tolist(), result.history["train_loss"].tolist(), strict=True))

@@ -251,11 +251,12 @@ def test_batch_norm_learns_under_server_momentum_and_adam(
 @pytest.mark.parametrize("mode", ["star", "gossip"])
 def test_worker_momentum_is_of_parameters(mode: str, run_in: Callable[..., Result]) -> None:
     """Statistics are sent as they were measured."""
-    federation: dict[str, Any] = {"mode": mode, "rounds": 1}
-    federation |= {"cohort": 8} if mode == "star" else {"seed_agreement": True, "topology": "complete"}
+    tables: dict[str, dict[str, Any]] = {"federation": {"mode": mode, "rounds": 1}}
+    if mode == "gossip":
+        tables["gossip"] = {"seed_agreement": True, "topology": "complete"}
     results = {}
     for name, wrappers in {"plain": [], "momentum": ["worker_momentum"]}.items():
-        result = run_in(normalised(federation=federation, training={"wrappers": wrappers}), name)
+        result = run_in(normalised(**tables, training={"wrappers": wrappers}), name)
         results[name] = load_file(result.folder / "model.safetensors")
     assert torch.equal(results["plain"]["2.running_mean"], results["momentum"]["2.running_mean"])
     assert not torch.allclose(results["plain"]["1.weight"], results["momentum"]["1.weight"])
@@ -285,9 +286,9 @@ def test_an_attack_on_statistics_alone_is_turned_away_or_bounded(
 @pytest.mark.parametrize(("rule", "scale"), [("mean", -100.0), ("median", 1e20), ("krum", -100.0)])
 def test_in_gossip_too(rule: str, scale: float, run_in: Callable[..., Result]) -> None:
     liars = {"attack": {"name": "statistics", "scale": scale}, "clients": [1]}
-    gossip = {"mode": "gossip", "topology": "complete"}
+    network = {"federation": {"mode": "gossip"}, "gossip": {"topology": "complete"}}
     settings: dict[str, Any] = {"rule": rule, "f": int(rule != "mean")}
-    result = run_in(normalised(federation=gossip, aggregation=settings, byzantine=liars))
+    result = run_in(normalised(**network, aggregation=settings, byzantine=liars))
     assert all(value.isfinite().all() for value in load_file(result.folder / "model.safetensors").values())
     events = read_lines(result.folder / "events.jsonl")
     rejected = [event for event in events if event["event"] == "rejected"]
@@ -327,8 +328,9 @@ def test_constants_do_not_travel_and_are_saved(
 ) -> None:
     """A mask of -inf makes no update "not finite"; all peers have the frozen weights of replica 0."""
     user_module("masked", MASKED)
-    gossip: dict[str, Any] = {"mode": mode} | ({"topology": "complete"} if mode == "gossip" else {})
-    experiment = Experiment(**{**normalised(federation=gossip).model_dump(), "model": {"name": "masked:Net"}})
+    gossip = {"topology": "complete"} if mode == "gossip" else {}
+    tables = normalised(federation={"mode": mode}, gossip=gossip).model_dump()
+    experiment = Experiment(**{**tables, "model": {"name": "masked:Net"}})
     result = run_in(experiment)
     assert result.state == "completed"
     federation = Federation(experiment)

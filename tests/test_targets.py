@@ -281,9 +281,16 @@ class NextToken(nn.Module):
         return self.last(self.table(x))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("federation", [{"cohort": 4}, {"mode": "gossip", "topology": "ring"}], ids=["star", "gossip"])
+@pytest.mark.parametrize(
+    "tables",
+    [{"federation": {"cohort": 4}}, {"federation": {"mode": "gossip"}, "gossip": {"topology": "ring"}}],
+    ids=["star", "gossip"],
+)
 def test_a_next_token_model_learns_what_comes_next(
-    federation: dict[str, Any], tmp_path: Path, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
+    tables: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    tiny: Callable[..., Experiment],
+    run_in: Callable[..., Result],
 ) -> None:
     """After token k comes 3 k + 1 mod 7; the last place of every sample does not count."""
     x = np.random.default_rng(0).integers(0, 7, (60, 6))
@@ -293,7 +300,7 @@ def test_a_next_token_model_learns_what_comes_next(
         data={"dataset": "features", "clients": 4, "partition": "iid"},
         model={"name": f"{__name__}:NextToken", "loss": "token_cross_entropy", "metrics": ["token_accuracy"]},
         training={"epochs": 5, "steps": None, "optimizer": {"lr": 0.5, "momentum": 0.9}},
-        federation={"rounds": 10, "cohort": 0.1, **federation},
+        **{**tables, "federation": {"rounds": 10, "cohort": 0.1, **tables["federation"]}},
         runtime={"backend": "serial", "data_dir": str(tmp_path)},
     )
     assert Federation(experiment).engine == "vmap"

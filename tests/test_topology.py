@@ -30,7 +30,7 @@ DIRECTED = {"exponential", "one_peer_exponential", "epidemic"}
 
 @pytest.fixture
 def network(tmp_path: Path) -> Callable[..., Network]:
-    """network(topology, **keys of [federation]) -> the network of 16 peers; a file holds a ring with two chords."""
+    """network(topology, **keys of [gossip]) -> the network of 16 peers; a file holds a ring with two chords."""
 
     def make(topology: str, peers: int = PEERS, **keys: object) -> Network:
         choice: dict[str, object] = {"name": topology}
@@ -38,8 +38,8 @@ def network(tmp_path: Path) -> Callable[..., Network]:
             edges = [(peer, (peer + 1) % peers) for peer in range(peers)] + [(0, peers // 2), (1, peers // 3)]
             (tmp_path / "graph.txt").write_text("\n".join(f"{i} {j}" for i, j in edges))
             choice["path"] = str(tmp_path / "graph.txt")
-        federation = {"mode": "gossip", "topology": choice, **keys}
-        return network_of(Experiment(data={"clients": peers}, federation=federation))
+        gossip = {"topology": choice, **keys}
+        return network_of(Experiment(data={"clients": peers}, federation={"mode": "gossip"}, gossip=gossip))
 
     return make
 
@@ -78,7 +78,9 @@ def test_peers_agree_as_fast_as_the_second_eigenvalue_says(
 @pytest.mark.parametrize("topology", ["k_regular", "small_world", "scale_free", "erdos_renyi"])
 def test_redrawn_graphs_agree_too(topology: str, redraw: int) -> None:
     choice = {"name": topology, "redraw": redraw}
-    network = network_of(Experiment(data={"clients": PEERS}, federation={"mode": "gossip", "topology": choice}))
+    network = network_of(
+        Experiment(data={"clients": PEERS}, federation={"mode": "gossip"}, gossip={"topology": choice})
+    )
     assert distances(network, 400)[-1] < 1e-6
     drawn = [network.graph(round).hears.toarray() for round in range(2 * redraw)]
     assert (drawn[0] == drawn[redraw - 1]).all()
@@ -110,7 +112,7 @@ def test_metropolis_hastings_refuses_directions(network: Callable[..., Network])
 
 def test_keep_is_of_uniform_mixing() -> None:
     with pytest.raises(SettingError, match="leave keep out"):
-        Experiment(federation={"mixing": "metropolis_hastings", "keep": 0.3})
+        Experiment(federation={"mode": "gossip"}, gossip={"mixing": "metropolis_hastings", "keep": 0.3})
 
 
 def test_protocols_are_directions(network: Callable[..., Network]) -> None:
@@ -167,15 +169,17 @@ def test_one_direction_is_enough_to_hear() -> None:
 )
 def test_impossible_graphs_are_refused(peers: int, topology: object, words: str) -> None:
     with pytest.raises(SettingError, match=words):
-        network_of(Experiment(data={"clients": peers}, federation={"mode": "gossip", "topology": topology})).graph(0)
+        network_of(
+            Experiment(data={"clients": peers}, federation={"mode": "gossip"}, gossip={"topology": topology})
+        ).graph(0)
 
 
 def test_files(tmp_path: Path) -> None:
     def graph(name: str, text: str, peers: int) -> Graph:
         (tmp_path / name).write_text(text)
         choice = {"name": "file", "path": str(tmp_path / name)}
-        federation = {"mode": "gossip", "topology": choice}
-        return network_of(Experiment(data={"clients": peers}, federation=federation)).graph(0)
+        experiment = Experiment(data={"clients": peers}, federation={"mode": "gossip"}, gossip={"topology": choice})
+        return network_of(experiment).graph(0)
 
     edges = graph("graph.txt", "# a triangle and a tail\n10 2\n2 1\n1 10\n10 11\n", 4)
     assert [edges.inbox(peer).tolist() for peer in range(4)] == [[1, 2], [0, 2], [0, 1, 3], [2]]
@@ -193,7 +197,7 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["svg", "png"])
 def test_the_command_draws_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str) -> None:
     file = tmp_path / "experiment.toml"
-    file.write_text('[data]\nclients = 16\n[federation]\nmode = "gossip"\ntopology = "ring"\n')
+    file.write_text('[data]\nclients = 16\n[federation]\nmode = "gossip"\n[gossip]\ntopology = "ring"\n')
     picture = tmp_path / f"ring.{ending}"
     assert main(["topology", str(file), "--out", str(picture)]) == 0
     told = dict(line.rsplit("  ", 1) for line in capsys.readouterr().out.splitlines())

@@ -33,7 +33,7 @@ PEERS = 64
 
 
 def network(topology: Any, peers: int = PEERS) -> Network:
-    return network_of(Experiment(data={"clients": peers}, federation={"mode": "gossip", "topology": topology}))
+    return network_of(Experiment(data={"clients": peers}, federation={"mode": "gossip"}, gossip={"topology": topology}))
 
 
 def strangers(peers: int = PEERS, seed: int = 0) -> Tensor:

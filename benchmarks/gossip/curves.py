@@ -7,11 +7,10 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
-from benchmarks.gossip.setting import BASE, CORRECTED, Tables, first, histories, rounded
+from benchmarks.gossip.setting import CORRECTED, Tables, first, histories, rounded
 from benchmarks.harness import ROOT, table
 from fedgen import load_experiment, run
 from fedgen.data.dataset import Dataset
@@ -21,11 +20,11 @@ from fedgen.server.journal import read_lines
 from fedgen.server.report_canvas import standalone
 
 PEERS = 32
-SCALE_FREE: dict[str, Any] = {**BASE["federation"], "topology": "scale_free"}
+SCALE_FREE: Tables = {"gossip": {"topology": "scale_free"}}
 MERGES: dict[str, Tables] = {
     "federation": {"federation": {"mode": "star", "cohort": PEERS}, "training": {"keep_optimizer": True}},
-    "gossip, corrected": {"federation": SCALE_FREE, "aggregation": CORRECTED},
-    "gossip, plain": {"federation": SCALE_FREE},
+    "gossip, corrected": {**SCALE_FREE, "aggregation": CORRECTED},
+    "gossip, plain": SCALE_FREE,
 }
 
 
@@ -49,7 +48,7 @@ def curves(seeds: list[int], tiny: bool) -> str:
     for name, changes in MERGES.items():
         slow = "plain" in name
         rounds, every = (4, 2) if tiny else (600, 20) if slow else (300, 10)
-        length = {"federation": {**changes["federation"], "rounds": rounds, "evaluate_every": every}}
+        length = {"federation": {"rounds": rounds, "evaluate_every": every}}
         found = [np.array(each["accuracy"]) for each in histories(seeds, setting, changes, length)]
         played = np.flatnonzero(np.isfinite(found[0]))
         series[name] = (played + 1).tolist(), np.mean(found, axis=0)[played].tolist()

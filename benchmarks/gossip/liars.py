@@ -33,7 +33,7 @@ CASES: dict[str, tuple[dict[str, Any], bool]] = {
 def placed(seed: int, random: bool) -> list[int]:
     """Six of 64 liars: at random, or drawn so that nobody has more than two of them for neighbours."""
     generator = np.random.default_rng(seed)
-    graph = experiment({"experiment": {"seed": seed}, "federation": {"topology": TOPOLOGIES["8-regular"]}})
+    graph = experiment({"experiment": {"seed": seed}, "gossip": {"topology": TOPOLOGIES["8-regular"]}})
     hears = network_of(graph).graph(0).hears
     while True:
         liars = generator.choice(64, 6, replace=False)
@@ -51,7 +51,8 @@ def liars(seeds: list[int], tiny: bool) -> str:
             for seed in seeds:
                 changes = {
                     "experiment": {"seed": seed},
-                    "federation": {"topology": TOPOLOGIES["8-regular"], "rounds": 5 if tiny else 150},
+                    "federation": {"rounds": 5 if tiny else 150},
+                    "gossip": {"topology": TOPOLOGIES["8-regular"]},
                     "aggregation": aggregation,
                     "byzantine": {"attack": lie, "clients": placed(seed, random)},
                 }

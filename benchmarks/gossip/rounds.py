@@ -39,7 +39,7 @@ def topologies(seeds: list[int], tiny: bool) -> str:
 
     def played(name: str, merge: str) -> Tables:
         rounds = 10 if tiny else 600 if merge == "plain" else 350 if name == "ring" else 150
-        return {"federation": {"topology": TOPOLOGIES[name], "rounds": rounds, **every(merge)}}
+        return {"federation": {"rounds": rounds, **every(merge)}, "gossip": {"topology": TOPOLOGIES[name]}}
 
     rows = [
         [name, *(cell(seeds, changes, played(name, merge)) for merge, changes in MERGES.items())]
@@ -77,13 +77,12 @@ def events(seeds: list[int], tiny: bool) -> str:
     longest = {"plain": 8_000}
     rows = []
     for merge, changes in {**MERGES, **ADDED_UP}.items():
-        clock = {
-            "clock": "events",
-            "topology": TOPOLOGIES["8-regular"],
-            "rounds": 60 if tiny else longest.get(merge, 1_500),
-            **every(merge, 5),
+        setting: Tables = {
+            "data": {"clients": 50},
+            "federation": {"rounds": 60 if tiny else longest.get(merge, 1_500), **every(merge, 5)},
+            "gossip": {"clock": "events", "topology": TOPOLOGIES["8-regular"]},
         }
-        found = histories(seeds, {"data": {"clients": 50}, "federation": clock}, changes)
+        found = histories(seeds, setting, changes)
         rows.append([merge, *(each_seed(found, level) for level in (0.8, 0.9))])
     return table(("merge", "80 %: median (each seed)", "90 %: median (each seed)"), rows)
 
@@ -99,8 +98,8 @@ def loss(seeds: list[int], tiny: bool) -> str:
     rows = []
     for merge, changes in {**MERGES, **ADDED_UP}.items():
         for share in () if merge == "plain" else (0.0, 0.5):
-            lossy = {"loss": share, "rounds": 10 if tiny else 200}
-            found = histories(seeds, {"federation": lossy}, changes)
+            lossy: Tables = {"federation": {"rounds": 10 if tiny else 200}, "faults": {"loss": share}}
+            found = histories(seeds, lossy, changes)
             rows.append([merge, f"{share:.0%}", *(each_seed(found, level) for level in (0.8, 0.9))])
     return table(("merge", "lost", "80 %: median (each seed)", "90 %: median (each seed)"), rows)
 
@@ -120,8 +119,8 @@ def churn(seeds: list[int], tiny: bool) -> str:
     calm = [each["accuracy"] for each in histories(seeds, {"federation": played}, changes)]
     rows = []
     for reading, probability in READINGS.items():
-        leaving = {**played, **window, "churn": probability}
-        found = [each["accuracy"] for each in histories(seeds, {"federation": leaving}, changes)]
+        leaving: Tables = {"federation": played, "faults": {**window, "churn": probability}}
+        found = [each["accuracy"] for each in histories(seeds, leaving, changes)]
         lost = [100 * (np.asarray(before) - np.asarray(after)) for before, after in zip(calm, found, strict=True)]
         worst = [float(each.max()) for each in lost]
         rows.append([reading, points(worst), points([float(each[-1]) for each in lost])])
@@ -142,7 +141,7 @@ def delta(seeds: list[int], tiny: bool) -> str:
     graphs = [name for name in TOPOLOGIES if name != "ring"][: 1 if tiny else None]
 
     def played(name: str) -> Tables:
-        return {"federation": {"topology": TOPOLOGIES[name], "rounds": 10 if tiny else 150}}
+        return {"federation": {"rounds": 10 if tiny else 150}, "gossip": {"topology": TOPOLOGIES[name]}}
 
     rows = [[merge, *(cell(seeds, played(name), changes) for name in graphs)] for merge, changes in merges.items()]
     return table(("merge", *graphs), rows)

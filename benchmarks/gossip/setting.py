@@ -26,7 +26,7 @@ SUMMED: dict[str, Any] = {"wrappers": ["delta_sum", "variance_correction"]}
 MERGES: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {},
     "corrected": {"aggregation": CORRECTED},
-    "same initial model": {"federation": {"seed_agreement": True}},
+    "same initial model": {"gossip": {"seed_agreement": True}},
 }
 TOPOLOGIES: dict[str, Any] = {
     "ring": "ring",
@@ -47,7 +47,8 @@ BASE: dict[str, dict[str, Any]] = {
         "batch_size": 16,
         "optimizer": {"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4},
     },
-    "federation": {"mode": "gossip", "topology": TOPOLOGIES["4-regular"]},
+    "federation": {"mode": "gossip"},
+    "gossip": {"topology": TOPOLOGIES["4-regular"]},
     "runtime": {"backend": "serial", "checkpoint_every": 10_000},
     "tracking": {"report": False},
 }

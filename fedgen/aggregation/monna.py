@@ -19,7 +19,7 @@ class NearestNeighbours(GramRule):
 
     aggregate = (sum of the n - f rows with the least |g_i|) / (n - f + 1), rows being differences from the receiver's
     own model, which is the zero row among them;  n >= 2 f + 1.  In a star the receiver's model is the global one; in
-    gossip federation.keep = 0 makes the merged model this mean, where another share counts the own model once more.
+    gossip gossip.keep = 0 makes the merged model this mean, where another share counts the own model once more.
 
     >>> NearestNeighbours()([[1.0], [-2.0], [4.0], [1e9]], f=1).aggregate.tolist()
     [0.75]

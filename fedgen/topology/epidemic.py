@@ -17,7 +17,7 @@ from fedgen.topology.base import Topology
 @register("topology", "epidemic")
 @dataclass(frozen=True, kw_only=True)
 class Epidemic(Topology):
-    """Every round each peer turns to `fanout` others, drawn anew: it sends to them, or asks them (federation.protocol).
+    """Every round each peer turns to `fanout` others, drawn anew: it sends to them, or asks them (gossip.protocol).
 
     Source: M. de Vos et al., Epidemic learning, arXiv 2310.01972 (2023), EL-Local.
     """
@@ -28,7 +28,7 @@ class Epidemic(Topology):
     def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
         if self.fanout >= peers:
             raise SettingError(
-                f"federation.topology.fanout = {self.fanout}: there are only {peers - 1} others among data.clients = "
+                f"gossip.topology.fanout = {self.fanout}: there are only {peers - 1} others among data.clients = "
                 f"{peers}; lower it"
             )
         graph = nx.empty_graph(peers, create_using=nx.DiGraph)

@@ -32,7 +32,7 @@ class File(Topology):
         graph = read_graph(self.path)
         if len(graph) != peers:
             raise SettingError(
-                f"federation.topology.path {self.path!r} holds {len(graph)} peers and data.clients is {peers}; set "
+                f"gossip.topology.path {self.path!r} holds {len(graph)} peers and data.clients is {peers}; set "
                 f"data.clients = {len(graph)}"
             )
         return graph

@@ -50,7 +50,7 @@ class Torus(Topology):
         if not rows:
             side = max(3, isqrt(peers - 1) + 1)
             raise SettingError(
-                f"federation.topology 'torus' needs a number of peers that is rows * columns, both 3 or more, not "
+                f"gossip.topology 'torus' needs a number of peers that is rows * columns, both 3 or more, not "
                 f"data.clients = {peers}; try {side} * {side} = {side**2}"
             )
         grid = nx.grid_2d_graph(rows, peers // rows, periodic=True)

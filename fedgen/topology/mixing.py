@@ -53,8 +53,8 @@ class MetropolisHastings:
     def weights(self, graph: Graph) -> Matrix:
         if not graph.symmetric:
             raise SettingError(
-                "federation.mixing 'metropolis_hastings' needs a graph in which everybody is heard by those it hears; "
-                'set federation.mixing = "uniform" or federation.protocol = "push_pull"'
+                "gossip.mixing 'metropolis_hastings' needs a graph in which everybody is heard by those it hears; "
+                'set gossip.mixing = "uniform" or gossip.protocol = "push_pull"'
             )
         edges = graph.hears.tocoo()
         weights = 1 / (1 + np.maximum(graph.degrees[edges.row], graph.degrees[edges.col]))

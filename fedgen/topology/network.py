@@ -44,7 +44,7 @@ class Churn:
 
 @dataclass(frozen=True)
 class Network:
-    """Who hears whom in every round, as the experiment's [federation] table describes it."""
+    """Who hears whom in every round, as the experiment's tables [gossip] and [faults] describe it."""
 
     topology: Topology
     peers: int
@@ -103,24 +103,24 @@ class Network:
         parts = graph.parts()
         told = [_told(part) for part in parts[:3]] + (["..."] if len(parts) > 3 else [])
         raise SettingError(
-            f"federation.topology {self.name!r} falls into {len(parts)} parts that cannot reach one another: "
+            f"gossip.topology {self.name!r} falls into {len(parts)} parts that cannot reach one another: "
             f"{'; '.join(told)}; give it more edges"
         )
 
 
 def network_of(experiment: Experiment) -> Network:
-    """The network of an experiment, from its [federation] table, number of clients and seed alone."""
-    federation = experiment.federation
-    choice = federation.topology
+    """The network of an experiment, from its tables [gossip] and [faults], number of clients and seed alone."""
+    gossip, faults = experiment.gossip, experiment.faults
+    choice = gossip.topology
     return Network(
         topology=registry.build("topology", choice.name, choice.params),
         peers=experiment.data.clients,
-        mixing=mixing_of(federation.mixing, federation.keep),
+        mixing=mixing_of(gossip.mixing, gossip.keep),
         streams=Streams(experiment.experiment.seed),
-        protocol=federation.protocol,
+        protocol=gossip.protocol,
         name=choice.name,
-        loss=federation.loss,
-        churn=Churn(federation.churn, federation.away, *(federation.churn_rounds or (0, 2**62))),
+        loss=faults.loss,
+        churn=Churn(faults.churn, faults.away, *(faults.churn_rounds or (0, 2**62))),
     )
 
 

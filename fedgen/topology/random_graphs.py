@@ -28,7 +28,7 @@ class KRegular(RandomTopology):
         _check_fewer("k_regular", "degree", self.degree, peers)
         if self.degree * peers % 2:
             raise SettingError(
-                f"federation.topology 'k_regular': {peers} peers with {self.degree} neighbours each cannot be, as an "
+                f"gossip.topology 'k_regular': {peers} peers with {self.degree} neighbours each cannot be, as an "
                 "edge has two ends; make degree or data.clients even"
             )
         return nx.random_regular_graph(self.degree, peers, seed=_seed(generator))
@@ -83,7 +83,7 @@ class ErdosRenyi(RandomTopology):
 def _check_fewer(name: str, parameter: str, count: int, peers: int) -> None:
     if count >= peers:
         raise SettingError(
-            f"federation.topology.{parameter} = {count}: a {name!r} graph of data.clients = {peers} peers needs fewer, "
+            f"gossip.topology.{parameter} = {count}: a {name!r} graph of data.clients = {peers} peers needs fewer, "
             f"at most {peers - 1}"
         )
 
