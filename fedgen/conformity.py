@@ -44,7 +44,7 @@ DECLARED = {
 """Base class -> what a part must have that is not derived from it; all else is the base's."""
 
 
-def conforming(kind: str, name: str, part: Any) -> Any:
+def conforming(kind: str, name: str, part: object) -> Any:
     """The part of that kind, as one of its kind's base class where there is one: what it does not have is the base's.
 
     Raises SettingError that names everything which it lacks, or has in another form.
@@ -86,7 +86,7 @@ def _contract(kind: str) -> type | None:
     return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
-def _complaints(kind: str, part: Any) -> Iterator[str]:
+def _complaints(kind: str, part: object) -> Iterator[str]:
     if kind in ("loss", "metric") and not callable(part):
         yield "must be callable: (outputs, targets) -> one number a sample"
     contract = _contract(kind)
@@ -99,7 +99,7 @@ def _complaints(kind: str, part: Any) -> Iterator[str]:
             yield wrong
 
 
-def _complaint(part: Any, name: str, promised: Any) -> str:
+def _complaint(part: object, name: str, promised: object) -> str:
     # Of a class, a property is there without being asked for its value, which may not be known yet.
     if not (hasattr(type(part), name) or hasattr(part, name)):
         return f"lacks {name!r}"
@@ -112,7 +112,7 @@ def _complaint(part: Any, name: str, promised: Any) -> str:
     return "" if _takes(getattr(part, name), len(wanted)) else f"has {name!r} that does not take ({', '.join(wanted)})"
 
 
-def _takes(function: Callable[..., Any], count: int) -> bool:
+def _takes(function: Callable[..., object], count: int) -> bool:
     """Whether a function can be called with so many arguments, and perhaps more that it asks for by name."""
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgen.data.dataset import Dataset
@@ -228,7 +229,7 @@ class Inboxes:
     own: Tensor
     sent: Tensor
     weights: Any
-    share: np.ndarray[Any, np.dtype[np.float64]]
+    share: NDArray[np.float64]
     layout: Layout
     seen: Tensors = field(default_factory=dict)
     own_seen: Tensors = field(default_factory=dict)

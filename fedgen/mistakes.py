@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -29,7 +28,7 @@ def explain(error: ValidationError, root: type[BaseModel], of: str = "") -> list
     ]
 
 
-def validated(model: type[BaseModel], params: Mapping[str, Any], of: str, key: str = "") -> dict[str, Any]:
+def validated(model: type[BaseModel], params: Mapping[str, object], of: str, key: str = "") -> dict[str, object]:
     """The parameters, complete with defaults; key: of the experiment file, where they stand below one.
 
     Raises SettingError that says what is wrong with those of `of`.

@@ -9,12 +9,12 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 ALIGNMENT_BYTES = 64
 

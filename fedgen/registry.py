@@ -19,7 +19,10 @@ from fedgen import conformity
 from fedgen.errors import SettingError, suggest
 from fedgen.own_code import explained
 
-T = TypeVar("T", bound=Callable[..., Any])
+Maker = Callable[..., Any]
+"""A registered class, or a function that is a part."""
+
+T = TypeVar("T", bound=Maker)
 
 HOMES = {
     "dataset": "data",
@@ -48,7 +51,7 @@ FUNCTIONS = {"loss": "", "metric": "", "rule": "fedgen.aggregation.function:Func
 INJECTED = ("facts", "inner", "targets")
 """Fields that `build` supplies; every other field of a registered dataclass is a parameter of the experiment file."""
 
-_MEMBERS: dict[str, dict[str, Callable[..., Any]]] = {kind: {} for kind in HOMES}
+_MEMBERS: dict[str, dict[str, Maker]] = {kind: {} for kind in HOMES}
 _SEARCHED: list[str] = []
 
 
@@ -71,13 +74,13 @@ def _load(home: str) -> None:
         import_module(module.name)
 
 
-def members(kind: str) -> Mapping[str, Callable[..., Any]]:
+def members(kind: str) -> Mapping[str, Maker]:
     """Every registered member of a kind, by name in alphabetical order."""
     _load(HOMES[kind])
     return dict(sorted(_MEMBERS[kind].items()))
 
 
-def find(kind: str, name: str) -> Callable[..., Any]:
+def find(kind: str, name: str) -> Maker:
     """The member of that name, or the class behind a user's own "module:Class".
 
     Raises SettingError for an unknown name, a module that does not import, a class that is not in it.
@@ -108,7 +111,7 @@ def _searched() -> str:
     return f": {' or '.join(folders)}" if folders else ", or of the script"
 
 
-def _imported(kind: str, path: str) -> Callable[..., Any]:
+def _imported(kind: str, path: str) -> Maker:
     module_name, _, attribute = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise SettingError(f"{kind} {path!r}: your own is written 'module:Class', such as 'my_parts:MyClass'")
@@ -125,7 +128,8 @@ def _imported(kind: str, path: str) -> Callable[..., Any]:
         raise SettingError(f"{kind} {path!r}: module {module_name!r} has no {attribute!r}{_imported_from(module)}")
     if not (inspect.isclass(found) or (kind in FUNCTIONS and callable(found))):
         raise SettingError(f"{kind} {path!r} is no class{' or function' if kind in FUNCTIONS else ''}: it is {found!r}")
-    return found  # type: ignore[no-any-return]
+    made: Maker = found
+    return made
 
 
 def _imported_from(module: ModuleType) -> str:
@@ -138,7 +142,7 @@ def _imported_from(module: ModuleType) -> str:
 
 
 @cache
-def parameters(member: Callable[..., Any]) -> type[BaseModel]:
+def parameters(member: Maker) -> type[BaseModel]:
     """The pydantic model of a member's parameters: types, ranges, descriptions and defaults from its fields."""
     fields: dict[str, Any] = {}
     if dataclasses.is_dataclass(member):
@@ -155,13 +159,13 @@ def parameters(member: Callable[..., Any]) -> type[BaseModel]:
     return create_model(getattr(member, "__name__", "Parameters"), __config__=config, **fields)
 
 
-def _default(each: dataclasses.Field[Any]) -> Any:
+def _default(each: dataclasses.Field[object]) -> object:
     if each.default is not dataclasses.MISSING:
         return each.default
     return ... if each.default_factory is dataclasses.MISSING else each.default_factory()
 
 
-def build(kind: str, name: str, params: Mapping[str, Any], **injected: Any) -> Any:
+def build(kind: str, name: str, params: Mapping[str, object], **injected: object) -> Any:
     """The member with its parameters; of `injected` it gets what its fields ask for.
 
     Raises SettingError where it cannot be made, or lacks what its kind promises.
@@ -181,12 +185,12 @@ def build(kind: str, name: str, params: Mapping[str, Any], **injected: Any) -> A
     return conformity.conforming(kind, name, part)
 
 
-def of_function(kind: str, function: Callable[..., Any]) -> Any:
+def of_function(kind: str, function: Maker) -> Any:
     """A function of a user as a part of that kind."""
     module, _, name = FUNCTIONS[kind].partition(":")
     return getattr(import_module(module), name)(function) if module else function
 
 
-def summary(member: Callable[..., Any]) -> str:
+def summary(member: Maker) -> str:
     """The first line of its docstring."""
     return (inspect.getdoc(member) or "").partition("\n")[0]

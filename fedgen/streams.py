@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from zlib import crc32
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-Words = np.ndarray[Any, np.dtype[np.uint64]]
-Words32 = np.ndarray[Any, np.dtype[np.uint32]]
+Words = NDArray[np.uint64]
+Words32 = NDArray[np.uint32]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from fedgen import conformity, registry
 from fedgen.contracts import Attack, Method
@@ -16,7 +15,7 @@ LISTED = ("partition", "loss", "metric")
 """Kinds of which an experiment needs another where one does not fit."""
 
 
-def takes(kind: str, name: str, part: Callable[..., Any]) -> tuple[TargetKind, ...]:
+def takes(kind: str, name: str, part: Callable[..., object]) -> tuple[TargetKind, ...]:
     """The kinds of targets that a partition, method, wrapper, attack (its class), loss or metric is made for."""
     if kind in ("loss", "metric"):
         return declared(part).takes
@@ -26,7 +25,7 @@ def takes(kind: str, name: str, part: Callable[..., Any]) -> tuple[TargetKind, .
     return based.takes
 
 
-def check_takes(setting: str, kind: str, name: str, part: Callable[..., Any], targets: Targets) -> None:
+def check_takes(setting: str, kind: str, name: str, part: Callable[..., object], targets: Targets) -> None:
     """Raises SettingError where a part is not made for the kind of targets that the data have."""
     taken = takes(kind, name, part)
     if targets.kind in taken:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fedgen.aggregation.statistics import apply_rule
@@ -35,12 +35,12 @@ class BaseRule(Rule):
 
     def __call__(
         self,
-        rows: Any,
+        rows: ArrayLike | Tensor,
         *,
         f: int = 0,
-        weights: Any = None,
+        weights: ArrayLike | Tensor | None = None,
         memory: Tensors | None = None,
-        root: Any = None,
+        root: ArrayLike | Tensor | None = None,
         layout: Layout | None = None,
     ) -> Aggregation:
         """The aggregate of rows[n, d], a torch tensor or what numpy makes an array of, of which f may be lies.
@@ -85,7 +85,7 @@ class RuleWrapper(BaseRule):
         return self.inner.exhibits(memory, occasion)
 
 
-def _shares(weights: Any, n: int) -> Tensor:
+def _shares(weights: ArrayLike | Tensor | None, n: int) -> Tensor:
     if weights is None:
         return torch.ones(n, dtype=torch.float64)
     shares = torch.as_tensor(weights).double().cpu()

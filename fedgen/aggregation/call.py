@@ -38,7 +38,7 @@ def aggregate(
     *,
     f: int = 0,
     weights: Any = None,
-    wrappers: Sequence[str | Mapping[str, Any]] = (),
+    wrappers: Sequence[str | Mapping[str, object]] = (),
     memory: Tensors | None = None,
     root: Any = None,
     **parameters: Any,
@@ -68,7 +68,7 @@ def aggregate(
     return Aggregated(**{**vars(result), "aggregate": updates.restored(result.aggregate)})
 
 
-def rule_of(rule: Any, wrappers: Sequence[str | Mapping[str, Any]], parameters: Mapping[str, Any]) -> Any:
+def rule_of(rule: Any, wrappers: Sequence[str | Mapping[str, object]], parameters: Mapping[str, object]) -> Any:
     """The rule of that name, table, or made already, inside its wrappers.
 
     Raises SettingError for unknown names and parameters, and for what is no rule.
@@ -80,7 +80,7 @@ def rule_of(rule: Any, wrappers: Sequence[str | Mapping[str, Any]], parameters: 
     return part
 
 
-def _made(rule: Any, parameters: Mapping[str, Any]) -> Any:
+def _made(rule: Any, parameters: Mapping[str, object]) -> Any:
     if isinstance(rule, str | Mapping):
         name, own = _table("rule", rule)
         return _built("rule", name, {**own, **parameters})
@@ -95,14 +95,15 @@ def _made(rule: Any, parameters: Mapping[str, Any]) -> Any:
     return conformity.conforming("rule", type(part).__name__, part)
 
 
-def _table(what: str, value: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _table(what: str, value: str | Mapping[str, object]) -> tuple[str, dict[str, object]]:
     """Name and parameters; these may also stand in a table of their own, `params`."""
-    table: dict[str, Any] = {"name": value} if isinstance(value, str) else dict(value)
+    table: dict[str, object] = {"name": value} if isinstance(value, str) else dict(value)
     if "name" not in table:
         raise SettingError(f"{what}: a table needs a name, such as {{'name': 'flag', 'iterations': 1}}; got {table}")
-    return table.pop("name"), {**table.pop("params", {}), **table}
+    own = table.pop("params", {})
+    return str(table.pop("name")), {**(own if isinstance(own, Mapping) else {"params": own}), **table}
 
 
-def _built(kind: str, name: str, parameters: Mapping[str, Any], **inner: Any) -> Any:
+def _built(kind: str, name: str, parameters: Mapping[str, object], **inner: Any) -> Any:
     checked = validated(registry.parameters(registry.find(kind, name)), parameters, of=name)
     return registry.build(kind, name, checked, **inner)

@@ -21,18 +21,18 @@ class Updates:
     restored: Callable[[Tensor], Any]
     layout: Layout | None = None
 
-    def row(self, update: Any) -> Any:
+    def row(self, update: object) -> Any:
         """One more update of this form as a row, such as that of the root."""
         return update if self.layout is None or update is None else _flat(self.layout, _named(update), "root")
 
 
-def updates_of(given: Any) -> Updates:
+def updates_of(given: object) -> Updates:
     """A matrix [n, d], or one update a participant: a state dict, a list of arrays, or an array of any shape.
 
     Raises ValueError that names the participant whose update differs from the first one's.
     """
     first = given[0] if isinstance(given, Sequence) and len(given) else None
-    if not _is_structured(first):
+    if not _is_structured(first) or not isinstance(given, Sequence):
         return Updates(given, lambda row: row)
     updates = [_named(update) for update in given]
     layout = _layout(updates[0])
@@ -53,7 +53,7 @@ def updates_of(given: Any) -> Updates:
     return Updates(rows, restored, layout)
 
 
-def _is_structured(update: Any) -> bool:
+def _is_structured(update: object) -> bool:
     if isinstance(update, Mapping):
         return True
     if isinstance(update, np.ndarray | Tensor):
@@ -61,14 +61,14 @@ def _is_structured(update: Any) -> bool:
     return isinstance(update, Sequence) and any(isinstance(each, np.ndarray | Tensor) and each.ndim for each in update)
 
 
-def _named(update: Any) -> Tensors:
+def _named(update: object) -> Tensors:
     if not isinstance(update, Mapping):
         parts = update if isinstance(update, Sequence) else [update]
         update = {str(place): part for place, part in enumerate(parts)}
     return {name: _tensor(value) for name, value in update.items()}
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: object) -> Tensor:
     return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
 
 

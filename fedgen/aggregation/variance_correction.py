@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from math import log1p
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from fedgen.aggregation.variances import RowMoments, mix_running_variances, resc
 from fedgen.contracts import Aggregation, BatchedMerge, Context, Diagnostics, Inboxes, Mixed, Rows, Rule
 from fedgen.parameters import Array, Layout, Tensors
 from fedgen.registry import register
+from fedgen.topology.graph import Matrix
 
 DRIFT, VARIANCE, FACTOR = "drift", "variance", "factor"
 LEAST = 1e-12
@@ -128,7 +129,7 @@ def _tensors(arrays: dict[str, Array]) -> Tensors:
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-def _inboxes_by_size(weights: Any) -> list[tuple[Array, Array]]:
+def _inboxes_by_size(weights: Matrix) -> list[tuple[Array, Array]]:
     """(places int64[j] of inboxes of one size n, their senders int64[j, n]) of csr weights[k, N], size by size."""
     sizes = np.diff(weights.indptr)
     groups = []

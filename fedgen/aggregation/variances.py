@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from fedgen.contracts import Columns, Rows
 from fedgen.parameters import Array, Layout
 from fedgen.rows import inside
+from fedgen.topology.graph import Matrix
 
 
 def variances(models: Tensor, layout: Layout) -> Array:
@@ -61,7 +61,9 @@ class RowMoments:
         return measured
 
 
-def mix_running_variances(mixed: Tensor, own: Tensor, sent: Tensor, weights: Any, share: Array, layout: Layout) -> None:
+def mix_running_variances(
+    mixed: Tensor, own: Tensor, sent: Tensor, weights: Matrix, share: Array, layout: Layout
+) -> None:
     """Running variances of mixed[k, d], in place, as those of the mixture of what each model has seen.
 
     var = E[var_j] + E[mean_j^2] - E[mean_j]^2, E over own[k, d] with 1 - share[k] and sent[N, d] with share * weights

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fedgen.aggregation.mean import Mean
@@ -22,14 +23,14 @@ class BaseAttack(Attack):
 
     def __call__(
         self,
-        rows: Any,
+        rows: ArrayLike | Tensor,
         liars: Sequence[int],
         *,
         rule: Rule | None = None,
         f: int | None = None,
         round: int = 0,
         seed: int = 0,
-        root: Any = None,
+        root: ArrayLike | Tensor | None = None,
     ) -> Tensor:
         """rows[n, d] as they are sent where the rows numbered `liars` are Byzantine, to `rule`, else to the mean.
 

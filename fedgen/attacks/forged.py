@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from fedgen.attacks.base import BaseAttack
 from fedgen.registry import register
-from fedgen.wire.message import METADATA, seal, unseal
+from fedgen.wire.message import METADATA, Header, seal, unseal
 
 
 @register("attack", "forged")
@@ -54,7 +54,7 @@ class Forged(BaseAttack):
         return seal(_changed(header, self.kind), payload)
 
 
-def _changed(header: dict[str, Any], kind: str) -> dict[str, Any]:
+def _changed(header: Header, kind: str) -> Header:
     metadata, name = header[METADATA], next(name for name in header if name != METADATA)
     tensor = header[name]
     match kind:

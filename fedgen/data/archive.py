@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from fedgen.errors import SettingError
 from fedgen.parameters import Array
 
-Arrays = dict[str, Any]
+Arrays = dict[str, Array]
 
 DAMAGE = (OSError, EOFError, BadZipFile, TypeError, ValueError, KeyError)
 """What reading a file that is no whole .npz may raise."""

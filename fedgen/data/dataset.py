@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ class Dataset:
 class Source(ABC):
     """What is registered as a "dataset": a frozen dataclass whose `load` reads, or makes, the data."""
 
-    def check_partition(self, name: str, parameters: Mapping[str, Any]) -> None:
+    def check_partition(self, name: str, parameters: Mapping[str, object]) -> None:
         """Raises SettingError where the cut into training and test samples belongs to another partition."""
         return None
 

@@ -39,7 +39,7 @@ def divide(
     return [training[torch.from_numpy(shard.astype(np.int64))] for shard in shards]
 
 
-def _offered(dataset: Dataset, training: Tensor) -> dict[str, Any]:
+def _offered(dataset: Dataset, training: Tensor) -> dict[str, object]:
     """What `split` may ask for by the names of its arguments."""
     columns = {"domain": dataset.domain, "client": dataset.client}
     return {

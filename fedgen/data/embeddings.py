@@ -17,12 +17,13 @@ from fedgen import registry
 from fedgen.data.archive import keep, kept
 from fedgen.errors import SettingError
 from fedgen.mistakes import validated
+from fedgen.parameters import Array
 
 
 class TextEncoder(Protocol):
     """What is registered as a "text_encoder"."""
 
-    def encode(self, texts: Sequence[str]) -> Any:
+    def encode(self, texts: Sequence[str]) -> Array:
         """One row of numbers a text, [texts, features]."""
         ...
 
@@ -36,10 +37,10 @@ class Encoding:
     """An encoder as an experiment names it, and the mean length that its embeddings are scaled to, if any."""
 
     name: str
-    parameters: Mapping[str, Any]
+    parameters: Mapping[str, object]
     norm: float | None
 
-    def embeddings(self, folder: Path, made: Any, content: str, encode: Callable[[], Parts]) -> Parts:
+    def embeddings(self, folder: Path, made: object, content: str, encode: Callable[[], Parts]) -> Parts:
         """What `encode` gives, or gave before.
 
         They are kept in encoded/HASH.npz of the data directory; where that cannot be written they are computed again.
@@ -50,7 +51,7 @@ class Encoding:
         factor = 1.0 if self.norm is None else self.norm / float(x.norm(dim=1).mean())
         return factor * x, factor * test_x
 
-    def _hash(self, made: Any, content: str) -> str:
+    def _hash(self, made: object, content: str) -> str:
         """Of everything that the embeddings depend on: samples, encoder, code, and the weights of a torch module."""
         named = [content, self.name, dict(self.parameters), torch.__version__]
         digest = hashlib.sha256(json.dumps(named, sort_keys=True).encode())
@@ -70,6 +71,6 @@ class Encoding:
         return rows.float()
 
 
-def built(kind: str, key: str, name: str, params: Mapping[str, Any]) -> Any:
+def built(kind: str, key: str, name: str, params: Mapping[str, object]) -> Any:
     """The part of that name with its parameters checked; key: of the experiment file, for what is wrong with them."""
     return registry.build(kind, name, validated(registry.parameters(registry.find(kind, name)), params, name, key))

@@ -32,10 +32,12 @@ class Encoded(Source):
     """
 
     dataset: Annotated[
-        str | dict[str, Any], Field(description="data set that is encoded: a name, or a table with a name")
+        str | dict[str, object], Field(description="data set that is encoded: a name, or a table with a name")
     ] = "mnist"
     encoder: Annotated[str, Field(description="encoder, or your own torch.nn.Module as 'module:Class'")] = "patches"
-    parameters: Annotated[dict[str, Any], Field(description="parameters of the encoder")] = field(default_factory=dict)
+    parameters: Annotated[dict[str, object], Field(description="parameters of the encoder")] = field(
+        default_factory=dict
+    )
     norm: Annotated[float | None, Field(gt=0, description="mean Euclidean length of a training embedding")] = 10.0
 
     def load(self, folder: Path) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from fedgen.data.archive import Arrays, read_embeddings, scaled
 from fedgen.data.dataset import Dataset, Source
 from fedgen.data.targets import KINDS, TargetKind
 from fedgen.errors import SettingError, suggest
+from fedgen.parameters import Array
 from fedgen.registry import register
 
 OPTIONAL = ("targets", "classes", "domain_train", "domain_test", "client_train")
@@ -47,6 +48,7 @@ class Features(Source):
         if self.norm is not None:
             x, test_x = scaled(x, self.norm), scaled(test_x, self.norm, like=x)
         kind, classes, (y, test_y) = _targets(path, arrays)
+        clients, client = _clients(arrays)
         domains: tuple[str, ...] = ()
         domain = test_domain = None
         if "domain_train" in arrays and "domain_test" in arrays:
@@ -62,11 +64,12 @@ class Features(Source):
             test_domain=test_domain,
             domains=domains,
             kind=kind,
-            **_clients(arrays),
+            clients=clients,
+            client=client,
         )
 
 
-def _samples(arrays: Arrays, name: str) -> Any:
+def _samples(arrays: Arrays, name: str) -> Array:
     """float32, but for the numbers of tokens."""
     tokens = str(arrays.get("targets")) == "tokens" and np.issubdtype(arrays[name].dtype, np.integer)
     return arrays[name].astype(np.int64 if tokens else np.float32)
@@ -89,15 +92,15 @@ def _targets(path: Path, arrays: Arrays) -> tuple[TargetKind, tuple[str, ...], l
     return cast(TargetKind, kind), names, [torch.from_numpy(y), torch.from_numpy(test_y)]
 
 
-def _clients(arrays: Arrays) -> dict[str, Any]:
-    """Whose the training samples are, where the file says so."""
+def _clients(arrays: Arrays) -> tuple[tuple[str, ...], torch.Tensor | None]:
+    """(names of the clients, whose each training sample is), where the file says so."""
     if "client_train" not in arrays:
-        return {}
+        return (), None
     names, places = np.unique(arrays["client_train"], return_inverse=True)
-    return {"clients": tuple(map(str, names)), "client": torch.from_numpy(places.astype(np.int64).reshape(-1))}
+    return tuple(map(str, names)), torch.from_numpy(places.astype(np.int64).reshape(-1))
 
 
-def numbered(training: Any, test: Any) -> tuple[tuple[str, ...], list[torch.Tensor]]:
+def numbered(training: Array, test: Array) -> tuple[tuple[str, ...], list[torch.Tensor]]:
     """(names, numbers of both) of labels: numbers are taken as they are, names in alphabetical order.
 
     Raises SettingError for numbers that are not whole.

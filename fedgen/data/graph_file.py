@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import networkx as nx
 
@@ -30,7 +29,7 @@ def _read_edges(path: str | Path) -> nx.Graph:
     return nx.read_edgelist(path, data=False)
 
 
-def _order(name: Any) -> tuple[bool, int, str]:
+def _order(name: object) -> tuple[bool, int, str]:
     """Numbers by value, then other names."""
     text = str(name)
     return (False, int(text), "") if text.isdecimal() else (True, 0, text)

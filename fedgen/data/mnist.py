@@ -6,7 +6,6 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ import torch
 from fedgen.data.archive import DAMAGE, Arrays, read_arrays
 from fedgen.data.dataset import Dataset, Source
 from fedgen.errors import SettingError
+from fedgen.parameters import Array
 from fedgen.registry import register
 
 
@@ -77,7 +77,7 @@ def _store(path: Path, arrays: Arrays) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         scratch.replace(path)
     except OSError as error:
         raise SettingError(
@@ -86,7 +86,7 @@ def _store(path: Path, arrays: Arrays) -> None:
         ) from error
 
 
-def _canonical(images: Any, labels: Any) -> tuple[Any, torch.Tensor]:
+def _canonical(images: Array, labels: Array) -> tuple[Array, torch.Tensor]:
     """Sorted by label, then by pixels as bytes."""
     pixels = np.ascontiguousarray(images).reshape(len(images), -1)
     keys = np.concatenate([labels.astype(np.uint8)[:, None], pixels], axis=1)
@@ -94,5 +94,5 @@ def _canonical(images: Any, labels: Any) -> tuple[Any, torch.Tensor]:
     return images[order], torch.from_numpy(labels[order].astype(np.int64))
 
 
-def _images(pixels: Any) -> torch.Tensor:
+def _images(pixels: Array) -> torch.Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / np.float32(255)).reshape(-1, 1, 28, 28)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from pydantic import Field
 from fedgen.data.archive import read_embeddings, scaled
 from fedgen.data.dataset import Dataset, Source
 from fedgen.errors import SettingError
+from fedgen.parameters import Array
 from fedgen.registry import register
 
 FILE = Path("office_caltech10") / "mobilenetv1_pw12.npz"
@@ -40,7 +41,7 @@ class OfficeCaltech10(Source):
     seed: Annotated[int, Field(ge=0, description="seed of the cut into training and test samples")] = 0
     beta: Annotated[float | None, Field(gt=0, description="label skew that the cut's generator draws first")] = None
 
-    def check_partition(self, name: str, parameters: Mapping[str, Any]) -> None:
+    def check_partition(self, name: str, parameters: Mapping[str, object]) -> None:
         """Raises SettingError where `beta` reproduces the draws of another partition than is asked for."""
         given = parameters.get("beta"), parameters.get("seed")
         if self.beta is not None and (name, *given) != ("domains", self.beta, self.seed):
@@ -57,8 +58,8 @@ class OfficeCaltech10(Source):
         y, domain = arrays["y"].astype(np.int64), arrays["domain"].astype(np.int64)
         domains, classes = (tuple(map(str, arrays[name])) for name in ("domains", "classes"))
         training, test = self._cut(domain, len(domains), len(classes))
-        x = self._rotated(arrays["x"].astype(np.float64))
-        x = torch.from_numpy(scaled(x, self.norm, like=x[training]).astype(np.float32))
+        rotated = self._rotated(arrays["x"].astype(np.float64))
+        x = torch.from_numpy(scaled(rotated, self.norm, like=rotated[training]).astype(np.float32))
         return Dataset(
             name="office_caltech10",
             x=x[training],
@@ -71,7 +72,7 @@ class OfficeCaltech10(Source):
             domains=domains,
         )
 
-    def _cut(self, domain: Any, domains: int, classes: int) -> tuple[Any, Any]:
+    def _cut(self, domain: Array, domains: int, classes: int) -> tuple[Array, Array]:
         """Sample numbers of the training and of the test part, domain by domain, shuffled."""
         generator = np.random.default_rng(self.seed)
         if self.beta is not None:
@@ -81,6 +82,7 @@ class OfficeCaltech10(Source):
         pairs = list(zip(shuffled, cuts, strict=True))
         return np.concatenate([s[:cut] for s, cut in pairs]), np.concatenate([s[cut:] for s, cut in pairs])
 
-    def _rotated(self, z: Any) -> Any:
+    def _rotated(self, z: Array) -> Array:
         rotation, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((RAW_FEATURES, RAW_FEATURES)))
-        return z @ rotation[:, : self.features] * np.sqrt(RAW_FEATURES / self.features)
+        turned: Array = z @ rotation[:, : self.features] * np.sqrt(RAW_FEATURES / self.features)
+        return turned

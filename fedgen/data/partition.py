@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fedgen.data.targets import KINDS, TargetKind
 from fedgen.errors import SettingError
+from fedgen.parameters import Array
 from fedgen.registry import register
 
-Labels = np.ndarray[Any, np.dtype[np.int64]]
-Numbers = np.ndarray[Any, np.dtype[np.float32]]
-Shard = np.ndarray[Any, np.dtype[np.int64]]
+Labels = NDArray[np.int64]
+Numbers = NDArray[np.float32]
+Shard = NDArray[np.int64]
 Shards = list[Shard]
 
 
@@ -30,7 +32,7 @@ class Partition(ABC):
     takes: ClassVar[tuple[TargetKind, ...]] = KINDS
 
     @abstractmethod
-    def split(self, labels: Any, clients: int, generator: np.random.Generator) -> Shards:
+    def split(self, labels: Array, clients: int, generator: np.random.Generator) -> Shards:
         """One shard a client: whole numbers from 0 to s - 1, which count the samples of labels[s, ...].
 
         These are the training samples without those held back for validation.  Shards share no sample, and none is
@@ -38,7 +40,7 @@ class Partition(ABC):
         """
 
 
-def sample_means(y: Any) -> Numbers:
+def sample_means(y: Array) -> Numbers:
     """float[s]: the number of every sample of y[s, ...], of vectors the mean."""
     means: Numbers = y.reshape(len(y), -1).mean(1)
     return means
@@ -54,7 +56,7 @@ class Iid(Partition):
     [3, 3, 4]
     """
 
-    def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
+    def split(self, labels: Array, clients: int, generator: np.random.Generator) -> Shards:
         order = generator.permutation(len(labels))
         return [np.sort(part) for part in np.array_split(order, clients)]
 
@@ -77,7 +79,7 @@ class Quantiles(Partition):
     per_client: Annotated[int, Field(ge=1, description="ranges of a client; fewer are more skewed")] = 1
     takes: ClassVar[tuple[TargetKind, ...]] = ("numbers",)
 
-    def split(self, labels: Numbers, clients: int, generator: np.random.Generator) -> Shards:
+    def split(self, labels: Array, clients: int, generator: np.random.Generator) -> Shards:
         pieces = clients * self.per_client
         if pieces > len(labels):
             raise SettingError(
@@ -102,7 +104,9 @@ class Natural(Partition):
     Raises SettingError for a data set without that column, or with another number of clients.
     """
 
-    def split(self, labels: Any, clients: int, generator: np.random.Generator, client: Labels | None = None) -> Shards:
+    def split(
+        self, labels: Array, clients: int, generator: np.random.Generator, client: Labels | None = None
+    ) -> Shards:
         if client is None:
             raise SettingError("data.partition 'natural' needs a data set that says whose its samples are (client)")
         known = int(client.max()) + 1
@@ -132,7 +136,7 @@ class Dirichlet(Partition):
     minimum: Annotated[int, Field(ge=1, description="fewest samples of a client")] = 1
     takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
 
-    def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
+    def split(self, labels: Array, clients: int, generator: np.random.Generator) -> Shards:
         if self.minimum > 1 and self.minimum * clients > len(labels):
             raise SettingError(
                 f"data.partition.minimum = {self.minimum} for {clients} clients is more than the {len(labels)} "
@@ -146,7 +150,7 @@ class Dirichlet(Partition):
         fill(owner, clients, self.minimum, generator)
         return [np.flatnonzero(owner == client) for client in range(clients)]
 
-    def _shares(self, clients: int, generator: np.random.Generator) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _shares(self, clients: int, generator: np.random.Generator) -> NDArray[np.float64]:
         if np.isinf(self.alpha):
             return np.full(clients, 1 / clients)
         return generator.dirichlet([self.alpha] * clients)
@@ -171,7 +175,7 @@ class ClassesPerClient(Partition):
     per_client: Annotated[int, Field(ge=1, description="classes of a client")] = 2
     takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
 
-    def split(self, labels: Labels, clients: int, generator: np.random.Generator) -> Shards:
+    def split(self, labels: Array, clients: int, generator: np.random.Generator) -> Shards:
         classes = np.unique(labels)
         per_client = min(self.per_client, len(classes))
         if clients * per_client < len(classes):

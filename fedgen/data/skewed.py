@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fedgen.data.partition import Labels, Partition, Shards, fill
@@ -13,7 +14,7 @@ from fedgen.data.targets import TargetKind
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
-Shares = np.ndarray[Any, np.dtype[np.float64]]
+Shares = NDArray[np.float64]
 Beta = Annotated[float, Field(gt=0, description="concentration; smaller is more skewed")]
 Seed = Annotated[int | None, Field(ge=0, description="seed of a generator of its own; else experiment.seed decides")]
 

@@ -37,7 +37,9 @@ class Text(Source):
     text: Annotated[str, Field(description="column of the sentences")] = "text"
     label: Annotated[str, Field(description="column of the labels")] = "category"
     encoder: Annotated[str, Field(description="encoder of text, or a class of your own as 'module:Class'")] = "minilm"
-    parameters: Annotated[dict[str, Any], Field(description="parameters of the encoder")] = field(default_factory=dict)
+    parameters: Annotated[dict[str, object], Field(description="parameters of the encoder")] = field(
+        default_factory=dict
+    )
     norm: Annotated[float | None, Field(gt=0, description="mean Euclidean length of a training embedding")] = 10.0
 
     def load(self, folder: Path) -> Dataset:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -59,7 +58,7 @@ def held_out(dataset: Dataset, validation: Tensor, measures: Collection[str], at
     return sets
 
 
-def with_domain_means(sets: Sequence[Evaluation], metrics: Mapping[str, Any]) -> dict[str, float]:
+def with_domain_means(sets: Sequence[Evaluation], metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics and, where the data have domains, the mean accuracy of the domains, which all weigh the same."""
     by_prefix: dict[str, list[float]] = {}
     for held in sets:

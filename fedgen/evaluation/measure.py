@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from fedgen.data.targets import KINDS, TargetKind
 
-T = TypeVar("T", bound=Callable[..., Any])
+T = TypeVar("T", bound=Callable[..., object])
 
 
 class Measure:

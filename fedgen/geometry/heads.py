@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fedgen.geometry.statistics import Scatter, Statistics
@@ -23,7 +23,7 @@ class Head:
     weight: Tensor
     bias: Tensor
 
-    def __call__(self, x: Any) -> Tensor:
+    def __call__(self, x: ArrayLike | Tensor) -> Tensor:
         """float64[s, C] of x[s, d]."""
         return torch.as_tensor(x).double() @ self.weight.mT + self.bias
 

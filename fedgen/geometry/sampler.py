@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fedgen.geometry.shapes import Geometry
@@ -33,8 +34,8 @@ class Augmented:
 
 
 def augment(
-    x: Any,
-    y: Any,
+    x: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
     geometry: Geometry,
     *,
     target: int | Sequence[int],

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -147,7 +147,7 @@ class Statistics:
         return Statistics(self.counts * kept, self.means * kept[:, None], scatters)
 
 
-def statistics_of(x: Any, y: Any, classes: int) -> Statistics:
+def statistics_of(x: ArrayLike | Tensor, y: ArrayLike | Tensor, classes: int) -> Statistics:
     """The statistics of embeddings x[s, d] with class numbers y[s]; arrays of numpy or torch.
 
     n = |{s: y_s = c}|, mean = sum x / n, scatter = sum (x - mean)(x - mean)^T
@@ -167,7 +167,7 @@ def statistics_of(x: Any, y: Any, classes: int) -> Statistics:
     return Statistics(torch.tensor(counts, dtype=torch.float64), torch.stack(means), tuple(scatters))
 
 
-def checked_samples(x: Any, y: Any, classes: int) -> tuple[Tensor, Tensor]:
+def checked_samples(x: ArrayLike | Tensor, y: ArrayLike | Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """(x[s, d], y[s]) as tensors. Raises ValueError where they do not fit together, or a label is no class."""
     x, y = torch.as_tensor(x), torch.as_tensor(y)
     if x.dim() != 2 or tuple(y.shape) != (len(x),):

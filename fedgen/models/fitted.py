@@ -12,7 +12,7 @@ from fedgen import registry
 from fedgen.config import ModelSection
 from fedgen.data.dataset import Dataset
 from fedgen.errors import SettingError
-from fedgen.models.model import Model, own_generator
+from fedgen.models.model import Model, PerSample, own_generator
 from fedgen.models.networks import Network
 from fedgen.own_code import explained
 from fedgen.takes import check_takes
@@ -81,7 +81,7 @@ def _outputs(section: ModelSection, model: Model, x: Tensor) -> Tensor:
             model.module.train(training)
             try:
                 with own_generator(), torch.no_grad():
-                    outputs: Any = model.forward(tensors, x)
+                    outputs: object = model.forward(tensors, x)
                 break
             except Exception as error:
                 why = explained(error).partition("\n")[0]
@@ -104,13 +104,13 @@ def _outputs(section: ModelSection, model: Model, x: Tensor) -> Tensor:
 
 def _check_measures(section: ModelSection, model: Model, outputs: Tensor, y: Tensor) -> None:
     """Loss and metrics must give one number a sample."""
-    measures: Mapping[str, Any] = {
+    measures: Mapping[str, PerSample] = {
         f"model.loss {section.loss!r}": model.loss,
         **{f"model.metrics {name!r}": measure for name, measure in model.metrics.items()},
     }
     for name, measure in measures.items():
         try:
-            got: Any = tuple(measure(outputs, y).shape)
+            got: object = tuple(measure(outputs, y).shape)
         except Exception as error:
             got = explained(error)
         if got != (len(y),):

@@ -19,8 +19,10 @@ from fedgen.parameters import Array
 
 Arrays = dict[str, Array]
 T = TypeVar("T", bound=type)
+Saved = Any
+"""What a layer keeps for its own backward pass; nobody else looks into it."""
 
-LAYERS: dict[type[nn.Module], Callable[[Any, str], Layer]] = {}
+LAYERS: dict[type[nn.Module], Callable[[nn.Module, str], Layer]] = {}
 """torch module class -> stacked layer."""
 
 
@@ -45,11 +47,11 @@ class Draws:
 class Layer(Protocol):
     """One layer; `prefix` begins the names of its parameters in the model's layout."""
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         """x[n, b, ...] -> (y[n, b, ...], what backward needs)."""
         ...
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         """dy[n, b, ...], which may be overwritten, -> dx[n, b, ...]; writes gradients[n, *shape].
 
         Where no layer before has parameters, `inner` is false and dx may be None.
@@ -79,13 +81,13 @@ class Linear:
     def __init__(self, module: nn.Linear, prefix: str) -> None:
         self.weight, self.bias = f"{prefix}weight", _named(module, f"{prefix}bias")
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         y = _times(x, parameters[self.weight].swapaxes(1, 2))
         if self.bias is not None:
             y += parameters[self.bias][:, None]
         return y, x
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         np.matmul(dy.swapaxes(1, 2), saved, out=gradients[self.weight])
         if self.bias is not None:
             np.matmul(np.ones((1, dy.shape[1]), dy.dtype), dy, out=gradients[self.bias][:, None])
@@ -108,11 +110,11 @@ class Relu:
     def __init__(self, module: nn.ReLU, prefix: str) -> None:
         pass
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         y = np.maximum(x, 0)
         return y, y
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         dx: Array = np.multiply(dy, saved > 0, out=dy)
         return dx
 
@@ -124,11 +126,11 @@ class Tanh:
     def __init__(self, module: nn.Tanh, prefix: str) -> None:
         pass
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         y = np.tanh(x)
         return y, y
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         dx: Array = dy * (1 - saved * saved)
         return dx
 
@@ -140,13 +142,13 @@ class Dropout:
     def __init__(self, module: nn.Dropout, prefix: str) -> None:
         self.keep = 1 - module.p
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         if self.keep == 1:
             return x, np.float32(1)
         scale = draws.bernoulli(self.keep, x.shape) / np.float32(self.keep) if self.keep else np.float32(0)
         return x * scale, scale
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         dx: Array = dy * saved
         return dx
 
@@ -158,10 +160,10 @@ class Flatten:
     def __init__(self, module: nn.Flatten, prefix: str) -> None:
         pass
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         return x.reshape(*x.shape[:2], -1), x.shape
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         return dy.reshape(saved)
 
 
@@ -173,7 +175,7 @@ class LayerNorm:
         self.size, self.eps = prod(module.normalized_shape), module.eps
         self.weight, self.bias = _named(module, f"{prefix}weight"), _named(module, f"{prefix}bias")
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         flat = x.reshape(len(x), -1, self.size)
         centred = flat - flat.mean(-1, keepdims=True)
         scale = 1 / np.sqrt((centred * centred).mean(-1, keepdims=True) + np.float32(self.eps))
@@ -185,7 +187,7 @@ class LayerNorm:
             y = y + parameters[self.bias].reshape(-1, 1, self.size)
         return y.reshape(x.shape), (unit, scale)
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         unit, scale = saved
         flat = dy.reshape(unit.shape)
         if self.bias is not None:
@@ -236,13 +238,13 @@ class Conv2d:
         self.window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
         self.weight, self.bias = f"{prefix}weight", _named(module, f"{prefix}bias")
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         n, b, c, height, width = x.shape
         vertical, horizontal = self.window.padding
         if vertical or horizontal:
             x = np.pad(x, ((0, 0),) * 3 + ((vertical, vertical), (horizontal, horizontal)))
         outputs = self.window.outputs(height, width)
-        unfolded = np.empty((n, c, len(self.window.positions()), b, *outputs), np.float32)
+        unfolded: Array = np.empty((n, c, len(self.window.positions()), b, *outputs), np.float32)
         for number, position in enumerate(self.window.positions()):
             unfolded[:, :, number] = self.window.part(x, *position, outputs).swapaxes(1, 2)
         unfolded = unfolded.reshape(n, -1, b * outputs[0] * outputs[1])
@@ -252,7 +254,7 @@ class Conv2d:
             y += parameters[self.bias][:, :, None]
         return _images_first(y, b, outputs), (unfolded, x.shape, outputs)
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         unfolded, shape, outputs = saved
         n, b, o = dy.shape[:3]
         flat = np.ascontiguousarray(dy.swapaxes(1, 2)).reshape(n, o, -1)
@@ -292,7 +294,7 @@ class MaxPool2d:
     def __init__(self, module: nn.MaxPool2d, prefix: str) -> None:
         self.window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         outputs = self.window.outputs(*x.shape[-2:])
         first, *rest = self.window.positions()
         y = self.window.part(x, *first, outputs).copy()
@@ -300,7 +302,7 @@ class MaxPool2d:
             np.maximum(y, self.window.part(x, *position, outputs), out=y)
         return y, (x, y)
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         x, y = saved
         dx: Array = np.zeros_like(x)
         left = dy.copy()
@@ -320,12 +322,12 @@ class AvgPool2d:
         self.window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
         self.size = np.float32(prod(self.window.kernel))
 
-    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Any]:
+    def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         outputs = self.window.outputs(*x.shape[-2:])
         parts = [self.window.part(x, *position, outputs) for position in self.window.positions()]
         return np.add.reduce(parts) / self.size, x.shape
 
-    def backward(self, parameters: Arrays, saved: Any, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
+    def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
         dx, share = np.zeros(saved, np.float32), dy / self.size
         for position in self.window.positions():
             part = self.window.part(dx, *position, dy.shape[-2:])

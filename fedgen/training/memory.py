@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ TORCHS = frozenset(vars(nn.Module()))
 DEPTH = 4
 
 
-def memory_of(module: nn.Module) -> dict[str, Any]:
+def memory_of(module: nn.Module) -> dict[str, object]:
     """{attribute: what tells whether it has changed} of a module and its parts, without parameters, buffers and parts.
 
     >>> module = nn.Linear(1, 1)
@@ -32,7 +31,7 @@ def memory_of(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def changed(before: dict[str, Any], after: dict[str, Any]) -> str:
+def changed(before: dict[str, object], after: dict[str, object]) -> str:
     """The first attribute that is not what it was, "" where all are."""
     return next((name for name, mark in after.items() if name not in before or before[name] != mark), "")
 
@@ -45,7 +44,7 @@ def hooked(module: nn.Module) -> str:
     return ""
 
 
-def _mark(value: Any, depth: int) -> Any:
+def _mark(value: object, depth: int) -> object:
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return repr(value)
     if isinstance(value, Tensor):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -11,11 +10,11 @@ from fedgen.evaluation import losses
 from fedgen.models.model import PerSample
 from fedgen.parameters import Array
 
-Objective = Callable[[Array, Any], tuple[Array, Array]]
+Objective = Callable[[Array, Array], tuple[Array, Array]]
 """(outputs[n, b, ...], targets[n, b, ...]) -> (losses[n, b], d losses / d outputs [n, b, ...])."""
 
 
-def cross_entropy(outputs: Array, targets: Any) -> tuple[Array, Array]:
+def cross_entropy(outputs: Array, targets: Array) -> tuple[Array, Array]:
     """outputs[n, b, c], targets[n, b]: loss log sum exp(o) - o_target, gradient softmax(o) - onehot."""
     shifted = outputs - outputs.max(-1, keepdims=True)
     exponentials = np.exp(shifted)
@@ -28,26 +27,26 @@ def cross_entropy(outputs: Array, targets: Any) -> tuple[Array, Array]:
     return values, gradient
 
 
-def mean_squared_error(outputs: Array, targets: Any) -> tuple[Array, Array]:
+def mean_squared_error(outputs: Array, targets: Array) -> tuple[Array, Array]:
     """outputs[n, b, o], targets[n, b, o] or [n, b]: mean of squares over the outputs of a sample."""
     difference = outputs - targets.reshape(outputs.shape).astype(np.float32)
     return _mean(difference * difference), 2 * difference / _size(difference)
 
 
-def absolute_error(outputs: Array, targets: Any) -> tuple[Array, Array]:
+def absolute_error(outputs: Array, targets: Array) -> tuple[Array, Array]:
     """outputs[n, b, o], targets[n, b, o] or [n, b]: mean of |o - target| over the outputs of a sample."""
     difference = outputs - targets.reshape(outputs.shape).astype(np.float32)
     return _mean(np.abs(difference)), np.sign(difference) / _size(difference)
 
 
-def huber(outputs: Array, targets: Any) -> tuple[Array, Array]:
+def huber(outputs: Array, targets: Array) -> tuple[Array, Array]:
     """outputs[n, b, o], targets[n, b, o] or [n, b]: mean of r^2 / 2 for r <= 1, else r - 1/2; gradient clip(o - y)."""
     difference = outputs - targets.reshape(outputs.shape).astype(np.float32)
     clipped = np.clip(difference, -1, 1)
     return _mean(clipped * (difference - clipped / 2)), clipped / _size(difference)
 
 
-def binary_cross_entropy(outputs: Array, targets: Any) -> tuple[Array, Array]:
+def binary_cross_entropy(outputs: Array, targets: Array) -> tuple[Array, Array]:
     """outputs[n, b, c], targets[n, b, c]: mean of max(o, 0) - o y + log(1 + e^-|o|); gradient sigmoid(o) - y."""
     small = np.exp(-np.abs(outputs))
     values = np.maximum(outputs, 0) - outputs * targets + np.log1p(small)

@@ -99,7 +99,7 @@ def _tensors(layout: Layout) -> Header:
     }
 
 
-def _checked_metadata(metadata: Any, round: int, client: int) -> float:
+def _checked_metadata(metadata: object, round: int, client: int) -> float:
     """The weight.
 
     Raises Malformed.
