@@ -40,7 +40,7 @@ from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal
 from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.session import Session
-from fedgen.server.star import play_round
+from fedgen.server.star import Star
 
 COMMAND = "python -m benchmarks.engines"
 DEPENDENCIES = [
@@ -133,7 +133,7 @@ def play_fedgen(case: Case, engine: str, work: Work) -> None:
 
         def play(rounds: int) -> None:
             for _ in range(rounds):
-                journal.commit(play_round(session, evaluate=False))
+                journal.commit(Star().play_round(session, evaluate=False))
 
         def outputs(x: torch.Tensor) -> torch.Tensor:
             vector_to_parameters(session.standing.state["model"].clone(), module.parameters())

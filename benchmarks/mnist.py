@@ -20,7 +20,7 @@ from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal
 from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.session import Session
-from fedgen.server.star import play_round
+from fedgen.server.star import Star
 
 LAST = 10
 
@@ -52,9 +52,9 @@ def measure(seed: int, tiny: bool) -> tuple[int, str, str]:
         standing = Standing(0, federation.method.initial_state(0))
         session = Session(federation, SerialPool(federation, Interrupt()), standing, journal)
         for number in range(rounds):
-            record = play_round(session, evaluate=number >= rounds - LAST)
+            record = Star().play_round(session, evaluate=number >= rounds - LAST)
             journal.commit(record)
-            accuracies += [record["metrics"]["accuracy"]] if number >= rounds - LAST else []
+            accuracies += [record.metrics["accuracy"] or 0.0] if number >= rounds - LAST else []
         journal.close()
     return seed, f"{mean(accuracies):.4f}", f"{process_time() - began:.0f}"
 

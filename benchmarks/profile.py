@@ -26,7 +26,7 @@ from fedgen.server.checkpoint import Standing
 from fedgen.server.journal import Journal
 from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.session import Session
-from fedgen.server.star import play_round
+from fedgen.server.star import Star
 
 STAGES = {
     "fedgen/federation.py": "cohort, clients' data",
@@ -61,7 +61,7 @@ def play(session: Session, rounds: int) -> float:
     """Seconds a round."""
     began = perf_counter()
     for _ in range(rounds):
-        session.journal.commit(play_round(session, evaluate=False))
+        session.journal.commit(Star().play_round(session, evaluate=False))
     return (perf_counter() - began) / rounds
 
 

@@ -19,7 +19,7 @@ from fedgen.server.journal import Journal
 from fedgen.server.pool import Interrupt
 from fedgen.server.ray_pool import RayPool
 from fedgen.server.session import Session
-from fedgen.server.star import play_round
+from fedgen.server.star import Star
 
 
 def experiment(tiny: bool) -> Experiment:
@@ -39,7 +39,7 @@ def seconds_a_round(federation: Federation, workers: int, rounds: int) -> float:
             times = []
             for _ in range(rounds + 2):
                 began = perf_counter()
-                journal.commit(play_round(session, evaluate=False))
+                journal.commit(Star().play_round(session, evaluate=False))
                 times.append(perf_counter() - began)
             journal.close()
     finally:

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from fedgen.aggregation.call import aggregate as aggregate
     from fedgen.config import Experiment as Experiment
     from fedgen.server.experiment_file import load_experiment as load_experiment
-    from fedgen.server.result import Result as Result
     from fedgen.server.run import resume as resume
     from fedgen.server.run import run as run
+    from fedgen.tracking.observer import Observer as Observer
+    from fedgen.tracking.observer import Plan as Plan
+    from fedgen.tracking.record import RoundRecord as RoundRecord
+    from fedgen.tracking.result import Result as Result
 
 __version__ = "0.1.0"
 
@@ -22,12 +25,26 @@ _HOMES = {
     "Experiment": "fedgen.config",
     "aggregate": "fedgen.aggregation.call",
     "load_experiment": "fedgen.server.experiment_file",
-    "Result": "fedgen.server.result",
+    "Observer": "fedgen.tracking.observer",
+    "Plan": "fedgen.tracking.observer",
+    "Result": "fedgen.tracking.result",
+    "RoundRecord": "fedgen.tracking.record",
     "resume": "fedgen.server.run",
     "run": "fedgen.server.run",
 }
 
-__all__ = ["Experiment", "Result", "__version__", "aggregate", "load_experiment", "resume", "run"]
+__all__ = [
+    "Experiment",
+    "Observer",
+    "Plan",
+    "Result",
+    "RoundRecord",
+    "__version__",
+    "aggregate",
+    "load_experiment",
+    "resume",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -265,6 +265,9 @@ class TrackingSection(Section):
     """What is written about a run; nothing here changes its result."""
 
     report: bool = Field(True, description="write report.html and its pictures when the run ends")
+    observers: Annotated[tuple[Annotated[Choice, Kind("observer")], ...], Field(strict=False)] = Field(
+        (), description="classes of your own that are told of every round, as 'module:Class'"
+    )
 
 
 class Experiment(Section):
@@ -385,15 +388,16 @@ class Experiment(Section):
     def replace(self, **tables: Mapping[str, Any]) -> Experiment:
         """The experiment with some keys of some tables changed, checked again; a new model begins at its own defaults.
 
+        A table that stays is not checked again: workers need no module that only an observer comes from.
+
         >>> Experiment().replace(federation={"rounds": 5}).federation.rounds
         5
         """
-        merged = self.model_dump()
+        merged: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        kept = {name: merged[name].model_dump() for name in merged.keys() & tables.keys()}
         if tables.get("model", {}).get("name", self.model.name) != self.model.name:
-            merged["model"] = {key: getattr(self.model, key) for key in ("loss", "metrics", "init")}
-        for table, keys in tables.items():
-            merged[table] = {**merged.get(table, {}), **keys}
-        return Experiment(**merged)
+            kept["model"] = {key: getattr(self.model, key) for key in ("loss", "metrics", "init")}
+        return Experiment(**merged | {table: {**kept.get(table, {}), **keys} for table, keys in tables.items()})
 
 
 def _written(value: Any) -> str:

@@ -26,6 +26,7 @@ CONTRACTS = {
     "rule_wrapper": "fedgen.contracts:Rule",
     "attack": "fedgen.contracts:Attack",
     "topology": "fedgen.topology.base:Topology",
+    "observer": "fedgen.tracking.observer:Observer",
 }
 """kind -> the class whose public names every part of the kind has."""
 

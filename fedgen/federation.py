@@ -47,7 +47,7 @@ class Federation:
     (sample numbers of each client), byzantine bool[N]: who lies in round 0, and in all others unless liars are redrawn;
     root: sample numbers that the server itself trains on for a rule that trusts it, as client N.
 
-    Raises SettingError where data, model and experiment do not fit together.
+    Raises SettingError where data, model and experiment do not fit together; whether they fit the loop is `Loop.check`.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -70,13 +70,6 @@ class Federation:
         )
         aggregation = experiment.aggregation
         self.rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, self)
-        if experiment.federation.mode == "star":
-            self._check_bound(experiment)
-            if self.rule.sends_change:
-                raise SettingError(
-                    'aggregation.wrappers "delta_sum" is of gossip, as a server adds to one model; set '
-                    'federation.mode = "gossip", or raise the lr of federation.server_optimizer'
-                )
         self.root, self.validation = self._root(experiment)
         held = self.shards if self.root is None else [*self.shards, self.root]
         self.counts = torch.tensor([len(samples) for samples in held])
@@ -85,16 +78,6 @@ class Federation:
         self.attack: Attack = registry.build("attack", **_call(experiment.byzantine.attack), facts=self.facts)
         self.byzantine = self._liars(0)
         self._redrawn = 0, self.byzantine
-        if experiment.federation.mode not in self.method.modes:
-            raise SettingError(
-                f"training.method {experiment.training.method.name!r} in its wrappers runs in "
-                f"{sorted(self.method.modes)}, not in federation.mode = {experiment.federation.mode!r}"
-            )
-        if experiment.federation.rounds == 0 and self.method.setup_rounds == 0:
-            raise SettingError(
-                "federation.rounds = 0 leaves only what a method exchanges before round 0, and this one exchanges "
-                'nothing; ask for a round, or for training.wrappers = [{ name = "ggeur", start = "ridge" }]'
-            )
 
     def _hold_back(self, share: float) -> tuple[Tensor, Tensor]:
         """Sample numbers for training and for validation."""
@@ -189,17 +172,6 @@ class Federation:
                 f"model.name {name} cannot be trained on a single sample, as it normalises over its batch, and "
                 f"{len(short)} of the clients hold no more: {named}{', ...' if len(short) > 10 else ''}; lower "
                 "data.clients, choose another data.partition, or normalise with GroupNorm"
-            )
-
-    def _check_bound(self, experiment: Experiment) -> None:
-        f, cohort = experiment.aggregation.f, experiment.cohort_size
-        needed = self.rule.minimum(f)
-        if needed > cohort:
-            around = "".join(f" in {wrapper.name!r}" for wrapper in experiment.aggregation.wrappers)
-            raise SettingError(
-                f"aggregation.rule = {experiment.aggregation.rule.name!r}{around} needs at least {needed} updates to "
-                f"withstand aggregation.f = {f}, and federation.cohort gives {cohort}; lower aggregation.f, change the "
-                "parameters of the rule or raise the cohort"
             )
 
     def _liars(self, round: int) -> Tensor:

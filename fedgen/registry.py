@@ -42,6 +42,7 @@ HOMES = {
     "rule_wrapper": "aggregation",
     "attack": "attacks",
     "topology": "topology",
+    "observer": "tracking",
 }
 """kind -> the sub-package whose modules register its members."""
 

@@ -7,9 +7,8 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -134,23 +133,29 @@ def _apart(tensors: Tensors) -> Tensors:
     return apart
 
 
-def save(folder: Path, standing: Standing, facts: dict[str, Any], keep: int) -> None:
-    """Write RUN/checkpoints/round-NNNNNN.safetensors and drop all but the newest `keep`.
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint says of its run: byte offsets of both logs, the experiment's identity, wall time so far."""
 
-    facts: the byte offsets of both logs, and the experiment's identity and data hash.
-    """
+    offsets: dict[str, int]
+    identity: str
+    seconds: float
+
+
+def save(folder: Path, standing: Standing, facts: Facts, keep: int) -> None:
+    """Write RUN/checkpoints/round-NNNNNN.safetensors and drop all but the newest `keep`."""
     home = folder / CHECKPOINTS
     with writing(home):
         home.mkdir(exist_ok=True)
     tensors = standing.tensors()
-    metadata = {"round": standing.round, "sha256": digest(tensors), **facts}
+    metadata = {"round": standing.round, "sha256": digest(tensors), **asdict(facts)}
     save_tensors(home / f"round-{standing.round:06d}.safetensors", tensors, {"fedgen": json.dumps(metadata)})
     with writing(home):
         for old in sorted(home.glob("round-*.safetensors"))[:-keep]:
             old.unlink()
 
 
-def load_newest(folder: Path) -> tuple[Standing, dict[str, Any], list[str]] | None:
+def load_newest(folder: Path) -> tuple[Standing, Facts, list[str]] | None:
     """(standing, facts, what was wrong with newer files) of the newest whole checkpoint; None where there is none.
 
     Raises FedgenError where checkpoints exist and none of them is whole.
@@ -170,10 +175,11 @@ def load_newest(folder: Path) -> tuple[Standing, dict[str, Any], list[str]] | No
     return None
 
 
-def _load(path: Path) -> tuple[Standing, dict[str, Any]]:
+def _load(path: Path) -> tuple[Standing, Facts]:
     with safe_open(path, "pt") as file:
-        facts = json.loads(file.metadata()["fedgen"])
+        said = json.loads(file.metadata()["fedgen"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    if digest(tensors) != facts["sha256"]:
+    if digest(tensors) != said["sha256"]:
         raise ValueError("its contents do not match its checksum")
-    return Standing.restore(facts["round"], tensors), facts
+    facts = Facts(offsets=said["offsets"], identity=said["identity"], seconds=said["seconds"])
+    return Standing.restore(said["round"], tensors), facts

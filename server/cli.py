@@ -10,7 +10,11 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from fedgen.tracking.observer import Observer
+    from fedgen.tracking.result import Result
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -38,7 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from fedgen.server.signals import ignored_from_now_on
 
         ignored_from_now_on()
+        _let_go_of_output()
     return code
+
+
+def _let_go_of_output() -> None:
+    """Python would end with a code of its own where standard output does not take what is left to write."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _coded(parsed: argparse.Namespace) -> int:
@@ -120,7 +133,9 @@ def parser() -> Parser:
     return root
 
 
-def _command(commands: Any, name: str, function: Command, help: str) -> argparse.ArgumentParser:
+def _command(
+    commands: argparse._SubParsersAction[Parser], name: str, function: Command, help: str
+) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
     command.set_defaults(command=function)
     return command
@@ -134,7 +149,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="end with one JSON object on the last line of stdout")
 
 
-def _overrides(parsed: argparse.Namespace) -> dict[str, Any]:
+def _overrides(parsed: argparse.Namespace) -> dict[str, object]:
     from fedgen.config import parse_override
 
     overrides = dict(map(parse_override, parsed.set))
@@ -151,7 +166,9 @@ def _run(parsed: argparse.Namespace) -> int:
     search_in(search_path)
     experiment = load_experiment(path, _overrides(parsed))
     text = read_text(path)
-    return _ended(parsed, lambda view: run(experiment, parsed.out, text=text, view=view, search_path=search_path))
+    return _ended(
+        parsed, lambda view: run(experiment, parsed.out, text=text, observers=[view], search_path=search_path)
+    )
 
 
 def _search_path_beside(path: Path) -> tuple[str, ...]:
@@ -178,23 +195,24 @@ def _resume(parsed: argparse.Namespace) -> int:
             parsed.folder,
             rounds=parsed.rounds,
             overrides=_overrides(parsed),
-            view=view,
+            observers=[view],
             accept_code=parsed.accept_code,
         ),
     )
 
 
-def _ended(parsed: argparse.Namespace, live: Callable[[Any], Any]) -> int:
+def _ended(parsed: argparse.Namespace, live: Callable[[Observer], Result]) -> int:
     from fedgen.server.result import RunFailed
     from fedgen.server.view import view_for
 
     try:
-        result = live(view_for(sys.stdout, json=parsed.json))
+        with view_for(sys.stdout, json=parsed.json) as view:
+            result = live(view)
     except RunFailed as failure:
         result = failure.result
     if parsed.json:
         print(json.dumps(result.to_json()), flush=True)
-    return int(result.exit_code)
+    return result.exit_code
 
 
 def _init(parsed: argparse.Namespace) -> int:

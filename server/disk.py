@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
 from fedgen.errors import FedgenError
+from fedgen.tracking.record import Json
 
 
 class Unwritable(FedgenError):
@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
         os.replace(scratch, path)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Json) -> None:
     """The value as indented JSON, whole or not at all.
 
     Raises Unwritable.

@@ -9,7 +9,6 @@ import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from fedgen import __version__
 from fedgen.clients.worker import processor
@@ -17,13 +16,14 @@ from fedgen.config import Experiment
 from fedgen.federation import Federation
 from fedgen.server.directions import directions
 from fedgen.server.user_code import Sources
+from fedgen.tracking.record import Json
 
 PACKAGES = ("torch", "numpy", "ray", "flwr", "pydantic", "scikit-learn", "safetensors", "grpcio")
 
 
 def describe(
     experiment: Experiment, federation: Federation, search_path: tuple[str, ...], code: Sources
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """The contents of environment.json."""
     dataset = federation.dataset
     return {
@@ -59,7 +59,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git() -> dict[str, Any] | None:
+def _git() -> dict[str, Json] | None:
     """Commit of fedgen's own checkout, where it runs from one."""
     home = Path(__file__).resolve().parent
 

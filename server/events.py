@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,48 +13,49 @@ from fedgen.clients.mail import Messages
 from fedgen.contracts import Broadcast
 from fedgen.federation import Federation
 from fedgen.parameters import Array
-from fedgen.server import gossip
+from fedgen.server.gossip import Gossip, conclude, flood, note_bound
 from fedgen.server.peers import Sending, merge, send
 from fedgen.server.post import MESSAGE, NONE, RECEIVER, SENDER, SENT, Post
 from fedgen.server.rejoin import pulled, returning
 from fedgen.server.session import Session, Stopwatch
 from fedgen.server.star import note_redrawn
 from fedgen.topology.graph import Matrix, entries
+from fedgen.tracking.record import RoundRecord
 
-initial_state, final_model, check = gossip.initial_state, gossip.final_model, gossip.check
 
+class VirtualTime(Gossip):
+    """Peers without a server, each at its own pace; a round is a tick."""
 
-def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
-    """One tick; returns its line of metrics.jsonl."""
-    federation, standing, clock = session.federation, session.standing, Stopwatch()
-    tick, network = standing.round, federation.network
-    # 1. Who is there; who comes back pulls a neighbour's model first.
-    gone = network.gone(tick)
-    broadcast = federation.method.broadcast(pulled(federation, standing.state, tick), tick)
-    if broadcast.reduce != "aggregate":
-        return gossip.flood(session, broadcast, federation.cohort(tick, everyone=True), evaluate, clock)
-    post = Post.restore(standing.post) if standing.post else _opened(federation, broadcast)
-    post = post.forgetting(returning(federation, tick))
-    note_redrawn(session, federation.cohort(tick, everyone=True))
-    # 2. Those whose training ends now have trained one round's work, and send.
-    ready = np.flatnonzero((post.due <= tick) & ~gone)
-    sending = send(session, broadcast, _blocks(federation, ready), post.changed, fatal=False)
-    post = _posted(federation, post, sending, ready, tick)
-    clock.lap("train")
-    # 3. Letters arrive; whose inbox is full merges it, and runs the server half.
-    post = post.delivered(tick, gone)
-    weights = network.mixing.weights(network.graph(tick))
-    receivers, places = post.inboxes(tick, _needed(federation, weights, gone), weights)
-    letters = post.letters[places]
-    heard = _heard(federation, letters, weights, len(post.messages.senders), tick)
-    gossip.note_bound(session, heard, post.messages.senders)
-    merging = merge(session, broadcast, _blocks(federation, receivers), sending.own, post.messages, heard)
-    clock.lap("aggregate")
-    # 4. Held-back samples; then the tick counts.
-    record = gossip.conclude(session, broadcast, sending, merging, len(letters), evaluate, clock)
-    standing.post = post.without(places).forgetting(receivers).tensors()
-    staleness = {"staleness": float((tick - letters[:, SENT]).mean())} if len(letters) else {}
-    return {**record, **staleness, "merged": len(receivers)}
+    def play_round(self, session: Session, evaluate: bool) -> RoundRecord:
+        federation, standing, clock = session.federation, session.standing, Stopwatch()
+        tick, network = standing.round, federation.network
+        # 1. Who is there; who comes back pulls a neighbour's model first.
+        gone = network.gone(tick)
+        broadcast = federation.method.broadcast(pulled(federation, standing.state, tick), tick)
+        if broadcast.reduce != "aggregate":
+            return flood(session, broadcast, federation.cohort(tick, everyone=True), evaluate, clock)
+        post = Post.restore(standing.post) if standing.post else _opened(federation, broadcast)
+        post = post.forgetting(returning(federation, tick))
+        note_redrawn(session, federation.cohort(tick, everyone=True))
+        # 2. Those whose training ends now have trained one round's work, and send.
+        ready = np.flatnonzero((post.due <= tick) & ~gone)
+        sending = send(session, broadcast, _blocks(federation, ready), post.changed, fatal=False)
+        post = _posted(federation, post, sending, ready, tick)
+        clock.lap("train")
+        # 3. Letters arrive; whose inbox is full merges it, and runs the server half.
+        post = post.delivered(tick, gone)
+        weights = network.mixing.weights(network.graph(tick))
+        receivers, places = post.inboxes(tick, _needed(federation, weights, gone), weights)
+        letters = post.letters[places]
+        heard = _heard(federation, letters, weights, len(post.messages.senders), tick)
+        note_bound(session, heard, post.messages.senders)
+        merging = merge(session, broadcast, _blocks(federation, receivers), sending.own, post.messages, heard)
+        clock.lap("aggregate")
+        # 4. Held-back samples; then the tick counts.
+        record = conclude(session, broadcast, sending, merging, len(letters), evaluate, clock)
+        standing.post = post.without(places).forgetting(receivers).tensors()
+        staleness = float((tick - letters[:, SENT]).mean()) if len(letters) else None
+        return replace(record, staleness=staleness, merged=len(receivers))
 
 
 def _opened(federation: Federation, broadcast: Broadcast) -> Post:

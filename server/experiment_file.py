@@ -15,7 +15,7 @@ from fedgen.config import Experiment, ModelSection, parse_experiment
 from fedgen.errors import SettingError
 
 
-def load_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+def load_experiment(path: str | Path, overrides: Mapping[str, object] | None = None) -> Experiment:
     """The experiment of a TOML file, with dotted keys replaced by `overrides`.
 
     Raises SettingError that names the file, the key, what was expected and what came.

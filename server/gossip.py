@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import Array, Tensors, canonical
 from fedgen.server.exchange import exchange
+from fedgen.server.loop import Loop
 from fedgen.server.measures import note_not_finite, own_metrics
 from fedgen.server.peer_metrics import consensus_distance, honest_peers, mean_of, measured, summary, told_of_honest
 from fedgen.server.peers import Merging, Sending, merge, send
@@ -22,76 +22,74 @@ from fedgen.server.rejoin import pulled
 from fedgen.server.session import Session, Stopwatch
 from fedgen.server.star import note_redrawn
 from fedgen.topology.graph import Matrix, by_row
+from fedgen.tracking.record import Outcomes, RoundRecord, Traffic
 
 
-def initial_state(federation: Federation) -> Tensors:
-    """{name: [N, ...]}: every peer's state before the first round; one tensor for all where the method says so."""
-    peers = federation.experiment.data.clients
-    agreed = federation.experiment.gossip.seed_agreement
-    common, together = federation.common_state, Tensors()
-    for peer in range(peers):
-        for name, value in federation.method.initial_state(0 if agreed else peer).items():
-            if name in common:
-                together.setdefault(name, value)
-            else:
-                together.setdefault(name, value.new_empty(peers, *value.shape))[peer] = value
-    return together
+class Gossip(Loop):
+    """Peers without a server, in rounds."""
 
+    def check(self, federation: Federation) -> None:
+        """Also refused: a graph that is none, or that leaves peers with fewer neighbours than the rule needs."""
+        super().check(federation)
+        network, aggregation = federation.network, federation.experiment.aggregation
+        graph = network.graph(0)
+        network.mixing.weights(graph)
+        if federation.experiment.weighs_samples and federation.experiment.gossip.mixing == "metropolis_hastings":
+            raise SettingError(
+                'gossip.mixing "metropolis_hastings" fixes the weights of the neighbours; set aggregation.weights = '
+                '"equal"'
+            )
+        if federation.root is not None:
+            raise SettingError(
+                f"aggregation.rule {aggregation.rule.name!r} learns from samples at a server, and gossip has none; "
+                "choose another rule, such as monna"
+            )
+        needed = federation.rule.minimum(aggregation.f)
+        if network.static and graph.degrees.min() < needed and federation.experiment.data.clients > 1:
+            short = np.flatnonzero(graph.degrees < needed).tolist()
+            raise SettingError(
+                f"aggregation.rule {aggregation.rule.name!r} needs {needed} messages to withstand aggregation.f = "
+                f"{aggregation.f} in an inbox, and {len(short)} peers have fewer neighbours, peer {short[0]} only "
+                f"{graph.degrees[short[0]]}; lower aggregation.f or give gossip.topology more edges"
+            )
 
-def final_model(federation: Federation, state: Tensors, round: int) -> Tensor:
-    """The row [d] that a run leaves behind after that round: the mean of the models of the peers that are honest in
-    it."""
-    return mean_of(state["model"], honest_peers(federation, round)).to(state["model"].dtype)
+    def initial_state(self, federation: Federation) -> Tensors:
+        """{name: [N, ...]} of all peers; one tensor for all where the method says so."""
+        peers = federation.experiment.data.clients
+        agreed = federation.experiment.gossip.seed_agreement
+        common, together = federation.common_state, Tensors()
+        for peer in range(peers):
+            for name, value in federation.method.initial_state(0 if agreed else peer).items():
+                if name in common:
+                    together.setdefault(name, value)
+                else:
+                    together.setdefault(name, value.new_empty(peers, *value.shape))[peer] = value
+        return together
 
+    def final_model(self, federation: Federation, state: Tensors, round: int) -> Tensor:
+        """The mean of the models of the peers that are honest in that round."""
+        return mean_of(state["model"], honest_peers(federation, round)).to(state["model"].dtype)
 
-def check(federation: Federation) -> None:
-    """Raises SettingError where the graph is not one, or leaves peers with fewer neighbours than the rule needs."""
-    network, aggregation = federation.network, federation.experiment.aggregation
-    graph = network.graph(0)
-    network.mixing.weights(graph)
-    if federation.experiment.weighs_samples and federation.experiment.gossip.mixing == "metropolis_hastings":
-        raise SettingError(
-            'gossip.mixing "metropolis_hastings" fixes the weights of the neighbours; set aggregation.weights = "equal"'
-        )
-    if federation.root is not None:
-        raise SettingError(
-            f"aggregation.rule {aggregation.rule.name!r} learns from samples at a server, and gossip has none; choose "
-            "another rule, such as monna"
-        )
-    needed = federation.rule.minimum(aggregation.f)
-    if network.static and graph.degrees.min() < needed and federation.experiment.data.clients > 1:
-        short = np.flatnonzero(graph.degrees < needed).tolist()
-        raise SettingError(
-            f"aggregation.rule {aggregation.rule.name!r} needs {needed} messages to withstand aggregation.f = "
-            f"{aggregation.f} in an inbox, and {len(short)} peers have fewer neighbours, peer {short[0]} only "
-            f"{graph.degrees[short[0]]}; lower aggregation.f or give gossip.topology more edges"
-        )
-
-
-def play_round(session: Session, evaluate: bool) -> dict[str, Any]:
-    """One round of all peers; returns its line of metrics.jsonl.
-
-    Raises FedgenError where every peer failed.
-    """
-    federation, standing, clock = session.federation, session.standing, Stopwatch()
-    method, round = federation.method, standing.round
-    # 1. Who is there, and what they begin with; who comes back pulls a neighbour's model first.
-    gone = federation.network.gone(round)
-    broadcast = method.broadcast(pulled(federation, standing.state, round), round)
-    blocks = present(federation.cohort(round, everyone=True), gone)
-    note_redrawn(session, blocks)
-    if broadcast.reduce != "aggregate":
-        return flood(session, broadcast, blocks, evaluate, clock)
-    # 2. They train; what liars send is something else.
-    sending = send(session, broadcast, blocks)
-    clock.lap("train")
-    # 3. Each merges what reaches it, and runs the server half.
-    heard = arriving(federation, round, [*sending.silent, *np.flatnonzero(gone).tolist()])
-    note_bound(session, heard, sending.sent.senders)
-    own_seen = None if sending.failed else sending.own_seen
-    merging = merge(session, broadcast, blocks, sending.own, sending.sent, heard, own_seen)
-    clock.lap("aggregate")
-    return conclude(session, broadcast, sending, merging, int(heard.nnz), evaluate, clock)
+    def play_round(self, session: Session, evaluate: bool) -> RoundRecord:
+        federation, standing, clock = session.federation, session.standing, Stopwatch()
+        method, round = federation.method, standing.round
+        # 1. Who is there, and what they begin with; who comes back pulls a neighbour's model first.
+        gone = federation.network.gone(round)
+        broadcast = method.broadcast(pulled(federation, standing.state, round), round)
+        blocks = present(federation.cohort(round, everyone=True), gone)
+        note_redrawn(session, blocks)
+        if broadcast.reduce != "aggregate":
+            return flood(session, broadcast, blocks, evaluate, clock)
+        # 2. They train; what liars send is something else.
+        sending = send(session, broadcast, blocks)
+        clock.lap("train")
+        # 3. Each merges what reaches it, and runs the server half.
+        heard = arriving(federation, round, [*sending.silent, *np.flatnonzero(gone).tolist()])
+        note_bound(session, heard, sending.sent.senders)
+        own_seen = None if sending.failed else sending.own_seen
+        merging = merge(session, broadcast, blocks, sending.own, sending.sent, heard, own_seen)
+        clock.lap("aggregate")
+        return conclude(session, broadcast, sending, merging, int(heard.nnz), evaluate, clock)
 
 
 def conclude(
@@ -102,7 +100,7 @@ def conclude(
     messages: int,
     evaluate: bool,
     clock: Stopwatch,
-) -> dict[str, Any]:
+) -> RoundRecord:
     """Evaluate held-back samples at every peer; then, when nothing can interrupt it any more, the round counts."""
     federation, standing = session.federation, session.standing
     round, state = standing.round, merging.state
@@ -121,19 +119,22 @@ def conclude(
     session.spare.give(sending.own)
     standing.state, standing.round = state, round + 1
     size_bytes = sending.sent.models.shape[1] * broadcast.expects.dtype.itemsize * messages
-    return {
-        "round": round,
-        "evaluated": evaluate,
-        "metrics": {**held_back, **own},
-        "clients": {**sending.counts(merging.refused), "late": 0},
-        "skipped": False,
-        "bytes": {"up": size_bytes, "down": size_bytes},
-        "messages": messages,
-        "alone": len(merging.alone),
-        **told,
-        **({"peers": {name: value.tolist() for name, value in values.items()}} if last else {}),
-        "seconds": clock.laps,
-    }
+    return RoundRecord(
+        round=round,
+        evaluated=evaluate,
+        metrics={**held_back, **own},
+        clients=Outcomes(**sending.counts(merging.refused)),
+        skipped=False,
+        bytes=Traffic(up=size_bytes, down=size_bytes),
+        seconds=clock.laps,
+        messages=messages,
+        alone=len(merging.alone),
+        peers={name: value.tolist() for name, value in values.items()} if last else {},
+        aggregation=told.aggregation,
+        factor=told.factor,
+        variance=told.variance,
+        by_weight=told.by_weight,
+    )
 
 
 def note_bound(session: Session, heard: Matrix, senders: Array) -> None:
@@ -172,7 +173,7 @@ def arriving(federation: Federation, round: int, silent: list[int]) -> Matrix:
 
 def flood(
     session: Session, broadcast: Broadcast, blocks: list[Tensor], evaluate: bool, clock: Stopwatch
-) -> dict[str, Any]:
+) -> RoundRecord:
     """An exchange of what is no model: passed on until everybody has it, it is the same at every peer."""
     standing, method = session.standing, session.federation.method
     outcome = exchange(session, replace(broadcast, start=broadcast.start[0]), blocks)
@@ -187,15 +188,15 @@ def flood(
     outcome.commit(standing)
     size_bytes = broadcast.expects.size * broadcast.expects.dtype.itemsize
     messages = len(outcome.inbox.clients) * session.federation.network.graph(0).hears.nnz
-    record = {
-        "round": standing.round,
-        "evaluated": evaluate,
-        "metrics": {**held_back, **own},
-        "clients": outcome.counts,
-        "skipped": False,
-        "bytes": {"up": size_bytes * messages, "down": size_bytes * messages},
-        "messages": messages,
-        "seconds": clock.laps,
-    }
+    record = RoundRecord(
+        round=standing.round,
+        evaluated=evaluate,
+        metrics={**held_back, **own},
+        clients=Outcomes(**outcome.counts),
+        skipped=False,
+        bytes=Traffic(up=size_bytes * messages, down=size_bytes * messages),
+        seconds=clock.laps,
+        messages=messages,
+    )
     standing.state, standing.round = state, standing.round + 1
     return record

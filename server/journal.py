@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,23 @@ from typing import Any
 from fedgen.errors import SettingError
 from fedgen.server.disk import writing
 from fedgen.server.parts import EVENTS, EXHIBITS, METRICS, RESOLVED
+from fedgen.tracking.record import Json, RoundRecord, strict
+
+Line = dict[str, Any]
+"""A line of a log as it is read."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, in a round or, where that is None, to the run; details: why, and whom it is about."""
+
+    event: str
+    round: int | None = None
+    details: Mapping[str, Json] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Json]:
+        at: dict[str, Json] = {} if self.round is None else {"round": self.round}
+        return {"event": self.event, **at, **self.details}
 
 
 class Journal:
@@ -27,45 +45,47 @@ class Journal:
             self._open(name)
         if (folder / EXHIBITS).exists():
             self._open(EXHIBITS)
-        self._pending: list[dict[str, Any]] = []
-        self._exhibits: list[dict[str, Any]] = []
+        self._pending: list[Event] = []
+        self._exhibits: list[Mapping[str, object]] = []
 
     def _open(self, name: str) -> None:
         with writing(self._folder / name):
             self._files[name] = (self._folder / name).open("ab", buffering=0)
 
-    def event(self, event: str, round: int | None = None, **details: Any) -> None:
+    def event(self, event: str, round: int | None = None, **details: Json) -> None:
         """Note something that happened, in a round or to the run."""
-        at = {} if round is None else {"round": round}
-        self._pending.append({"event": event, **at, **details})
+        self.note(Event(event, round, details))
 
-    def exhibit(self, record: dict[str, Any]) -> None:
+    def note(self, event: Event) -> None:
+        self._pending.append(event)
+
+    def exhibit(self, record: Mapping[str, object]) -> None:
         """Keep an exhibit of the round."""
         self._exhibits.append(record)
 
-    def commit(self, record: dict[str, Any]) -> None:
+    def commit(self, record: RoundRecord) -> None:
         """A round is over: its events, exhibits and its line of metrics reach the logs."""
         self.flush()
         while self._exhibits:
             if EXHIBITS not in self._files:
                 self._open(EXHIBITS)
             self._append(EXHIBITS, self._exhibits.pop(0))
-        self._append(METRICS, record)
+        self._append(METRICS, record.to_json())
 
-    def drop_round(self) -> list[dict[str, Any]]:
+    def drop_round(self) -> list[Event]:
         """A round was given up: forget what happened in it; returns that."""
         self._exhibits.clear()
-        dropped = [event for event in self._pending if "round" in event]
-        self._pending = [event for event in self._pending if "round" not in event]
+        dropped = [event for event in self._pending if event.round is not None]
+        self._pending = [event for event in self._pending if event.round is None]
         return dropped
 
     def flush(self) -> None:
         """Write the events noted so far."""
         while self._pending:
-            self._append(EVENTS, self._pending[0])
+            self._append(EVENTS, self._pending[0].to_json())
             del self._pending[0]
 
-    def _append(self, name: str, record: dict[str, Any]) -> None:
+    def _append(self, name: str, record: Mapping[str, object]) -> None:
         try:
             line = json.dumps(record, allow_nan=False)
         except ValueError:
@@ -95,20 +115,7 @@ class Journal:
             file.close()
 
 
-def strict(value: Any) -> Any:
-    """The value as strict JSON can carry it: a number that is not finite becomes a word that `float` reads back.
-
-    >>> strict({"loss": math.nan, "step": -math.inf, "accuracy": None})
-    {'loss': 'NaN', 'step': '-Infinity', 'accuracy': None}
-    """
-    if isinstance(value, dict):
-        return {key: strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(item) for item in value]
-    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[Line]:
     """The records of a log; a last line that a crash cut short is left out.
 
     Raises SettingError that names a damaged line.
@@ -122,7 +129,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [_record(path, number, line) for number, line in enumerate(lines, 1) if line]
 
 
-def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def read_rounds(folder: Path) -> list[RoundRecord]:
+    """The rounds of a run folder, as `read_lines` finds them.
+
+    Raises SettingError that names a line which is damaged, or of another version.
+    """
+    path, rounds = folder / METRICS, []
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            rounds.append(RoundRecord.from_json(line))
+        except ValueError as error:
+            raise SettingError(f"{path}, line {number}, cannot be read ({error}); {remedy(folder)}") from error
+    return rounds
+
+
+def _record(path: Path, number: int, line: bytes) -> Line:
     try:
         record = json.loads(line)
         if not isinstance(record, dict):

@@ -12,9 +12,7 @@ from torch import Tensor
 from fedgen.federation import Federation
 from fedgen.parameters import Tensors
 from fedgen.server.session import Session
-
-Metrics = dict[str, float | None]
-"""{metric: its mean}; None, undefined, where there is nothing to take a mean of."""
+from fedgen.tracking.record import Metrics as Metrics
 
 
 class Report(Protocol):

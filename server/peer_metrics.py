@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isnan
 
 import torch
 from torch import Tensor
 
+from fedgen.aggregation.variance_correction import FACTOR
 from fedgen.aggregation.variances import variances
 from fedgen.clients import peer
 from fedgen.contracts import Diagnostics
@@ -82,23 +84,39 @@ def mean_of(models: Tensor, peers: Tensor) -> Tensor:
     return total / len(peers)
 
 
-def told_of_honest(
-    federation: Federation, round: int, models: Tensor | None, diagnostics: Diagnostics
-) -> dict[str, Metrics]:
-    """Means over the honest peers: "aggregation" of the rule's scalars; by the names of weights what the rule says of
-    each, such as "factor", and "variance" where models[N, d] are given."""
+@dataclass(frozen=True)
+class Told:
+    """Means over the honest peers.
+
+    aggregation: the rule's scalars.  factor, by_weight: by the names of weights, the factor of the variance correction
+    and whatever else a rule says of each weight.  variance: of the weights, empty where no models were given.
+    """
+
+    aggregation: Metrics
+    factor: Metrics
+    by_weight: dict[str, Metrics]
+    variance: Metrics
+
+
+def told_of_honest(federation: Federation, round: int, models: Tensor | None, diagnostics: Diagnostics) -> Told:
+    """models[N, d] of all peers."""
     peers, layout = honest_peers(federation, round), federation.method.layout
     # NaN stands where nobody merged; a rule's own NaN is no mean over those that did, either.
-    told: dict[str, Metrics] = {
-        "aggregation": {name: _defined(float(value[peers].nanmean())) for name, value in diagnostics.scalars.items()}
+    by_weight = {
+        name: dict(zip(layout.weights, map(_defined, value[peers].nanmean(0).tolist()), strict=True))
+        for name, value in diagnostics.by_weight.items()
     }
-    for name, value in diagnostics.by_weight.items():
-        told[name] = dict(zip(layout.weights, map(_defined, value[peers].nanmean(0).tolist()), strict=True))
+    variance: Metrics = {}
     if models is not None:
         # by a numpy array: numpy takes a tensor of one element for a number
         measured = variances(models, layout)[peers.numpy()].mean(0).tolist()
-        told["variance"] = dict(zip(layout.weights, measured, strict=True))
-    return {name: values for name, values in told.items() if values}
+        variance = dict(zip(layout.weights, measured, strict=True))
+    return Told(
+        aggregation={name: _defined(float(value[peers].nanmean())) for name, value in diagnostics.scalars.items()},
+        factor=by_weight.pop(FACTOR, {}),
+        by_weight=by_weight,
+        variance=variance,
+    )
 
 
 def _defined(mean: float) -> float | None:

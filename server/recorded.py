@@ -45,13 +45,14 @@ class Recorded:
     def search_path(self) -> tuple[str, ...]:
         return tuple(self.environment["search_path"])
 
-    def experiment(self, changes: Mapping[str, Any]) -> Experiment:
+    def experiment(self, changes: Mapping[str, object]) -> Experiment:
         """The experiment of resolved.toml with what is to be changed.
 
         Raises SettingError where that would be another experiment, or a shorter one.
         """
         path = self.folder / parts.RESOLVED
-        planned = self._planned(path).federation.rounds
+        tracking = {key: value for key, value in changes.items() if key.partition(".")[0] == "tracking"}
+        planned = self._planned(path, tracking).federation.rounds
         experiment = experiment_file.load_experiment(path, changes)
         if experiment.identity != self.environment["identity"]:
             raise SettingError(
@@ -65,12 +66,12 @@ class Recorded:
             )
         return experiment
 
-    def _planned(self, path: Path) -> Experiment:
-        """The experiment of resolved.toml as it stands."""
+    def _planned(self, path: Path, tracking: Mapping[str, object]) -> Experiment:
+        """The experiment of resolved.toml as it stands, but for [tracking]: an observer may be gone for good."""
         given = shlex.join(["fedgen", "run", str(self.folder / parts.EXPERIMENT)])
         instead = f"restore the file from a copy, or start the run again: `{given}`"
         try:
-            experiment = experiment_file.load_experiment(path)
+            experiment = experiment_file.load_experiment(path, tracking)
         except SettingError as error:
             raise SettingError(f"{path} is damaged, or of another version of fedgen: {error}; {instead}") from error
         if experiment.identity != self.environment["identity"]:
@@ -111,7 +112,7 @@ class Recorded:
             )
 
 
-def _is_code(value: Any) -> bool:
+def _is_code(value: object) -> bool:
     """Whether it is what `user_code.sources` makes."""
     return isinstance(value, dict) and all(
         isinstance(each, dict) and {"file", "sha256"} <= each.keys() for each in value.values()

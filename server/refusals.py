@@ -11,9 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from typing import TypeVar
 
 from fedgen.server.run_record import Record
+
+Key = TypeVar("Key")
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|inf|nan)(?![\w])")
 KINDS = {"rejected": "rejected", "failed": "failed", "block_failed": "failed"}
@@ -96,9 +98,9 @@ def common_text(reasons: Sequence[str]) -> str:
     return text
 
 
-def _grouped(events: Iterable[Record], key: Callable[[Record], Any]) -> dict[Any, Refusals]:
+def _grouped(events: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, Refusals]:
     """By `key`, the most frequent first, equals as they came."""
-    groups: dict[Any, Refusals] = defaultdict(Refusals)
+    groups: dict[Key, Refusals] = defaultdict(Refusals)
     for event in events:
         groups[key(event)].add(event)
     return dict(sorted(groups.items(), key=lambda item: -item[1].count))

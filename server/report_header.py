@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import asdict
 from statistics import median
 
 from fedgen.server.parts import RESOLVED
@@ -17,7 +18,6 @@ from fedgen.server.words import (
     human_metric,
     human_seconds,
     leading_metric,
-    numbers,
     round_name,
 )
 
@@ -88,7 +88,7 @@ def headline(run: RunFolder) -> list[tuple[str, str, str]]:
 
 def _cost_numbers(run: RunFolder) -> list[tuple[str, str, str]]:
     seconds = finite(run.result.get("seconds"))
-    spent = sum(sum(numbers(record.get("seconds")).values()) for record in run.records)
+    spent = sum(sum(run.phase_seconds[phase]) for phase in run.phase_seconds)
     up, down = sum(run.column("bytes", "up")), sum(run.column("bytes", "down"))
     return [
         ("time in rounds", human_seconds(spent), "") if seconds is None else ("wall time", human_seconds(seconds), ""),
@@ -97,7 +97,7 @@ def _cost_numbers(run: RunFolder) -> list[tuple[str, str, str]]:
 
 
 def _members_words(run: RunFolder) -> str:
-    sizes = [sum(numbers(record.get("clients")).values()) for record in run.records]
+    sizes = [sum(asdict(record.clients).values()) for record in run.records]
     words = [f"{human_count(median(sizes))} in a round"] if sizes else []
     if run.byzantine:
         words.append(f"{len(run.byzantine)} Byzantine")
@@ -117,7 +117,7 @@ def data_sentence(run: RunFolder) -> str:
 
 
 def skipped_sentence(run: RunFolder) -> str:
-    skipped = [record["round"] for record in run.records if record.get("skipped")]
+    skipped = [record.round for record in run.records if record.skipped]
     if not skipped:
         return ""
     listed = ", ".join(map(round_name, skipped[:10])) + (" and others" if len(skipped) > 10 else "")

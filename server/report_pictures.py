@@ -150,7 +150,7 @@ def _network_pictures(run: RunFolder, network: NetworkFacts) -> list[Picture]:
     """The graph, its peers coloured by their last accuracy where they have one."""
     if not len(network.edges):
         return []
-    told = [record["peers"] for record in run.records if isinstance(record.get("peers"), dict)]
+    told = [record.peers for record in run.records if record.peers]
     values = [finite(value) for value in (told[-1].get("accuracy") or [] if told else [])]
     known = len(values) == network.peers and None not in values
     lying = sorted(peer for peer in run.byzantine if peer < network.peers)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fedgen.server import figures
 from fedgen.server.refusals import refuses_clients
 from fedgen.server.report_words import clipped, metric_words, plain_value
@@ -168,7 +166,7 @@ def environment_rows(run: RunFolder) -> list[tuple[str, str]]:
     return rows
 
 
-def _environment_row(name: str, value: Any) -> tuple[str, str]:
+def _environment_row(name: str, value: object) -> tuple[str, str]:
     if name == "git" and isinstance(value, dict):
         value = f"{value.get('commit')}{' with uncommitted changes' if value.get('dirty') else ''}"
     elif name == "memory_gib":

@@ -28,8 +28,10 @@ from fedgen.server.parts import (
     RESOLVED,
     RESULT,
 )
+from fedgen.server.round_numbers import SINGLE, numbers_of
 from fedgen.server.selection import Chosen, Directions, Points, best, chosen
 from fedgen.server.words import finite, measures, members_of, numbers, printable
+from fedgen.tracking.record import RoundRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +80,7 @@ class RunFolder:
     experiment_text: str | None
     environment: Record
     partition: Partition | None
-    records: list[Record]
+    records: list[RoundRecord]
     events: list[Record]
     result: Record
     network: NetworkFacts | None = None
@@ -149,18 +151,18 @@ class RunFolder:
     @cached_property
     def rounds(self) -> list[int]:
         """The numbers of the rounds in `records`, ascending."""
-        return [record["round"] for record in self.records]
+        return [record.round for record in self.records]
 
     def column(self, part: str, name: str) -> list[float]:
         """One number a round, such as ``clients.admitted``; 0 where a round has none that can be drawn."""
-        values = (numbers(record.get(part)).get(name, 0.0) for record in self.records)
+        values = (numbers_of(record, part).get(name, 0.0) for record in self.records)
         return [value if abs(value) < LARGEST else 0.0 for value in values]
 
     def measured(self, part: str, names: Iterable[str]) -> dict[str, tuple[list[int], list[float]]]:
         """Rounds and numbers under `part` of those names that any round has, left out where a round has none."""
         series = {}
         for name in names:
-            found = [(record["round"], numbers(record.get(part)).get(name)) for record in self.records]
+            found = [(record.round, numbers_of(record, part).get(name)) for record in self.records]
             known = [(at, value) for at, value in found if value is not None and abs(value) < LARGEST]
             if known:
                 series[name] = ([at for at, _ in known], [value for _, value in known])
@@ -168,13 +170,13 @@ class RunFolder:
 
     def told(self, name: str) -> tuple[list[int], list[float]]:
         """Rounds whose record has a number of that name, and the numbers."""
-        known = [(record["round"], finite(record.get(name))) for record in self.records]
+        known = [(record.round, finite(SINGLE[name](record))) for record in self.records]
         found = [(at, value) for at, value in known if value is not None and abs(value) < LARGEST]
         return [at for at, _ in found], [value for _, value in found]
 
     def names(self, part: str, first: Iterable[str] = ()) -> list[str]:
         """The names under `part` in any round: those of `first` in that order, then the others as they came."""
-        seen = dict.fromkeys(name for record in self.records for name in numbers(record.get(part)))
+        seen = dict.fromkeys(name for record in self.records for name in numbers_of(record, part))
         known = [name for name in first if name in seen]
         return known + [name for name in seen if name not in known]
 
@@ -189,9 +191,9 @@ class RunFolder:
         """Every metric's (round, value), where it was evaluated and did not diverge beyond what can be drawn."""
         points: dict[str, Points] = {}
         for record in self.records:
-            for name, value in numbers(record.get("metrics")).items():
+            for name, value in numbers(record.metrics).items():
                 if abs(value) < LARGEST:
-                    points.setdefault(name, []).append((record["round"], value))
+                    points.setdefault(name, []).append((record.round, value))
         return points
 
     @cached_property
@@ -206,15 +208,15 @@ class RunFolder:
         """The rounds in which each metric was evaluated and is not finite."""
         rounds: dict[str, list[int]] = {}
         for record in self.records:
-            for name, value in measures(record.get("metrics")).items():
+            for name, value in measures(record.metrics).items():
                 if isinstance(value, str):
-                    rounds.setdefault(name, []).append(record["round"])
+                    rounds.setdefault(name, []).append(record.round)
         return rounds
 
     @cached_property
     def final_metrics(self) -> dict[str, float | str | None]:
         """The result's metrics, or while there is none those of the last evaluated round."""
-        evaluated = [record.get("metrics") for record in self.records if record.get("evaluated")]
+        evaluated = [record.metrics for record in self.records if record.evaluated]
         return measures(self.result.get("metrics") or (evaluated[-1] if evaluated else None))
 
     @cached_property
@@ -298,13 +300,15 @@ def _exhibit_lines(path: Path, notices: list[str]) -> list[Record]:
         return []
 
 
-def _metric_records(path: Path, notices: list[str]) -> list[Record]:
+def _metric_records(path: Path, notices: list[str]) -> list[RoundRecord]:
     """The rounds in order, the last line of each where a round was written twice."""
-    rounds: dict[int, Record] = {}
-    for number, record in enumerate(_json_lines(path, notices), start=1):
-        if not isinstance(record.get("round"), int) or abs(record["round"]) > 2**53:
-            raise ValueError(f"{path}, line {number}, is damaged: it has no round number")
-        rounds[record["round"]] = record
+    rounds: dict[int, RoundRecord] = {}
+    for number, line in enumerate(_json_lines(path, notices), start=1):
+        try:
+            record = RoundRecord.from_json(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}, cannot be read: {error}") from error
+        rounds[record.round] = record
     return [rounds[number] for number in sorted(rounds)]
 
 

@@ -71,7 +71,9 @@ def _choices(kind: str, default: str | None) -> dict[str, Any]:
             }
         )
     own = {"type": "object", "properties": {"name": {"type": "string", "pattern": ":"}}, "required": ["name"]}
-    names = {"anyOf": [{"enum": list(registry.members(kind))}, {"type": "string", "pattern": ":"}]}
+    import_path = {"type": "string", "pattern": ":"}
+    known = list(registry.members(kind))
+    names = {"anyOf": [{"enum": known}, import_path]} if known else import_path
     return {"anyOf": [*tables, own] if kind == "model" else [names, *tables, own]}
 
 

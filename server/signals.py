@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fedgen.server.pool import Interrupt
-    from fedgen.server.view import View
-
 
 ABORT_S = 3
 
@@ -24,16 +23,15 @@ def ending_at_once() -> Iterator[None]:
 
 
 @contextmanager
-def asking(interrupt: Interrupt, view: View) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a stop; a second one is not waited for."""
+def asking(interrupt: Interrupt, say: Callable[[str], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM ask for a stop, and `say` so; a second one is not waited for."""
 
-    def request(number: int, frame: Any) -> None:
+    def request(number: int, frame: FrameType | None) -> None:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
         _call_off_abort()
-        with suppress(RuntimeError):  # the signal came while the same stream was written to
-            view.doing("stopping: what is not finished is dropped; Ctrl-C again ends at once")
+        say("stopping: what is not finished is dropped; Ctrl-C again ends at once")
 
     def listen() -> None:
         if _in_main_thread():
@@ -64,7 +62,7 @@ def _in_main_thread() -> bool:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+def _handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
     """Python allows handlers in the main thread only; a run in another one goes without."""
     if not _in_main_thread():
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from fedgen.server import graph_picture
 from fedgen.topology.graph import Graph
 from fedgen.topology.network import Network
 from fedgen.topology.spectrum import effective_neighbours, second_eigenvalue
+from fedgen.tracking.record import Json
 
 
 def draw_topology(network: Network, target: Path) -> str:
@@ -32,7 +32,7 @@ def draw_topology(network: Network, target: Path) -> str:
     return "\n".join([*lines, f"{'picture':<24}{target}"])
 
 
-def network_record(network: Network) -> dict[str, Any]:
+def network_record(network: Network) -> dict[str, Json]:
     """The contents of network.json: edges of round 0, as far as they can be drawn, and what there is to say."""
     edges = edges_of(network.graph(0))
     return {
@@ -43,10 +43,10 @@ def network_record(network: Network) -> dict[str, Any]:
     }
 
 
-def describe(network: Network) -> dict[str, Any]:
+def describe(network: Network) -> dict[str, Json]:
     """Numbers about a network, of round 0 where it changes."""
     graph, mixing = network.graph(0), network.matrix(0)
-    facts = {
+    facts: dict[str, Json] = {
         "topology": network.name + ("" if network.static else ", another graph every few rounds: this is round 0"),
         "peers": graph.peers,
         "edges": graph.hears.nnz // 2 if graph.symmetric else graph.hears.nnz,
@@ -72,5 +72,5 @@ def degree_words(graph: Graph) -> str:
     return str(least) if least == most else f"{least} .. {most}, mean {graph.degrees.mean():.3g}"
 
 
-def _told(value: Any) -> str:
+def _told(value: Json) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

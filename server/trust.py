@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fedgen.clients.merging import trust_in
 from fedgen.contracts import Aggregation, Inbox
 from fedgen.server.session import Session
+from fedgen.tracking.record import Json
 
 
 def note_trust(session: Session, inbox: Inbox) -> dict[str, float]:
@@ -25,7 +24,7 @@ def note_trust(session: Session, inbox: Inbox) -> dict[str, float]:
 
 
 def _log(session: Session, inbox: Inbox, aggregation: Aggregation) -> None:
-    values: dict[str, Any] = {name: value.tolist() for name, value in aggregation.diagnostics.all.items()}
+    values: dict[str, Json] = {name: value.tolist() for name, value in aggregation.diagnostics.all.items()}
     if aggregation.coefficients is not None:
         values["coefficients"] = [float(f"{share:.6g}") for share in aggregation.coefficients.tolist()]
     session.journal.event("aggregated", session.standing.round, clients=inbox.clients.tolist(), **values)

@@ -9,13 +9,11 @@ from itertools import pairwise
 from fedgen.amounts import counted as counted
 from fedgen.amounts import human_bytes as human_bytes
 from fedgen.amounts import human_count as human_count
+from fedgen.tracking.record import NOT_FINITE
 
 OUTCOMES = ("admitted", "late", "failed", "rejected")
 OF_PEERS = ("p10_", "worst_", "consensus_")
 """What the names begin with of metrics that compare the peers of a gossip."""
-
-NOT_FINITE = ("NaN", "Infinity", "-Infinity")
-"""How the logs write numbers that are not finite."""
 
 STATE_MARKS = {"completed": "✓", "degraded": "▲", "failed": "✕", "stopped": "■", "running": "…"}
 

@@ -31,7 +31,7 @@ from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.result import Result
 from fedgen.server.run_record import RunFolder
 from fedgen.server.session import Session
-from fedgen.server.star import play_round
+from fedgen.server.star import Star
 from fedgen.wire.message import METADATA, unseal
 
 
@@ -458,10 +458,10 @@ def test_client_state_is_kept_for_admitted_clients_only(
         ),
         tmp_path,
     )
-    play_round(session, evaluate=False)
+    Star().play_round(session, evaluate=False)
     first = session.standing.clients.take(torch.arange(12))["optimizer.momentum"]
     assert (first.norm(dim=1) > 0).all()
-    play_round(session, evaluate=False)
+    Star().play_round(session, evaluate=False)
     second = session.standing.clients.take(torch.arange(12))["optimizer.momentum"]
     unchanged = (first == second).all(1)
     assert unchanged.nonzero().flatten().tolist() == [2, 9]
@@ -480,8 +480,8 @@ def test_a_skipped_round_keeps_no_client_state(parts: None, tiny: Callable[..., 
         ),
         tmp_path,
     )
-    record = play_round(session, evaluate=False)
-    assert record["skipped"]
+    record = Star().play_round(session, evaluate=False)
+    assert record.skipped
     assert session.standing.clients.tensors() == {}
     assert session.standing.round == 1
     session.journal.close()

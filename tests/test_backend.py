@@ -22,7 +22,7 @@ from fedgen.server.journal import read_lines
 from fedgen.server.report_tables import event_rows
 from fedgen.server.result import Result
 from fedgen.server.run import resume, run
-from fedgen.server.view import SilentView
+from fedgen.tracking.observer import Observer
 from fedgen.training.cost import sample_flops
 
 LARGE = Load(blocks=8, block_s=1.0, sending_s=0.01, rounds=100, workers=4)
@@ -161,7 +161,7 @@ def test_a_heavy_experiment_goes_to_ray(tiny: Callable[..., Experiment], monkeyp
 # A run says it.
 
 
-class Listening(SilentView):
+class Listening(Observer):
     def __init__(self) -> None:
         self.told: list[str] = []
 
@@ -181,7 +181,7 @@ def test_view_and_log_say_what_was_decided(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     view = Listening()
-    result = run(tiny(runtime={"backend": "auto"}), tmp_path / "run", view=view)
+    result = run(tiny(runtime={"backend": "auto"}), tmp_path / "run", observers=[view])
     assert result.state == "completed"
     assert view.told == [f"backend: {REASON}"]
     assert said(result.folder) == [REASON]
@@ -210,6 +210,6 @@ def test_resume_decides_anew(tiny: Callable[..., Experiment], tmp_path: Path, mo
 def test_ray_is_started_where_it_is_asked_for(tiny: Callable[..., Experiment], tmp_path: Path, cluster: None) -> None:
     experiment = tiny(training={"block": 2}, runtime={"backend": "auto", "workers": 2})
     view = Listening()
-    spread = run(experiment, tmp_path / "ray", view=view)
+    spread = run(experiment, tmp_path / "ray", observers=[view])
     assert view.told[0] == "backend: ray, as runtime.workers is given"
     assert spread.sha256 == run(experiment.replace(runtime={"backend": "serial"}), tmp_path / "serial").sha256

@@ -25,6 +25,7 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.rows import SLICE
 from fedgen.server.experiment_file import dump, load_experiment, starter
+from fedgen.server.loops import checked
 from fedgen.server.schema import experiment_schema, key_table, listing
 
 JARGON = re.compile(
@@ -666,8 +667,8 @@ def test_a_rule_that_needs_more_than_the_cohort_is_refused(registered: Callable[
     """4 f + 3 = 11 rows for f = 2, of a cohort of 10; for f = 1 it needs 7."""
     registered("rule", "careful")(Careful)
     with pytest.raises(SettingError, match=r"aggregation\.rule = 'careful' needs at least 11 .*f = 2.*cohort gives 10"):
-        Federation(Experiment(aggregation={"rule": "careful", "f": 2}))
-    assert Federation(Experiment(aggregation={"rule": "careful", "f": 1})).rule.minimum(1) == 7
+        checked(Experiment(aggregation={"rule": "careful", "f": 2}))
+    assert checked(Experiment(aggregation={"rule": "careful", "f": 1})).rule.minimum(1) == 7
 
 
 def test_f_just_below_half_passes() -> None:

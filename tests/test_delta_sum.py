@@ -24,6 +24,7 @@ from fedgen.parameters import Layout
 from fedgen.rows import LocalRows
 from fedgen.server.checkpoint import load_newest
 from fedgen.server.journal import read_lines
+from fedgen.server.loops import checked
 
 PEERS = 12
 SCALE = 0.5
@@ -165,4 +166,4 @@ def test_a_server_does_not_sum() -> None:
     section = {"mode": "star", "cohort": 1.0}
     tables = {**BASE, "aggregation": {"wrappers": ["delta_sum"]}, "federation": section, "gossip": {}}
     with pytest.raises(SettingError, match=r'"delta_sum" is of gossip.*federation\.mode = "gossip"'):
-        Federation(Experiment(**tables))
+        checked(Experiment(**tables))

@@ -227,7 +227,9 @@ def test_configuration_table_is_current() -> None:
 
 def test_json_object_has_the_fields_of_a_result() -> None:
     (fence,) = fences((ROOT / "docs/running.md").read_text(), "json")
-    assert set(json.loads(fence.text)) == {field.name for field in fields(Result)} - {"folder"} | {"run"}
+    assert set(json.loads(fence.text)) == {field.name for field in fields(Result)} - {"folder", "records", "report"} | {
+        "run"
+    }
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=names(EXAMPLES))

@@ -17,9 +17,8 @@ from fedgen import Experiment, Result, resume, run
 from fedgen.clients.mail import Messages
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
-from fedgen.server import events
 from fedgen.server.checkpoint import Standing, load_newest
-from fedgen.server.events import _heard
+from fedgen.server.events import VirtualTime, _heard
 from fedgen.server.journal import Journal, read_lines
 from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.post import MESSAGE, NONE, RECEIVER, SENDER, SENT, Post
@@ -206,9 +205,9 @@ def test_a_recorded_trace_replays_to_the_same_bits(
     experiment = ticking(variant, aggregation=CORRECTED)
     federation = Federation(experiment)
     pool = Recorded(federation)
-    session = Session(federation, pool, Standing(0, events.initial_state(federation)), Journal(tmp_path))
+    session = Session(federation, pool, Standing(0, VirtualTime().initial_state(federation)), Journal(tmp_path))
     for _ in range(TICKS):
-        events.play_round(session, evaluate=False)
+        VirtualTime().play_round(session, evaluate=False)
     session.journal.close()
     assert len(pool.trace) == 2 * TICKS
     other = Federation(experiment)

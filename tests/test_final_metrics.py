@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from fedgen.config import Experiment
-from fedgen.server.journal import read_lines, strict
-from fedgen.server.result import Result, final_metrics
+from fedgen.server.journal import read_lines
 from fedgen.server.run import resume, run
-from fedgen.server.view import SilentView
+from fedgen.tracking.observer import Observer
+from fedgen.tracking.record import Outcomes, RoundRecord, Traffic, final_metrics, strict
+from fedgen.tracking.result import Result
 
 Tables = dict[str, dict[str, Any]]
 
@@ -38,11 +39,11 @@ def events(result: Result, kind: str) -> list[dict[str, Any]]:
     return [event for event in read_lines(result.folder / "events.jsonl") if event["event"] == kind]
 
 
-class Stopping(SilentView):
+class Stopping(Observer):
     """Stops the run after its second round."""
 
-    def round(self, record: dict[str, Any]) -> None:
-        if record["round"] == 1:
+    def round(self, record: RoundRecord) -> None:
+        if record.round == 1:
             signal.raise_signal(signal.SIGINT)
 
 
@@ -142,16 +143,20 @@ def test_a_tick_in_which_nobody_trained_has_no_training_loss(tiny: Any, run_in: 
 
 def test_a_stopped_run_tells_of_its_last_evaluated_round(tiny: Any, run_in: Callable[..., Result]) -> None:
     folder = run_in(tiny(federation={"rounds": 4}), "whole").folder.parent / "run"
-    stopped = run(tiny(federation={"rounds": 4, "evaluate_every": 4}), folder, view=Stopping())
+    stopped = run(tiny(federation={"rounds": 4, "evaluate_every": 4}), folder, observers=[Stopping()])
     assert (stopped.state, stopped.metrics) == ("stopped", {})
     assert resume(folder).metrics["accuracy"] is not None
 
 
 def test_final_metrics_are_never_stale() -> None:
+    rows: list[tuple[bool, dict[str, float | None]]] = [
+        (True, {"loss": 1.0, "train_loss": 3.0}),
+        (True, {"loss": math.nan, "train_loss": None}),
+        (False, {"train_loss": 2.0}),
+    ]
     records = [
-        {"round": 0, "evaluated": True, "metrics": {"loss": 1.0, "train_loss": 3.0}},
-        {"round": 1, "evaluated": True, "metrics": {"loss": "NaN", "train_loss": None}},
-        {"round": 2, "evaluated": False, "metrics": {"train_loss": 2.0}},
+        RoundRecord(number, evaluated, metrics, Outcomes(), False, Traffic(), {})
+        for number, (evaluated, metrics) in enumerate(rows)
     ]
     final = final_metrics(records)
     assert math.isnan(final["loss"] or 0.0)

@@ -10,8 +10,9 @@ import torch
 from fedgen import Experiment
 from fedgen.attacks.free_rider import FreeRider
 from fedgen.federation import Federation
-from fedgen.server import events, gossip
 from fedgen.server.checkpoint import Standing
+from fedgen.server.events import VirtualTime
+from fedgen.server.gossip import Gossip
 from fedgen.server.peers import send
 from fedgen.server.pool import Interrupt, SerialPool
 from fedgen.server.rejoin import pulled, returning
@@ -44,7 +45,7 @@ def session_of(federation: Federation, loop: Any) -> Session:
     return Session(federation, SerialPool(federation, Interrupt()), standing, Quiet())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("loop", [gossip, events], ids=["rounds", "virtual time"])
+@pytest.mark.parametrize("loop", [Gossip(), VirtualTime()], ids=["rounds", "virtual time"])
 @pytest.mark.parametrize("wrappers", [[], ["delta_sum"]], ids=str)
 @pytest.mark.parametrize("update", ["last", "zeros"])
 def test_what_is_sent_is_what_training_began_from(update: str, wrappers: list[str], loop: Any) -> None:
@@ -71,7 +72,7 @@ def test_a_free_rider_that_is_asked_by_who_comes_back_answers_with_its_model() -
 
 def test_the_disguise_lies_on_the_model() -> None:
     federation = riding([], noise=0.1)
-    session = session_of(federation, gossip)
+    session = session_of(federation, Gossip())
     state = session.standing.state
     sending = send(session, federation.method.broadcast(state, 0), federation.cohort(0, everyone=True))
     disguise = sending.sent.models[2] - state["model"][2]

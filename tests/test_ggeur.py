@@ -27,6 +27,7 @@ from fedgen.methods.ggeur import COUNTS, MEANS, PROTOTYPES, ROOTS, TRUSTED, Ggeu
 from fedgen.methods.recall import Recall
 from fedgen.server.checkpoint import load_newest
 from fedgen.server.journal import read_lines
+from fedgen.server.loops import checked
 from fedgen.server.report import write_report
 
 ROUNDS = 3
@@ -52,11 +53,11 @@ def state_after_setup(federation: Federation) -> dict[str, Tensor]:
     from fedgen.server.checkpoint import Standing
     from fedgen.server.pool import Interrupt, SerialPool
     from fedgen.server.session import Session
-    from fedgen.server.star import play_round
+    from fedgen.server.star import Star
 
     state = federation.method.initial_state(0)
     session = Session(federation, SerialPool(federation, Interrupt()), Standing(-1, state), Quiet())  # type: ignore[arg-type]
-    play_round(session, evaluate=False)
+    Star().play_round(session, evaluate=False)
     return session.standing.state
 
 
@@ -263,7 +264,7 @@ def test_classes_that_nobody_holds_do_not_break_a_start(start: str, tmp_path: Pa
 
 def test_noise_on_sums_is_refused_where_everybody_sees_the_rows() -> None:
     with pytest.raises(SettingError, match=r"runs in \['star'\], not in federation.mode = 'gossip'"):
-        Federation(experiment({"epsilon": 8.0, "clip": 10.0}, federation={"mode": "gossip"}, data={"clients": 8}))
+        checked(experiment({"epsilon": 8.0, "clip": 10.0}, federation={"mode": "gossip"}, data={"clients": 8}))
 
 
 def test_no_more_directions_are_sent_than_there_are() -> None:
@@ -497,7 +498,7 @@ def test_settings_that_do_not_fit_are_explained() -> None:
     with pytest.raises(SettingError, match="target has 3 numbers for 10 classes"):
         Federation(experiment({"target": [1, 2, 3]}))
     with pytest.raises(SettingError, match=r"federation\.rounds = 0 leaves only what a method exchanges"):
-        Federation(experiment(training={"wrappers": []}, federation={"rounds": 0}))
+        checked(experiment(training={"wrappers": []}, federation={"rounds": 0}))
 
 
 def test_what_is_no_model_has_a_reference_of_zeros(registered: Callable[..., Any], tmp_path: Path) -> None:

@@ -345,10 +345,10 @@ def test_defaults_depend_on_the_mode() -> None:
 
 
 def test_agreed_peers_begin_alike() -> None:
-    from fedgen.server.gossip import initial_state
+    from fedgen.server.gossip import Gossip
 
     own, agreed = (
-        initial_state(Federation(gossip(gossip={"seed_agreement": agree})))["model"] for agree in (False, True)
+        Gossip().initial_state(Federation(gossip(gossip={"seed_agreement": agree})))["model"] for agree in (False, True)
     )
     assert (agreed == agreed[0]).all()
     assert (own[0] == agreed[0]).all()

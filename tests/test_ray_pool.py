@@ -27,13 +27,13 @@ from fedgen.server import ray_cluster, ray_pool
 from fedgen.server.checkpoint import Standing, digest
 from fedgen.server.exchange import exchange
 from fedgen.server.journal import Journal, read_lines
+from fedgen.server.plain_view import PlainView
 from fedgen.server.pool import Interrupt
 from fedgen.server.ray_cluster import connect, ray_home
 from fedgen.server.ray_pool import RayPool, RayWorker
 from fedgen.server.session import Session
 from fedgen.server.sliced_rows import SlicedRows
-from fedgen.server.star import play_round
-from fedgen.server.view import PlainView
+from fedgen.server.star import Star
 
 BIG_CLIENT = 324
 """1,293 training samples over 4 clients: one of them, and only one, holds this many."""
@@ -104,7 +104,7 @@ def test_killed_worker_leaves_the_hash(tmp_path: Path, capsys: pytest.CaptureFix
     expected = run(experiment(40, runtime={"backend": "serial"}), tmp_path / "serial")
     killer = threading.Thread(target=kill_a_worker_after, args=(tmp_path / "ray", 2))
     killer.start()
-    result = run(experiment(40), tmp_path / "ray", view=PlainView(sys.stdout))
+    result = run(experiment(40), tmp_path / "ray", observers=[PlainView(sys.stdout)])
     killer.join()
     output = capsys.readouterr().out
     assert output.splitlines()[1:3] == [
@@ -330,7 +330,7 @@ def test_broadcasts_are_not_written_to(tmp_path: Path) -> None:
             before = digest(state), digest(clients.tensors())
             sent = federation.method.broadcast(state, session.standing.round)
             sent_before = digest({"start": sent.start, **sent.tensors})
-            play_round(session, evaluate=True)
+            Star().play_round(session, evaluate=True)
             assert digest(state) == before[0]
             assert digest({"start": sent.start, **sent.tensors}) == sent_before
             assert session.standing.state is not state

@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgen.server import figures, report_canvas, report_partition
+from fedgen.server.parts import METRICS
 from fedgen.server.refusals import by_client, common_text
 from fedgen.server.report import write_report
+from fedgen.tracking.record import NOT_FINITE, OUTCOMES, Outcomes, RoundRecord, Traffic
 
 RESOLVED = """[experiment]
 name = "{name}"
@@ -86,7 +88,7 @@ def make_run(
             reason = f"norm {draw.uniform(1e8, 1e9):.3g} is above aggregation.norm_limit 1e+06"
             events.append({"event": "rejected", "round": number, "client": liar, "reason": reason})
         events.append({"event": "admitted", "round": number, "clients": draw.sample(range(clients), min(9, clients))})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(whole(line)) + "\n" for line in records))
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in events))
     final = dict(records[-1]["metrics"]) if records else {}
     write_json(
@@ -214,7 +216,12 @@ def rewrite(path: Path, **changes: object) -> None:
 
 def append(path: Path, *lines: dict[str, Any]) -> None:
     with path.open("a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.writelines(json.dumps(whole(line) if path.name == METRICS else line) + "\n" for line in lines)
+
+
+def whole(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl with those fields, and nothing in all others."""
+    return RoundRecord(0, False, {}, Outcomes(), False, Traffic(), {}).to_json() | line
 
 
 def test_a_whole_run_is_told_in_order(tmp_path: Path) -> None:
@@ -251,7 +258,7 @@ def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
          "bytes": {"up": 1000, "down": 2500}, "seconds": {"train": 3.0, "evaluate": 1.0}}
         for number, accuracy in enumerate((0.5, 0.75, 0.95, 0.9))
     ]  # fmt: skip
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(whole(line)) + "\n" for line in records))
     rewrite(folder / "result.json", metrics={"accuracy": 0.9}, seconds=200.0)
     rewrite(folder / "partition.json", counts=[[1, 0], [2, 3], [0, 9]], classes=["cat", "dog"])
     text = report_of(folder).text
@@ -594,12 +601,23 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-NUMBER_TABLES = st.dictionaries(
-    st.sampled_from(["accuracy", "loss", "train_loss", "up", "admitted", "train", "odd"]), JSON, max_size=4
+NUMBERS = st.dictionaries(
+    st.sampled_from(["accuracy", "loss", "train_loss", "up", "admitted", "train", "odd"]) | st.text(max_size=8),
+    st.none() | st.integers(-(10**18), 10**18) | st.floats(allow_subnormal=False) | st.sampled_from(NOT_FINITE),
+    max_size=4,
 )
+COUNTS = st.integers(0, 2**53)
 RECORDS = st.fixed_dictionaries(
     {"round": st.integers(-3, 10**6)},
-    optional=dict.fromkeys(("metrics", "clients", "bytes", "seconds", "skipped"), NUMBER_TABLES | JSON),
+    optional={
+        **dict.fromkeys(("metrics", "seconds", "aggregation", "variance", "factor"), NUMBERS),
+        "clients": st.dictionaries(st.sampled_from(OUTCOMES), COUNTS),
+        "bytes": st.dictionaries(st.sampled_from(["up", "down"]), COUNTS),
+        "skipped": st.booleans(),
+        "peers": st.dictionaries(st.just("accuracy"), st.lists(st.floats(0, 1, allow_subnormal=False), max_size=4)),
+        "messages": COUNTS,
+        "staleness": st.floats(0, 1e6, allow_subnormal=False),
+    },
 )
 EVENTS = st.dictionaries(st.sampled_from(["round", "client", "clients", "reason", "odd"]), JSON, max_size=4).flatmap(
     lambda event: st.sampled_from(["admitted", "rejected", "failed", "retried", "odd"]).map(
@@ -656,7 +674,7 @@ def test_what_every_peer_of_gossip_sends_and_how_old_it_is(tmp_path: Path) -> No
          "messages": 4 * sent, **({"staleness": age} if age else {})}
         for number, sent, age in ((0, 0, None), (1, 2, 1.5), (2, 4, 3.0))
     ]  # fmt: skip
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(whole(line)) + "\n" for line in records))
     page = report_of(folder)
     assert "messages 24 8 16" in page.text
     assert "messages of a peer 6.0 2.0 4.0" in page.text
@@ -667,7 +685,9 @@ def test_what_every_peer_of_gossip_sends_and_how_old_it_is(tmp_path: Path) -> No
 
 def told(folder: Path, *records: dict[str, Any], **changes: Any) -> Page:
     """The report of a run whose log holds just these records, and whose result says no more than they do."""
-    (folder / "metrics.jsonl").write_text("".join(json.dumps({"evaluated": True} | line) + "\n" for line in records))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(whole({"evaluated": True} | line)) + "\n" for line in records)
+    )
     rewrite(folder / "result.json", metrics=records[-1]["metrics"], **changes)
     return report_of(folder)
 

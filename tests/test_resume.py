@@ -23,19 +23,20 @@ from fedgen.server.disk import Unwritable
 from fedgen.server.experiment_file import dump
 from fedgen.server.journal import read_lines
 from fedgen.server.result import RunFailed
-from fedgen.server.view import SilentView
+from fedgen.tracking.observer import Observer
+from fedgen.tracking.record import RoundRecord
 
 PARTS = ["resolved.toml", "environment.json", "network.json", "metrics.jsonl", "events.jsonl"]
 
 
-class Acting(SilentView):
+class Acting(Observer):
     """Does something after the second round."""
 
     def __init__(self, act: Callable[[], None]) -> None:
         self.act = act
 
-    def round(self, record: dict[str, Any]) -> None:
-        if record["round"] == 1:
+    def round(self, record: RoundRecord) -> None:
+        if record.round == 1:
             self.act()
 
 
@@ -47,7 +48,7 @@ def stop() -> None:
 def stopped(tiny: Callable[..., Experiment], tmp_path: Path) -> Path:
     """A gossip that was stopped after two of its four rounds."""
     experiment = tiny(federation={"mode": "gossip", "rounds": 4}, gossip={"topology": "ring"})
-    assert run(experiment, tmp_path / "run", view=Acting(stop)).rounds == 2
+    assert run(experiment, tmp_path / "run", observers=[Acting(stop)]).rounds == 2
     return tmp_path / "run"
 
 
@@ -125,7 +126,7 @@ def test_a_disk_that_is_full_while_rounds_are_played(
     soft = resource.getrlimit(resource.RLIMIT_FSIZE)
     filled = Acting(lambda: full_disk((folder / "metrics.jsonl").stat().st_size + room))
     with pytest.raises(RunFailed) as failure:
-        run(experiment, folder, view=filled)
+        run(experiment, folder, observers=[filled])
     resource.setrlimit(resource.RLIMIT_FSIZE, soft)
     message = failure.value.result.message
     assert str(folder) in message
@@ -220,7 +221,7 @@ def test_changed_source_of_the_users_own_is_refused_and_accepted(
     own_net: Path, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiment = tiny(model={"name": "own_net:Net"}, federation={"rounds": 4})
-    run(experiment, tmp_path / "run", view=Acting(stop))
+    run(experiment, tmp_path / "run", observers=[Acting(stop)])
     code = json.loads((tmp_path / "run" / "environment.json").read_text())["code"]
     assert set(code) == {"own_net", "own_parts", "own_parts.layers", "own_parts.sizes"}
     third = tmp_path / "own_parts" / "sizes.py"
@@ -237,7 +238,7 @@ def test_changed_source_of_the_users_own_is_refused_and_accepted(
 
 
 def test_source_that_is_gone_is_named(own_net: Path, tiny: Any, tmp_path: Path) -> None:
-    run(tiny(model={"name": "own_net:Net"}, federation={"rounds": 4}), tmp_path / "run", view=Acting(stop))
+    run(tiny(model={"name": "own_net:Net"}, federation={"rounds": 4}), tmp_path / "run", observers=[Acting(stop)])
     own_net.rename(tmp_path / "elsewhere.py")
     with pytest.raises(SettingError, match=r"own_net.py: not what this run began with"):
         resume(tmp_path / "run")
@@ -259,7 +260,10 @@ def test_standard_output_on_a_full_disk_is_no_defect(tiny: Any, tmp_path: Path) 
     command = [sys.executable, "-m", "fedgen.server", "run", str(path), "--out", str(tmp_path / "run")]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 0, "who watches a run does not end it"
     assert "No space left on device" in done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["state"] == "completed"
+    told = [event for event in read_lines(tmp_path / "run" / "events.jsonl") if event["event"] == "observer_dropped"]
+    assert [event["observer"] for event in told] == ["fedgen.server.plain_view:PlainView"]
     assert "Traceback" not in done.stderr
     assert "defect" not in done.stderr

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from fedgen import Experiment, Result, resume, run
 from fedgen.errors import FedgenError, SettingError
 from fedgen.server import parts
 from fedgen.server.journal import read_lines
-from fedgen.server.view import Plan, SilentView, end_line
+from fedgen.server.plain_view import end_line
+from fedgen.tracking.observer import Observer, Plan
+from fedgen.tracking.record import RoundRecord
 
 FEDGEN = [sys.executable, "-m", "fedgen.server"]
 
@@ -173,41 +176,41 @@ def test_too_few_admitted_updates_skip_the_round(tmp_path: Path) -> None:
     assert sorted(start.tolist()) == sorted(kept.tolist())
 
 
-class Heard(SilentView):
-    """Remembers what a run told its view; stops the run in its second round where asked to."""
+class Heard(Observer):
+    """Remembers what a run said; stops the run in its second round where asked to."""
 
     def __init__(self, stop: bool = False) -> None:
         self.stop = stop
         self.said: list[str] = []
         self.earlier: list[int] = []
 
-    def start(self, plan: Plan, first_round: int = 0, earlier: Any = (), earlier_s: float = 0.0) -> None:
-        self.earlier = [record["round"] for record in earlier]
+    def start(self, plan: Plan) -> None:
+        self.earlier = [record.round for record in plan.earlier]
 
     def doing(self, what: str) -> None:
         self.said.append(what)
 
-    def round(self, record: dict[str, Any]) -> None:
-        if self.stop and record["round"] == 1:
+    def round(self, record: RoundRecord) -> None:
+        if self.stop and record.round == 1:
             signal.raise_signal(signal.SIGINT)
 
-    def end(self, result: dict[str, Any], report: str = "") -> None:
-        self.said.append(end_line({**result, "seconds": None, "metrics": {}}, report))
+    def end(self, result: Result) -> None:
+        self.said.append(end_line(replace(result, seconds=2.0, metrics={})))
 
 
 def test_what_a_person_is_told_of_a_stop_and_a_resume(tmp_path: Path) -> None:
     folder, heard = tmp_path / "my run", Heard(stop=True)
-    run(tiny(tracking={"report": True}), folder, view=heard)
+    run(tiny(tracking={"report": True}), folder, observers=[heard])
     go_on = f"`fedgen resume '{folder}'` continues this run"
     assert [words for words in heard.said if words] == [
         "stopping: what is not finished is dropped; Ctrl-C again ends at once",
-        f"■ stopped after 2 rounds: {go_on} (report: {folder}/report.html)",
+        f"■ stopped after 2 rounds in 2.0 s: {go_on} (report: {folder}/report.html)",
     ]
     assert read_lines(folder / "events.jsonl")[-1] == {"event": "stopped", "reason": "before round 2"}
     assert (go_on in (folder / "report.html").read_text().replace("&#39;", "'")) is True
-    resume(folder, view=(again := Heard()))
+    resume(folder, observers=[again := Heard()])
     assert again.earlier == [0, 1]
-    assert again.said[-1] == f"✓ completed after 6 rounds (report: {folder}/report.html)"
+    assert again.said[-1] == f"✓ completed after 6 rounds in 2.0 s (report: {folder}/report.html)"
 
 
 def start_command(folder: Path, **settings: object) -> subprocess.Popen[str]:

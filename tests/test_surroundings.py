@@ -21,10 +21,12 @@ from fedgen.clients import own_modules
 from fedgen.clients.own_modules import packed
 from fedgen.errors import FedgenError
 from fedgen.process import prepare_process, process_kept
-from fedgen.server import star
 from fedgen.server.journal import read_lines
+from fedgen.server.life import REPLAYS
 from fedgen.server.pool import WorkLost
-from fedgen.server.run import REPLAYS, RunFailed
+from fedgen.server.result import RunFailed
+from fedgen.server.star import Star
+from fedgen.tracking.record import RoundRecord
 
 FEDGEN = [sys.executable, "-m", "fedgen.server"]
 
@@ -161,17 +163,17 @@ def test_sigterm_while_data_load_ends_the_command(tmp_path: Path) -> None:
 
 def losing(times: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some rounds lose their work when they have almost ended."""
-    whole, left = star.play_round, [times]
+    whole, left = Star.play_round, [times]
 
-    def play(session: Any, evaluate: bool) -> dict[str, Any]:
+    def play(self: Star, session: Any, evaluate: bool) -> RoundRecord:
         if session.standing.round == 1 and left[0]:
             left[0] -= 1
             session.journal.event("rejected", 1, client=0, reason="of a try that does not count")
             session.evaluate(session.standing.state)
             raise WorkLost("what a worker had computed was lost with its machine")
-        return whole(session, evaluate)
+        return whole(self, session, evaluate)
 
-    monkeypatch.setattr(star, "play_round", play)
+    monkeypatch.setattr(Star, "play_round", play)
 
 
 def test_round_whose_work_is_lost_is_played_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

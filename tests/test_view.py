@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedgen.server.view import LiveView, PlainView, Plan, SilentView, Tally, View, end_line, plain_line, view_for
+from fedgen.config import Experiment
+from fedgen.server.live_view import LiveView
+from fedgen.server.plain_view import PlainView, end_line, plain_line
+from fedgen.server.tally import Tally
+from fedgen.server.view import view_for
 from fedgen.server.words import human_bytes, human_count, human_metric, human_seconds, leading_metric, sparkline
+from fedgen.tracking.observer import Plan
+from fedgen.tracking.record import Outcomes, RoundRecord, Traffic
+from fedgen.tracking.result import Result
 
 WAYS = {"accuracy": False, "loss": True, "validation_accuracy": False, "validation_loss": True}
 """Which metrics are better when lower."""
@@ -38,19 +47,30 @@ class Terminal(io.StringIO):
         return True
 
 
-def record(number: int, accuracy: float | None = None, **changes: Any) -> dict[str, Any]:
-    metrics = {"train_loss": 0.5}
+def plan(rounds: int, mode: str = "star", name: str = "digits", **known: Any) -> Plan:
+    experiment = Experiment(experiment={"name": name}, federation={"rounds": rounds, "mode": mode})
+    return replace(Plan(experiment, Path("runs/x"), WAYS), **known)
+
+
+def ended(**changes: Any) -> Result:
+    return replace(Result(Path("runs/x"), "completed", 2, {}, "", None, 61.0), **changes)
+
+
+def record(number: int, accuracy: float | None = None, **changes: Any) -> RoundRecord:
+    metrics: dict[str, float | None] = {"train_loss": 0.5}
     if accuracy is not None:
         # The test set is best in another round than the validation set.
         metrics |= {"accuracy": accuracy, "loss": 1 - accuracy, "validation_accuracy": 1 - abs(number - 40) / 100}
-    return {
-        "round": number,
-        "metrics": metrics,
-        "clients": {"admitted": 9, "rejected": 1, "failed": 0, "late": 0},
-        "skipped": False,
-        "bytes": {"up": 1_000_000, "down": 2_500_000},
-        "seconds": {"train": 0.1},
-    } | changes
+    plain = RoundRecord(
+        round=number,
+        evaluated=accuracy is not None,
+        metrics=metrics,
+        clients=Outcomes(admitted=9, rejected=1),
+        skipped=False,
+        bytes=Traffic(up=1_000_000, down=2_500_000),
+        seconds={"train": 0.1},
+    )
+    return replace(plain, **changes)
 
 
 def console(width: int) -> Console:
@@ -70,7 +90,8 @@ def shown(view: LiveView, width: int) -> list[str]:
 def live(width: int, rounds: int = 100, first_round: int = 0, mode: str = "star") -> tuple[LiveView, Clock]:
     clock = Clock()
     view = LiveView(console(width), clock)
-    view.start(Plan("digits-dirichlet", "runs/digits-20260102-030405", rounds, WAYS, mode), first_round)
+    folder = Path("runs/digits-20260102-030405")
+    view.start(plan(rounds, mode, "digits-dirichlet", folder=folder, first_round=first_round))
     return view, clock
 
 
@@ -99,7 +120,7 @@ def test_the_panel_says_everything_at_any_width(width: int) -> None:
 
 def test_the_eta_counts_down_within_a_round_and_never_below_zero() -> None:
     tally = Tally(clock := Clock())
-    tally.begin(Plan("", "", 10))
+    tally.begin(plan(10))
     etas = [tally.eta_s]
     for number in range(4):
         clock.now += 5.0
@@ -113,7 +134,7 @@ def test_the_eta_counts_down_within_a_round_and_never_below_zero() -> None:
 
 def test_the_eta_follows_the_last_fifty_rounds() -> None:
     tally = Tally(clock := Clock())
-    tally.begin(Plan("", "", 200))
+    tally.begin(plan(200))
     for number in range(100):
         clock.now += 100.0 if number < 50 else 1.0
         tally.add(record(number))
@@ -156,7 +177,7 @@ def test_a_resumed_run_remembers_its_earlier_rounds() -> None:
     clock = Clock()
     view = LiveView(console(80), clock)
     earlier = [record(number, accuracy=0.9 if number == 40 else 0.5) for number in range(90)]
-    view.start(Plan("digits", "runs/x", 100, WAYS), 90, earlier, 600.0)
+    view.start(plan(100, first_round=90, earlier=tuple(earlier), earlier_s=600.0))
     clock.now += 3.0
     view.round(record(90, accuracy=0.6))
     text = " ".join(shown(view, 80))
@@ -179,7 +200,8 @@ def test_a_resumed_run_counts_from_its_first_round() -> None:
 
 def test_what_is_to_be_copied_is_not_broken_into_lines() -> None:
     view, _ = live(40)
-    view.end({"state": "stopped", "message": "`fedgen resume 'runs/a long name-20260102-030405'` continues"}, "r.html")
+    message = "`fedgen resume 'runs/a long name-20260102-030405'` continues"
+    view.end(ended(state="stopped", message=message, report=Path("r.html")))
     assert "`fedgen resume 'runs/a long name-20260102-030405'` continues (report: r.html)\n" in text_of(view)
 
 
@@ -190,15 +212,7 @@ def test_the_terminal_is_given_back_at_the_end_and_after_an_exception() -> None:
     with view:
         view.round(record(0))
         view.note("careful")
-        view.end(
-            {
-                "state": "degraded",
-                "rounds": 1,
-                "seconds": 61.0,
-                "metrics": {"accuracy": 0.9},
-                "message": "one round skipped",
-            }
-        )
+        view.end(ended(state="degraded", rounds=1, metrics={"accuracy": 0.9}, message="one round skipped"))
     output = text_of(view)
     assert output.count(hide) == output.count(show) == 1
     assert "note careful" in output
@@ -210,7 +224,7 @@ def test_the_terminal_is_given_back_at_the_end_and_after_an_exception() -> None:
     assert sys.stdout is stdout
 
 
-def fail(view: View, rounds: int) -> None:
+def fail(view: LiveView | PlainView, rounds: int) -> None:
     """A run that ends in an exception after so many rounds."""
     try:
         with view:
@@ -230,7 +244,7 @@ def text_of(view: LiveView) -> str:
 def plain(rounds: int = 100, first_round: int = 0) -> tuple[PlainView, Clock, io.StringIO]:
     clock, stream = Clock(), io.StringIO()
     view = PlainView(stream, clock)
-    view.start(Plan("digits", "runs/x", rounds, WAYS), first_round)
+    view.start(plan(rounds, first_round=first_round))
     return view, clock, stream
 
 
@@ -244,26 +258,26 @@ def test_plain_lines_come_at_most_once_a_second_but_first_and_last_always() -> N
         for number in range(100):
             clock.now += 0.3
             view.round(record(number, accuracy=0.5))
-        view.end({"state": "completed", "rounds": 100})
+        view.end(ended(rounds=100))
     numbers = [int(line.split("/")[0]) for line in round_lines(stream)]
     assert numbers == [1, *range(5, 100, 4), 100]
-    assert stream.getvalue().endswith("completed after 100 rounds\n")
+    assert stream.getvalue().endswith("completed after 100 rounds in 1 min 01 s (folder: runs/x)\n")
 
 
 def test_the_last_line_names_the_report_else_the_folder() -> None:
-    result = {"state": "completed", "rounds": 2, "run": "runs/x"}
     view, _, stream = plain()
-    view.end(result, "runs/x/report.html")
-    assert stream.getvalue().splitlines()[-1] == "✓ completed after 2 rounds (report: runs/x/report.html)"
-    view.end({**result, "state": "stopped", "message": "go on with X"})
-    assert stream.getvalue().splitlines()[-1] == "■ stopped after 2 rounds: go on with X (folder: runs/x)"
+    view.end(ended(report=Path("runs/x/report.html")))
+    assert stream.getvalue().splitlines()[-1] == "✓ completed after 2 rounds in 1 min 01 s (report: runs/x/report.html)"
+    view.end(ended(state="stopped", message="go on with X"))
+    said = stream.getvalue().splitlines()[-1]
+    assert said == "■ stopped after 2 rounds in 1 min 01 s: go on with X (folder: runs/x)"
 
 
 def test_the_last_round_before_a_stop_is_said() -> None:
     view, _, stream = plain()
     for number in range(7):
         view.round(record(number))
-    view.end({"state": "stopped"})
+    view.end(ended(state="stopped"))
     assert [line.split("/")[0] for line in round_lines(stream)] == ["1", "7"]
 
 
@@ -290,8 +304,8 @@ def test_a_plain_line_says_everything_without_escape_codes() -> None:
 def test_a_log_that_knows_only_ascii_is_no_error() -> None:
     stream = io.TextIOWrapper(raw := io.BytesIO(), encoding="ascii")
     view = PlainView(stream, Clock())
-    view.start(Plan("Größe", "runs/ß", 1))
-    view.end({"state": "completed"})
+    view.start(plan(1, name="Größe", folder=Path("runs/ß")))
+    view.end(ended())
     assert raw.getvalue().isascii()
 
 
@@ -309,22 +323,12 @@ def test_with_json_the_view_keeps_off_standard_output(monkeypatch: pytest.Monkey
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", error := io.StringIO())
     view = view_for(output := Terminal(), json=True)
-    view.start(Plan("digits", "runs/x", 1))
+    view.start(plan(1))
     assert isinstance(view, PlainView)
     assert output.getvalue() == ""
     assert "digits" in error.getvalue()
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert isinstance(view_for(io.StringIO(), json=True), LiveView)
-
-
-def test_the_silent_view_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    view: View
-    with SilentView() as view:
-        view.start(Plan("digits", "runs/x", 1))
-        view.round(record(0))
-        view.note("nothing")
-        view.end({"state": "completed"})
-    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -378,10 +382,11 @@ def test_the_leading_metric_is_accuracy_on_the_test_set_where_there_is_one() -> 
 def test_validation_chooses_the_way_its_metric_declares(lower: bool | None, at: int | None) -> None:
     """Whatever it is called; one that declares nothing chooses nothing, and no test value chooses at all."""
     tally = Tally(Clock())
-    tally.begin(Plan("", "", 3, {} if lower is None else {"validation_error_free": lower, "error_free": lower}))
+    ways = {} if lower is None else {"validation_error_free": lower, "error_free": lower}
+    tally.begin(plan(3, directions=ways))
     for number, value in enumerate((3.0, 1.0, 2.0)):
         metrics = {"error_free": 10 - value, "validation_error_free": value}
-        tally.add({"round": number, "metrics": metrics})
+        tally.add(record(number, metrics=metrics))
     found = tally.chosen("error_free")
     assert (None if found is None else found.round) == at
     assert found is None or found.value == 10 - (3.0, 1.0, 2.0)[found.round]
@@ -391,7 +396,7 @@ def test_validation_chooses_the_way_its_metric_declares(lower: bool | None, at: 
 def test_without_a_validation_set_nothing_is_chosen() -> None:
     view, _, _ = plain(rounds=3)
     for number, accuracy in enumerate((0.5, 0.9, 0.6)):
-        view.round({"round": number, "metrics": {"accuracy": accuracy}})
+        view.round(record(number, metrics={"accuracy": accuracy}))
     assert "accuracy 60.00 % | " in (line := plain_line(view.tally))
     assert "90" not in line
 
@@ -399,14 +404,14 @@ def test_without_a_validation_set_nothing_is_chosen() -> None:
 def test_what_is_no_number_is_a_word() -> None:
     view, _, _ = plain(rounds=9)
     for value, words in ((math.nan, "not finite (NaN)"), (-math.inf, "not finite (-Infinity)"), (None, "undefined")):
-        view.round({"round": 1, "metrics": {"accuracy": value}})
+        view.round(record(1, metrics={"accuracy": value}))
         assert f"accuracy {words} | " in plain_line(view.tally)
-    assert "accuracy not finite (NaN)" in end_line({"state": "degraded", "metrics": {"accuracy": "NaN"}})
+    assert "accuracy not finite (NaN)" in end_line(ended(state="degraded", metrics={"accuracy": math.nan}))
 
 
 def test_an_exchange_before_training_is_called_so() -> None:
     view, _, stream = plain(rounds=9, first_round=-1)
-    view.round({"round": -1, "metrics": {"accuracy": 0.5, "validation_accuracy": 0.5}})
+    view.round(record(-1, metrics={"accuracy": 0.5, "validation_accuracy": 0.5}))
     assert stream.getvalue().splitlines()[0] == "digits: 9 rounds, folder runs/x"
     line = round_lines(stream)[0]
     assert line.startswith("before training, 0/9 rounds | accuracy 50.00 % (50.00 % before training, chosen by")
@@ -429,26 +434,27 @@ def test_sparkline() -> None:
     assert sparkline([-1.7e308, 1.7e308], 8) == "▁█"
 
 
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.just(10**400)
-    | st.floats(allow_subnormal=False)
-    | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
+NAMES = st.sampled_from(["accuracy", "loss", "validation_loss", "\x1b[2J"]) | st.text(max_size=8)
+METRICS = st.dictionaries(NAMES, st.none() | st.floats(allow_subnormal=False), max_size=4)
+COUNTS = st.integers(0, 10**18)
+RECORDS = st.builds(
+    RoundRecord,
+    round=st.integers(-3, 10**6),
+    evaluated=st.booleans(),
+    metrics=METRICS,
+    clients=st.builds(Outcomes, COUNTS, COUNTS, COUNTS, COUNTS),
+    skipped=st.booleans(),
+    bytes=st.builds(Traffic, COUNTS, COUNTS),
+    seconds=st.just({}),
 )
-TABLES = st.dictionaries(
-    st.sampled_from(["accuracy", "loss", "admitted", "up", "down", "\x1b[2J"]) | st.text(max_size=8), JSON, max_size=4
-)
-RECORDS = st.dictionaries(
-    st.sampled_from(["round", "metrics", "clients", "skipped", "bytes", "seconds"]) | st.text(max_size=8),
-    TABLES | JSON,
-    max_size=6,
-)
-RESULTS = st.dictionaries(
-    st.sampled_from(["state", "rounds", "metrics", "seconds", "message"]), TABLES | JSON, max_size=5
+RESULTS = st.builds(
+    ended,
+    state=st.sampled_from(["completed", "degraded", "failed", "stopped"]),
+    rounds=COUNTS,
+    metrics=METRICS,
+    seconds=st.floats(0, 1e300, allow_subnormal=False),
+    message=st.text(max_size=20),
+    folder=st.text(max_size=8).map(Path),
 )
 
 
@@ -456,12 +462,12 @@ RESULTS = st.dictionaries(
 @settings(max_examples=50, deadline=None)
 @given(records=st.lists(RECORDS, max_size=4), result=RESULTS, note=st.text(max_size=20), rounds=st.integers(0, 10**6))
 def test_no_record_breaks_a_view(
-    width: int, records: list[dict[str, Any]], result: dict[str, Any], note: str, rounds: int
+    width: int, records: list[RoundRecord], result: Result, note: str, rounds: int
 ) -> None:
     stream = io.StringIO()
     plain_view, live_view = PlainView(stream, Clock()), LiveView(console(width), Clock())
     for view in (plain_view, live_view):
-        view.start(Plan("digits", "runs/x", rounds, WAYS))
+        view.start(plan(rounds))
         for line in records:
             view.round(line)
         if isinstance(view, LiveView):

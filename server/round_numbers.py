@@ -1,0 +1,31 @@
+"""The numbers of a round by group and name, as tables and curves of a report want them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+from fedgen.server.words import numbers
+from fedgen.tracking.record import RoundRecord
+
+GROUPS: Mapping[str, Callable[[RoundRecord], Mapping[str, float | None]]] = {
+    "metrics": lambda record: record.metrics,
+    "clients": lambda record: asdict(record.clients),
+    "bytes": lambda record: asdict(record.bytes),
+    "seconds": lambda record: record.seconds,
+    "aggregation": lambda record: record.aggregation,
+    "variance": lambda record: record.variance,
+    "factor": lambda record: record.factor,
+}
+"""Numbers of a round by their names, by the name of the group."""
+
+SINGLE: Mapping[str, Callable[[RoundRecord], float | None]] = {
+    "messages": lambda record: record.messages,
+    "staleness": lambda record: record.staleness,
+}
+"""Single numbers that not every round has."""
+
+
+def numbers_of(record: RoundRecord, part: str) -> dict[str, float]:
+    """The finite numbers of a group by their names in printable form."""
+    return numbers(GROUPS[part](record))
