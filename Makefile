@@ -36,7 +36,7 @@ lint: setup ## check style, format and types
 	$(BIN)/mypy
 
 test: lint ## lint, then run all tests: DATA=DIR adds those that need the data directory, SLOW=1 the long ones
-	$(if $(DATA),FEDGEN_DATA_DIR="$$(cd '$(DATA)' && pwd)" && export FEDGEN_DATA_DIR &&) $(BIN)/pytest -n auto --maxprocesses 4 --dist loadscope $(if $(SLOW),-m '')
+	$(if $(DATA),FEDGEN_DATA_DIR="$$(cd '$(DATA)' && pwd)" && export FEDGEN_DATA_DIR &&) $(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup $(if $(SLOW),-m '')
 
 clean: ## remove .venv, caches and build artefacts; runs/ stays
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -24,6 +24,17 @@ settings.register_profile("fedgen", deadline=None, derandomize=os.environ.get("C
 settings.load_profile("fedgen")
 
 
+RAY = {"test_ray_pool", "test_ray_nodes", "test_surroundings", "test_gossip_survives", "test_lies", "test_delta_sum"}
+"""Files whose tests start a Ray of their own, or ask for `cluster` by case."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait for Ray run in one process, one after another, beside others that compute."""
+    for item in items:
+        if item.path.stem in RAY or "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def process() -> None:
     """Threads and denormals as in every process of a run."""

@@ -127,13 +127,13 @@ def test_in_the_evaluation_and_in_a_rule(mode: str, tiny: Callable[..., Experime
 def test_the_place_crosses_to_another_process() -> None:
     """Frames do not; Ray pickles what a worker's task raises."""
 
-    def task(federation: object) -> None:
+    def task(federation: object, shared: None, item: None) -> None:
         raise ValueError("far away")
 
     worker = Worker.__new__(Worker)
     worker.federation = None  # type: ignore[assignment]
     with pytest.raises(ValueError, match="far away") as raised:
-        worker.run(task)
+        worker.run(task, None, None)
     crossed = pickle.loads(pickle.dumps(raised.value))
     assert explained(crossed) == explained(raised.value)
     assert explained(crossed).startswith("test_own_code.py:")

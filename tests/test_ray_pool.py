@@ -156,15 +156,15 @@ def test_block_that_kills_its_worker_ends_as_that_blocks_failure(
 
 
 def test_stuck_block_is_given_up_and_stays_so_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = with_deed(tmp_path, "time.sleep(3600)", monkeypatch, block_timeout_s=8.0)
+    stuck = with_deed(tmp_path, "time.sleep(3600)", monkeypatch, block_timeout_s=15.0)
     result = run(stuck, tmp_path / "run", search_path=(str(tmp_path),))
-    assert_one_client_lost(result, "no answer within runtime.block_timeout_s = 8")
+    assert_one_client_lost(result, "no answer within runtime.block_timeout_s = 15")
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
         checkpoint.unlink()
     (tmp_path / "marker").unlink()
     again = resume(tmp_path / "run", overrides={"runtime.backend": "serial"})
     assert again.sha256 == result.sha256
-    assert_one_client_lost(again, "no answer within runtime.block_timeout_s = 8")
+    assert_one_client_lost(again, "no answer within runtime.block_timeout_s = 15")
 
 
 def pid(federation: Federation, shared: None, number: int) -> int:
