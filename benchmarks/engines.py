@@ -36,11 +36,11 @@ from fedgen.config import Experiment
 from fedgen.data.dataset import Dataset
 from fedgen.federation import Federation
 from fedgen.registry import build
-from fedgen.server.checkpoint import Standing
-from fedgen.server.journal import Journal
-from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.session import Session
-from fedgen.server.star import Star
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.rounds.session import Session
+from fedgen.server.rounds.star import Star
+from fedgen.server.store.checkpoint import Standing
+from fedgen.server.store.journal import Journal
 
 COMMAND = "python -m benchmarks.engines"
 DEPENDENCIES = [

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgen import Experiment, run
-from fedgen.server.journal import read_lines
+from fedgen.server.store.journal import read_lines
 
 Row = dict[str, Any]
 CLOSED: Row = {"rounds": 0}

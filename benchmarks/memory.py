@@ -23,12 +23,12 @@ from fedgen.aggregation.call import rule_of
 from fedgen.config import Experiment
 from fedgen.contracts import Context, Inbox
 from fedgen.federation import Federation
-from fedgen.server.checkpoint import Standing
-from fedgen.server.exchange import exchange
-from fedgen.server.journal import Journal
-from fedgen.server.pool import Interrupt
-from fedgen.server.ray_pool import RayPool
-from fedgen.server.session import Session
+from fedgen.server.pools.pool import Interrupt
+from fedgen.server.pools.ray_pool import RayPool
+from fedgen.server.rounds.exchange import exchange
+from fedgen.server.rounds.session import Session
+from fedgen.server.store.checkpoint import Standing
+from fedgen.server.store.journal import Journal
 
 RULES: dict[str, tuple[str, list[str]]] = {
     "flag": ("flag", []),

@@ -16,11 +16,11 @@ from time import process_time
 from benchmarks.harness import header, table
 from fedgen import Experiment
 from fedgen.federation import Federation
-from fedgen.server.checkpoint import Standing
-from fedgen.server.journal import Journal
-from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.session import Session
-from fedgen.server.star import Star
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.rounds.session import Session
+from fedgen.server.rounds.star import Star
+from fedgen.server.store.checkpoint import Standing
+from fedgen.server.store.journal import Journal
 
 LAST = 10
 

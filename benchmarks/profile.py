@@ -22,11 +22,11 @@ from typing import Any
 from benchmarks.engines import CASES, Case
 from benchmarks.harness import header, table
 from fedgen.federation import Federation
-from fedgen.server.checkpoint import Standing
-from fedgen.server.journal import Journal
-from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.session import Session
-from fedgen.server.star import Star
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.rounds.session import Session
+from fedgen.server.rounds.star import Star
+from fedgen.server.store.checkpoint import Standing
+from fedgen.server.store.journal import Journal
 
 STAGES = {
     "fedgen/federation.py": "cohort, clients' data",

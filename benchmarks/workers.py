@@ -14,12 +14,12 @@ from time import perf_counter
 from benchmarks.harness import header, table
 from fedgen.config import Experiment
 from fedgen.federation import Federation
-from fedgen.server.checkpoint import Standing
-from fedgen.server.journal import Journal
-from fedgen.server.pool import Interrupt
-from fedgen.server.ray_pool import RayPool
-from fedgen.server.session import Session
-from fedgen.server.star import Star
+from fedgen.server.pools.pool import Interrupt
+from fedgen.server.pools.ray_pool import RayPool
+from fedgen.server.rounds.session import Session
+from fedgen.server.rounds.star import Star
+from fedgen.server.store.checkpoint import Standing
+from fedgen.server.store.journal import Journal
 
 
 def experiment(tiny: bool) -> Experiment:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from fedgen.aggregation.call import aggregate as aggregate
     from fedgen.config import Experiment as Experiment
     from fedgen.server.experiment_file import load_experiment as load_experiment
-    from fedgen.server.run import resume as resume
-    from fedgen.server.run import run as run
+    from fedgen.server.run.start import resume as resume
+    from fedgen.server.run.start import run as run
     from fedgen.tracking.observer import Observer as Observer
     from fedgen.tracking.observer import Plan as Plan
     from fedgen.tracking.record import RoundRecord as RoundRecord
@@ -29,8 +29,8 @@ _HOMES = {
     "Plan": "fedgen.tracking.observer",
     "Result": "fedgen.tracking.result",
     "RoundRecord": "fedgen.tracking.record",
-    "resume": "fedgen.server.run",
-    "run": "fedgen.server.run",
+    "resume": "fedgen.server.run.start",
+    "run": "fedgen.server.run.start",
 }
 
 __all__ = [

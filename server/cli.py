@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser().parse_args(arguments)
     code = _coded(parsed)
     if arguments is None:  # this process is the command's alone
-        from fedgen.server.signals import ignored_from_now_on
+        from fedgen.server.run.signals import ignored_from_now_on
 
         ignored_from_now_on()
         _let_go_of_output()
@@ -56,7 +56,7 @@ def _let_go_of_output() -> None:
 
 def _coded(parsed: argparse.Namespace) -> int:
     from fedgen.errors import FedgenError, SettingError
-    from fedgen.server.signals import ending_at_once
+    from fedgen.server.run.signals import ending_at_once
 
     try:
         with ending_at_once():
@@ -159,7 +159,7 @@ def _overrides(parsed: argparse.Namespace) -> dict[str, object]:
 def _run(parsed: argparse.Namespace) -> int:
     from fedgen.registry import search_in
     from fedgen.server.experiment_file import load_experiment, read_text
-    from fedgen.server.run import run
+    from fedgen.server.run.start import run
 
     path = Path(parsed.file)
     search_path = (str(path.resolve().parent), *_search_path_beside(path))
@@ -174,8 +174,8 @@ def _run(parsed: argparse.Namespace) -> int:
 def _search_path_beside(path: Path) -> tuple[str, ...]:
     """Where a run that is run again from its resolved.toml found its own modules."""
     from fedgen.errors import SettingError
-    from fedgen.server.parts import ENVIRONMENT, RESOLVED
-    from fedgen.server.run_folder import read_object
+    from fedgen.server.store.parts import ENVIRONMENT, RESOLVED
+    from fedgen.server.store.run_folder import read_object
 
     if path.name != RESOLVED:
         return ()
@@ -187,7 +187,7 @@ def _search_path_beside(path: Path) -> tuple[str, ...]:
 
 
 def _resume(parsed: argparse.Namespace) -> int:
-    from fedgen.server.run import resume
+    from fedgen.server.run.start import resume
 
     return _ended(
         parsed,
@@ -202,8 +202,8 @@ def _resume(parsed: argparse.Namespace) -> int:
 
 
 def _ended(parsed: argparse.Namespace, live: Callable[[Observer], Result]) -> int:
-    from fedgen.server.result import RunFailed
-    from fedgen.server.view import view_for
+    from fedgen.server.run.result import RunFailed
+    from fedgen.server.screen.view import view_for
 
     try:
         with view_for(sys.stdout, json=parsed.json) as view:
@@ -233,8 +233,8 @@ def _init(parsed: argparse.Namespace) -> int:
 
 def _report(parsed: argparse.Namespace) -> int:
     from fedgen.errors import SettingError
-    from fedgen.server.disk import Unwritable
-    from fedgen.server.report import write_report
+    from fedgen.server.report.page import write_report
+    from fedgen.server.store.disk import Unwritable
 
     try:
         print(write_report(Path(parsed.folder)))
@@ -249,7 +249,7 @@ def _topology(parsed: argparse.Namespace) -> int:
     from fedgen.config import parse_override
     from fedgen.registry import search_in
     from fedgen.server.experiment_file import load_experiment
-    from fedgen.server.topology import draw_topology
+    from fedgen.server.report.topology import draw_topology
     from fedgen.topology.network import network_of
 
     path = Path(parsed.file)

@@ -17,8 +17,8 @@ from fedgen import registry
 from fedgen.config import Experiment
 from fedgen.federation import Federation
 from fedgen.process import prepare_process
-from fedgen.server.result import Result
-from fedgen.server.run import run
+from fedgen.server.run.result import Result
+from fedgen.server.run.start import run
 
 settings.register_profile("fedgen", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("fedgen")
@@ -96,7 +96,7 @@ def run_in(tmp_path: Path) -> Callable[..., Result]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One Ray for all runs of a file, for up to four workers, larger than the machine where that must be."""
-    from fedgen.server.ray_cluster import connect
+    from fedgen.server.pools.ray_cluster import connect
 
     connection = connect(None, 4)
     yield

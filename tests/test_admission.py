@@ -25,13 +25,13 @@ from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.parameters import Layout, Tensors
 from fedgen.registry import members, parameters
-from fedgen.server.checkpoint import Standing
-from fedgen.server.journal import Journal, read_lines
-from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.result import Result
-from fedgen.server.run_record import RunFolder
-from fedgen.server.session import Session
-from fedgen.server.star import Star
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.report.run_record import RunFolder
+from fedgen.server.rounds.session import Session
+from fedgen.server.rounds.star import Star
+from fedgen.server.run.result import Result
+from fedgen.server.store.checkpoint import Standing
+from fedgen.server.store.journal import Journal, read_lines
 from fedgen.wire.message import METADATA, unseal
 
 

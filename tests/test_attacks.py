@@ -28,7 +28,7 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import Layout
 from fedgen.rows import LocalRows
-from fedgen.server.result import Result
+from fedgen.server.run.result import Result
 from fedgen.streams import Streams
 
 

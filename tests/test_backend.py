@@ -16,12 +16,13 @@ from torch import nn
 from fedgen.config import Experiment
 from fedgen.federation import Federation
 from fedgen.models.model import Model
-from fedgen.server import backend, run_record
-from fedgen.server.backend import START_S, Load, backend_of, decided, load_of
-from fedgen.server.journal import read_lines
-from fedgen.server.report_tables import event_rows
-from fedgen.server.result import Result
-from fedgen.server.run import resume, run
+from fedgen.server.report import run_record
+from fedgen.server.report.tables import event_rows
+from fedgen.server.run import backend
+from fedgen.server.run.backend import START_S, Load, backend_of, decided, load_of
+from fedgen.server.run.result import Result
+from fedgen.server.run.start import resume, run
+from fedgen.server.store.journal import read_lines
 from fedgen.tracking.observer import Observer
 from fedgen.training.cost import sample_flops
 

@@ -17,7 +17,7 @@ import torch
 from fedgen.data.dataset import Dataset
 from fedgen.data.digits import Digits
 from fedgen.server import cli
-from fedgen.server.journal import read_lines
+from fedgen.server.store.journal import read_lines
 
 TINY = """
 [data]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedgen.server.client_store import ClientStore
-from fedgen.server.spare import Spare
+from fedgen.server.rounds.spare import Spare
+from fedgen.server.store.client_store import ClientStore
 
 COHORT = st.lists(st.integers(0, 8), min_size=1, max_size=6, unique=True)
 

@@ -25,7 +25,7 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.rows import SLICE
 from fedgen.server.experiment_file import dump, load_experiment, starter
-from fedgen.server.loops import checked
+from fedgen.server.run.loops import checked
 from fedgen.server.schema import experiment_schema, key_table, listing
 
 JARGON = re.compile(

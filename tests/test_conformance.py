@@ -29,9 +29,9 @@ from fedgen.federation import Federation
 from fedgen.leaves import Held
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows, columns_of
-from fedgen.server.pool import Interrupt, SerialPool
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.pools.sliced_rows import SlicedRows
 from fedgen.server.schema import listing
-from fedgen.server.sliced_rows import SlicedRows
 from fedgen.streams import Streams
 
 Fingerprint = Callable[[Any], str]

@@ -29,7 +29,7 @@ from fedgen.data.partition import ClassesPerClient, Dirichlet
 from fedgen.data.skewed import Domains, LabelSkew
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
-from fedgen.server.result import Result
+from fedgen.server.run.result import Result
 
 PARTITIONS = [name for name in registry.members("partition") if name not in ("domains", "natural")]
 """Of any labels; the others divide by something else."""

@@ -22,9 +22,9 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.parameters import Layout
 from fedgen.rows import LocalRows
-from fedgen.server.checkpoint import load_newest
-from fedgen.server.journal import read_lines
-from fedgen.server.loops import checked
+from fedgen.server.run.loops import checked
+from fedgen.server.store.checkpoint import load_newest
+from fedgen.server.store.journal import read_lines
 
 PEERS = 12
 SCALE = 0.5

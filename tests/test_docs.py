@@ -21,7 +21,7 @@ from fedgen.config import parse_experiment, parse_override
 from fedgen.errors import SettingError
 from fedgen.server.cli import parser
 from fedgen.server.experiment_file import load_experiment, starter
-from fedgen.server.result import Result
+from fedgen.server.run.result import Result
 from fedgen.server.schema import key_table
 
 ROOT = Path(__file__).resolve().parents[1]

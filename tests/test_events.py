@@ -17,12 +17,12 @@ from fedgen import Experiment, Result, resume, run
 from fedgen.clients.mail import Messages
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
-from fedgen.server.checkpoint import Standing, load_newest
-from fedgen.server.events import VirtualTime, _heard
-from fedgen.server.journal import Journal, read_lines
-from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.post import MESSAGE, NONE, RECEIVER, SENDER, SENT, Post
-from fedgen.server.session import Session
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.rounds.post import MESSAGE, NONE, RECEIVER, SENDER, SENT, Post
+from fedgen.server.rounds.session import Session
+from fedgen.server.rounds.virtual_time import VirtualTime, _heard
+from fedgen.server.store.checkpoint import Standing, load_newest
+from fedgen.server.store.journal import Journal, read_lines
 from fedgen.topology.graph import entries
 from fedgen.topology.network import network_of
 

@@ -21,10 +21,10 @@ from hypothesis.extra import numpy as arrays
 
 from fedgen import Experiment, load_experiment, resume, run
 from fedgen.exhibits import KINDS, Curve, Curves, Exhibit, Heatmap, Images, Points, Table, Text, read
-from fedgen.server.exhibit_pictures import draw_exhibit
-from fedgen.server.journal import read_lines
-from fedgen.server.report import write_report
-from fedgen.server.run import Result
+from fedgen.server.report.exhibit_pictures import draw_exhibit
+from fedgen.server.report.page import write_report
+from fedgen.server.run.start import Result
+from fedgen.server.store.journal import read_lines
 
 UserModule = Callable[[str, str], Path]
 
@@ -303,7 +303,7 @@ def test_a_run_that_was_stopped_holds_the_same_exhibits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Broken off between the exhibits of round 2 and its line of metrics, then resumed from the newest checkpoint."""
-    from fedgen.server.journal import Journal
+    from fedgen.server.store.journal import Journal
 
     chosen = tiny(
         training={"method": "own:Shown"},

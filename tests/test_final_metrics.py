@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fedgen.config import Experiment
-from fedgen.server.journal import read_lines
-from fedgen.server.run import resume, run
+from fedgen.server.run.start import resume, run
+from fedgen.server.store.journal import read_lines
 from fedgen.tracking.observer import Observer
 from fedgen.tracking.record import Outcomes, RoundRecord, Traffic, final_metrics, strict
 from fedgen.tracking.result import Result

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from fedgen import Experiment
-from fedgen.server.checkpoint import load_newest
-from fedgen.server.run import Result
+from fedgen.server.run.start import Result
+from fedgen.server.store.checkpoint import load_newest
 
 PARTS = """
 import torch

@@ -10,13 +10,13 @@ import torch
 from fedgen import Experiment
 from fedgen.attacks.free_rider import FreeRider
 from fedgen.federation import Federation
-from fedgen.server.checkpoint import Standing
-from fedgen.server.events import VirtualTime
-from fedgen.server.gossip import Gossip
-from fedgen.server.peers import send
-from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.rejoin import pulled, returning
-from fedgen.server.session import Session
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.rounds.gossip import Gossip
+from fedgen.server.rounds.peers import send
+from fedgen.server.rounds.rejoin import pulled, returning
+from fedgen.server.rounds.session import Session
+from fedgen.server.rounds.virtual_time import VirtualTime
+from fedgen.server.store.checkpoint import Standing
 
 PEERS = 8
 

@@ -25,10 +25,10 @@ from fedgen.geometry.statistics import statistics_of
 from fedgen.geometry.uploads import size_bytes
 from fedgen.methods.ggeur import COUNTS, MEANS, PROTOTYPES, ROOTS, TRUSTED, Ggeur
 from fedgen.methods.recall import Recall
-from fedgen.server.checkpoint import load_newest
-from fedgen.server.journal import read_lines
-from fedgen.server.loops import checked
-from fedgen.server.report import write_report
+from fedgen.server.report.page import write_report
+from fedgen.server.run.loops import checked
+from fedgen.server.store.checkpoint import load_newest
+from fedgen.server.store.journal import read_lines
 
 ROUNDS = 3
 
@@ -50,10 +50,10 @@ def experiment(ggeur: dict[str, Any] | None = None, **tables: dict[str, Any]) ->
 
 def state_after_setup(federation: Federation) -> dict[str, Tensor]:
     """The state of a server that has met every client, without a run."""
-    from fedgen.server.checkpoint import Standing
-    from fedgen.server.pool import Interrupt, SerialPool
-    from fedgen.server.session import Session
-    from fedgen.server.star import Star
+    from fedgen.server.pools.pool import Interrupt, SerialPool
+    from fedgen.server.rounds.session import Session
+    from fedgen.server.rounds.star import Star
+    from fedgen.server.store.checkpoint import Standing
 
     state = federation.method.initial_state(0)
     session = Session(federation, SerialPool(federation, Interrupt()), Standing(-1, state), Quiet())  # type: ignore[arg-type]
@@ -395,7 +395,7 @@ def test_serial_and_resumed_have_one_hash(name: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    from fedgen.server.ray_cluster import connect
+    from fedgen.server.pools.ray_cluster import connect
 
     connection = connect(None, 2)
     yield

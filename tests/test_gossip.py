@@ -24,9 +24,9 @@ from fedgen.federation import Federation
 from fedgen.methods.wrapper import MethodWrapper
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows
-from fedgen.server.checkpoint import load_newest
-from fedgen.server.journal import read_lines
-from fedgen.server.peer_metrics import consensus_distance
+from fedgen.server.rounds.peer_metrics import consensus_distance
+from fedgen.server.store.checkpoint import load_newest
+from fedgen.server.store.journal import read_lines
 from fedgen.streams import Streams
 from fedgen.topology.network import Churn
 
@@ -345,7 +345,7 @@ def test_defaults_depend_on_the_mode() -> None:
 
 
 def test_agreed_peers_begin_alike() -> None:
-    from fedgen.server.gossip import Gossip
+    from fedgen.server.rounds.gossip import Gossip
 
     own, agreed = (
         Gossip().initial_state(Federation(gossip(gossip={"seed_agreement": agree})))["model"] for agree in (False, True)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fedgen import Experiment, Result, resume, run
-from fedgen.server.journal import read_lines
+from fedgen.server.store.journal import read_lines
 
 CLOCKS: dict[str, dict[str, dict[str, Any]]] = {
     "rounds": {"faults": {"loss": 0.1, "churn": 0.02, "away": 3}},

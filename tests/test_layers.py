@@ -82,6 +82,63 @@ def test_imports_point_downwards_and_fedgen_is_pure(module: str) -> None:
     assert violations(path.read_text(), module, is_package=path.name == "__init__.py") == []
 
 
+PACKAGES: dict[str, set[str]] = {
+    "store": set(),
+    "pools": {"store"},
+    "rounds": {"store", "pools"},
+    "screen": set(),
+    "report": {"store"},
+    "run": {"store", "pools", "rounds", "screen", "report"},
+}
+"""Package of the server -> packages it may import."""
+
+BESIDE = {"words", "directions", "selection"}
+"""Modules of the server that every package may import; `run` may import them all."""
+
+
+def strangers(source: str, module: str) -> list[str]:
+    """What a module of a package of the server imports of the server although its package may not."""
+    package = module.removeprefix("fedgen.server.").partition(".")[0]
+    allowed = PACKAGES[package] | {package} | BESIDE | ({"experiment_file"} if package == "run" else set())
+    found = []
+    for line, name in imports(ast.parse(source), module.rpartition(".")[0]):
+        part = name.removeprefix("fedgen.server.").partition(".")[0]
+        if name.startswith("fedgen.server.") and part not in allowed:
+            found.append(f"{module}:{line} {package} must not import {name}")
+    return found
+
+
+def packaged() -> list[str]:
+    return [name for name in modules() if name.startswith("fedgen.server.") and name.split(".")[2] in PACKAGES]
+
+
+@pytest.mark.parametrize("module", packaged())
+def test_packages_of_the_server_know_only_those_below(module: str) -> None:
+    assert strangers(modules()[module].read_text(), module) == []
+
+
+def test_every_package_of_the_server_is_looked_at_and_says_what_it_is() -> None:
+    folders = {path.name for path in (ROOT / "server").iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(PACKAGES)
+    for name in folders:
+        said = ast.get_docstring(ast.parse((ROOT / "server" / name / "__init__.py").read_text()))
+        assert said is not None
+        assert "import" in said
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from fedgen.server.run import life",
+        "from fedgen.server.rounds.star import Star",
+        "def late():\n    from fedgen.server.report.page import write_report",
+        "from ..cli import main",
+    ],
+)
+def test_strangers_are_found(source: str) -> None:
+    assert len(strangers(source, "fedgen.server.pools.ray_pool")) == 1
+
+
 def test_every_layer_is_looked_at() -> None:
     assert {layer_of(module) for module in modules()} == set(LAYERS)
 
@@ -96,19 +153,19 @@ def test_upper_layers_are_relative_links(name: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("fedgen.rows", "import fedgen.server.pool"),
+        ("fedgen.rows", "import fedgen.server.pools.pool"),
         ("fedgen.rows", "from fedgen import clients"),
         ("fedgen.rows", "from fedgen.clients.cohort import Cohort"),
         ("fedgen.rows", "from .server import pool"),
         ("fedgen.rows", "from . import server"),
         ("fedgen.methods.sgd", "from ..clients import cohort"),
         ("fedgen.rows", "def late():\n    from fedgen.server import run"),
-        ("fedgen.rows", "import_module('fedgen.server.run')"),
+        ("fedgen.rows", "import_module('fedgen.server.run.start')"),
         ("fedgen.methods.sgd", "import_module('..clients', __package__)"),
         ("fedgen.clients.worker", "from ..server.pool import Pool"),
         ("fedgen.clients.worker", "import flwr.app"),
         ("fedgen.clients.worker", "from grpc import aio"),
-        ("fedgen.server.run", "from clients.worker import Worker"),
+        ("fedgen.server.run.start", "from clients.worker import Worker"),
         ("fedgen.rows", "import ray"),
         ("fedgen.rows", "def now():\n    from time import monotonic"),
         ("fedgen.rows", "import socket as s"),
@@ -125,7 +182,7 @@ def test_violations_are_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("fedgen", "from fedgen.server.run import run"),
+        ("fedgen", "from fedgen.server.run.start import run"),
         ("fedgen.rows", "import torch\nfrom .parameters import Layout\n'ray is fine in prose'"),
         ("fedgen.data.mnist", "with np.load(path) as arrays: pass"),
         ("fedgen.config", "settings = tomllib.loads(text)"),

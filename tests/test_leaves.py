@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedgen.federation import Federation
 from fedgen.leaves import Held, Leaf, put_together, taken_apart, with_leaves
-from fedgen.server.pool import Interrupt, SerialPool
+from fedgen.server.pools.pool import Interrupt, SerialPool
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def test_the_serial_pool_aligns_what_is_shared(federation: Federation) -> None:
 @pytest.mark.parametrize("keep", [0, 1])
 def test_records_cross_to_ray_workers_and_back(cluster: None, federation: Federation, keep: int) -> None:
     """Shared tensors come once, handles of what stayed are resolved inside later items."""
-    from fedgen.server.ray_pool import RayPool
+    from fedgen.server.pools.ray_pool import RayPool
 
     pool = RayPool(federation, 2, Interrupt())
     try:

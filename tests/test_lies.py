@@ -19,7 +19,7 @@ from fedgen.contracts import Context, View
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.rows import LocalRows
-from fedgen.server.checkpoint import load_newest
+from fedgen.server.store.checkpoint import load_newest
 
 PEERS = 12
 LIARS = [3, 7]

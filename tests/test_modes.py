@@ -13,8 +13,8 @@ from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.modes import HOW, OF_MODE
 from fedgen.notes import notes
-from fedgen.server.journal import read_lines
-from fedgen.server.run import Result
+from fedgen.server.run.start import Result
+from fedgen.server.store.journal import read_lines
 
 VALUES: dict[str, Any] = {
     "federation.cohort": 7,

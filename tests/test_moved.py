@@ -12,7 +12,7 @@ from fedgen.config import Experiment, FederationSection, parse_experiment
 from fedgen.errors import SettingError
 from fedgen.moved import MOVED
 from fedgen.server.cli import main
-from fedgen.server.run import Result, resume
+from fedgen.server.run.start import Result, resume
 
 VALUES: dict[str, Any] = {
     "federation.topology": "ring",

@@ -19,8 +19,8 @@ from fedgen import Experiment, Observer, Plan, Result, RoundRecord, load_experim
 from fedgen.errors import SettingError
 from fedgen.server.cli import main
 from fedgen.server.experiment_file import dump
-from fedgen.server.journal import read_lines
-from fedgen.server.result import RunFailed
+from fedgen.server.run.result import RunFailed
+from fedgen.server.store.journal import read_lines
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CALLS = ["start", "doing", "round", "note", "end"]
@@ -289,7 +289,7 @@ def test_a_command_whose_output_nobody_takes_still_ends_well(tiny: Callable[...,
     process.stderr.close()
     assert "PlainView is dropped" in said
     assert "Exception ignored" not in said
-    assert [event["observer"] for event in dropped(tmp_path / "run")] == ["fedgen.server.plain_view:PlainView"]
+    assert [event["observer"] for event in dropped(tmp_path / "run")] == ["fedgen.server.screen.plain_view:PlainView"]
 
 
 def test_the_example_writes_a_csv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from fedgen.clients.worker import Worker
 from fedgen.config import Experiment
 from fedgen.errors import SettingError
 from fedgen.own_code import explained, is_own
-from fedgen.server.journal import read_lines
-from fedgen.server.report import write_report
-from fedgen.server.result import RunFailed
+from fedgen.server.report.page import write_report
+from fedgen.server.run.result import RunFailed
+from fedgen.server.store.journal import read_lines
 
 PARTS = """import torch
 from torch.nn import functional

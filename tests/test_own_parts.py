@@ -21,7 +21,7 @@ from fedgen.data.partition import Dirichlet
 from fedgen.errors import FedgenError, SettingError
 from fedgen.federation import Federation
 from fedgen.server.directions import directions
-from fedgen.server.run import Result, RunFailed
+from fedgen.server.run.start import Result, RunFailed
 
 UserModule = Callable[[str, str], Path]
 

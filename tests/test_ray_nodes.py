@@ -16,11 +16,11 @@ import pytest
 
 from fedgen import run
 from fedgen.errors import FedgenError
-from fedgen.server import cluster_door
-from fedgen.server.cluster_door import admitted
 from fedgen.server.experiment_file import load_experiment
-from fedgen.server.journal import read_lines
-from fedgen.server.ray_cluster import ray_home
+from fedgen.server.pools import cluster_door
+from fedgen.server.pools.cluster_door import admitted
+from fedgen.server.store.journal import read_lines
+from fedgen.server.store.ray_home import ray_home
 
 TOKEN = "a-token-of-this-test-with-32-characters"
 

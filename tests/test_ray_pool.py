@@ -23,17 +23,18 @@ from fedgen.contracts import Context
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.rows import LocalRows
-from fedgen.server import ray_cluster, ray_pool
-from fedgen.server.checkpoint import Standing, digest
-from fedgen.server.exchange import exchange
-from fedgen.server.journal import Journal, read_lines
-from fedgen.server.plain_view import PlainView
-from fedgen.server.pool import Interrupt
-from fedgen.server.ray_cluster import connect, ray_home
-from fedgen.server.ray_pool import RayPool, RayWorker
-from fedgen.server.session import Session
-from fedgen.server.sliced_rows import SlicedRows
-from fedgen.server.star import Star
+from fedgen.server.pools import ray_cluster, ray_pool
+from fedgen.server.pools.pool import Interrupt
+from fedgen.server.pools.ray_cluster import connect
+from fedgen.server.pools.ray_pool import RayPool, RayWorker
+from fedgen.server.pools.sliced_rows import SlicedRows
+from fedgen.server.rounds.exchange import exchange
+from fedgen.server.rounds.session import Session
+from fedgen.server.rounds.star import Star
+from fedgen.server.screen.plain_view import PlainView
+from fedgen.server.store.checkpoint import Standing, digest
+from fedgen.server.store.journal import Journal, read_lines
+from fedgen.server.store.ray_home import ray_home
 
 BIG_CLIENT = 324
 """1,293 training samples over 4 clients: one of them, and only one, holds this many."""

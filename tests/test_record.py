@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgen.errors import SettingError
-from fedgen.server.journal import read_rounds
-from fedgen.server.report import write_report
+from fedgen.server.report.page import write_report
+from fedgen.server.store.journal import read_rounds
 from fedgen.tracking.record import LARGEST_WHOLE, Outcomes, RoundRecord, Traffic, strict
 
 PLAIN = RoundRecord(3, True, {"loss": 0.5}, Outcomes(admitted=4), False, Traffic(8, 9), {"train": 0.25})

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedgen import Experiment
 from fedgen.federation import Federation
 from fedgen.parameters import Tensors
-from fedgen.server.rejoin import pulled, returning
+from fedgen.server.rounds.rejoin import pulled, returning
 
 PEERS = 12
 

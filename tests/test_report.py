@@ -18,10 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedgen.server import figures, report_canvas, report_partition
-from fedgen.server.parts import METRICS
-from fedgen.server.refusals import by_client, common_text
-from fedgen.server.report import write_report
+from fedgen.server.report import canvas as report_canvas
+from fedgen.server.report import figures
+from fedgen.server.report import partition as report_partition
+from fedgen.server.report.page import write_report
+from fedgen.server.report.refusals import by_client, common_text
+from fedgen.server.store.parts import METRICS
 from fedgen.tracking.record import NOT_FINITE, OUTCOMES, Outcomes, RoundRecord, Traffic
 
 RESOLVED = """[experiment]
@@ -590,7 +592,7 @@ def test_texts_that_differ_in_numbers_become_one() -> None:
 def test_a_report_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     make_run(tmp_path / "run", rounds=2)
     code = (
-        "import sys; from pathlib import Path; from fedgen.server.report import write_report;"
+        "import sys; from pathlib import Path; from fedgen.server.report.page import write_report;"
         "write_report(Path(sys.argv[1])); assert not {'torch', 'ray', 'pydantic'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=True)
@@ -659,7 +661,7 @@ def test_any_curve_can_be_drawn(values: list[float]) -> None:
 
 def test_axes_of_powers_have_plain_numbers(tmp_path: Path) -> None:
     """Text stays text in the pictures, so that formulas would stay formulas."""
-    from fedgen.server.figures import curves
+    from fedgen.server.report.figures import curves
 
     for values in ([0.017, 0.042], [1e-6, 1.0]):
         drawn = curves({"weight": ([0, 1], values)}, "variance", log=True)

@@ -19,10 +19,10 @@ from fedgen import registry, resume, run
 from fedgen.config import Experiment
 from fedgen.errors import SettingError
 from fedgen.server.cli import main
-from fedgen.server.disk import Unwritable
 from fedgen.server.experiment_file import dump
-from fedgen.server.journal import read_lines
-from fedgen.server.result import RunFailed
+from fedgen.server.run.result import RunFailed
+from fedgen.server.store.disk import Unwritable
+from fedgen.server.store.journal import read_lines
 from fedgen.tracking.observer import Observer
 from fedgen.tracking.record import RoundRecord
 
@@ -246,7 +246,7 @@ def test_source_that_is_gone_is_named(own_net: Path, tiny: Any, tmp_path: Path) 
 
 def test_what_is_installed_is_not_the_users_own(tiny: Any) -> None:
     from fedgen.own_code import is_own
-    from fedgen.server.user_code import sources
+    from fedgen.server.store.user_code import sources
 
     assert sources(tiny(model={"name": "logistic", "metrics": ["torch.nn.functional:mse_loss"]})) == {}
     for installed in (pytest.__file__, json.__file__, registry.__file__, main.__code__.co_filename, "<string>"):
@@ -264,6 +264,6 @@ def test_standard_output_on_a_full_disk_is_no_defect(tiny: Any, tmp_path: Path) 
     assert "No space left on device" in done.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["state"] == "completed"
     told = [event for event in read_lines(tmp_path / "run" / "events.jsonl") if event["event"] == "observer_dropped"]
-    assert [event["observer"] for event in told] == ["fedgen.server.plain_view:PlainView"]
+    assert [event["observer"] for event in told] == ["fedgen.server.screen.plain_view:PlainView"]
     assert "Traceback" not in done.stderr
     assert "defect" not in done.stderr

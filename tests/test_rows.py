@@ -18,8 +18,8 @@ from fedgen.federation import Federation
 from fedgen.leaves import Held
 from fedgen.parameters import Layout
 from fedgen.rows import Combine, LocalRows, Select, columns_of, total
-from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.sliced_rows import SlicedRows
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.pools.sliced_rows import SlicedRows
 from fedgen.streams import Streams
 
 SIZES = {"n": st.integers(0, 7), "d": st.integers(0, 300), "width": st.sampled_from([1, 7, 64, 128, 512])}

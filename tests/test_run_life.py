@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 
 from fedgen import Experiment, Result, resume, run
 from fedgen.errors import FedgenError, SettingError
-from fedgen.server import parts
-from fedgen.server.journal import read_lines
-from fedgen.server.plain_view import end_line
+from fedgen.server.screen.plain_view import end_line
+from fedgen.server.store import parts
+from fedgen.server.store.journal import read_lines
 from fedgen.tracking.observer import Observer, Plan
 from fedgen.tracking.record import RoundRecord
 
@@ -155,7 +155,7 @@ def test_resume_refuses_other_data(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_has_one_owner(tmp_path: Path) -> None:
-    from fedgen.server.run_folder import held
+    from fedgen.server.store.run_folder import held
 
     run(tiny(), tmp_path / "run")
     with held(tmp_path / "run"), pytest.raises(SettingError, match="in use by another process"):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedgen.server.journal import read_lines
-from fedgen.server.report import write_report
-from fedgen.server.result import Result
+from fedgen.server.report.page import write_report
+from fedgen.server.run.result import Result
+from fedgen.server.store.journal import read_lines
 
 LOOPS: dict[str, dict[str, dict[str, Any]]] = {
     "star": {"federation": {"cohort": 1.0}},

@@ -23,10 +23,10 @@ from fedgen.federation import Federation
 from fedgen.leaves import Held
 from fedgen.parameters import Layout, Tensors
 from fedgen.rows import LocalRows, columns_of
-from fedgen.server.journal import read_lines
-from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.run import Result
-from fedgen.server.sliced_rows import SlicedRows
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.pools.sliced_rows import SlicedRows
+from fedgen.server.run.start import Result
+from fedgen.server.store.journal import read_lines
 from fedgen.training.batches import draw_batches
 
 LAYOUT = Layout(
@@ -347,10 +347,10 @@ def test_constants_do_not_travel_and_are_saved(
 
 def test_what_training_changes_stays_with_its_client_through_checkpoints(run_in: Callable[..., Result]) -> None:
     """The counter of BatchNorm: of those that took part, once a step, and found again after a resume."""
-    from fedgen.server.run import resume
+    from fedgen.server.run.start import resume
 
     result = run_in(normalised(federation={"rounds": 2, "cohort": 3}, runtime={"checkpoint_every": 1}))
-    from fedgen.server.checkpoint import load_newest
+    from fedgen.server.store.checkpoint import load_newest
 
     loaded = load_newest(result.folder)
     assert loaded is not None

@@ -21,11 +21,11 @@ from fedgen.clients import own_modules
 from fedgen.clients.own_modules import packed
 from fedgen.errors import FedgenError
 from fedgen.process import prepare_process, process_kept
-from fedgen.server.journal import read_lines
-from fedgen.server.life import REPLAYS
-from fedgen.server.pool import WorkLost
-from fedgen.server.result import RunFailed
-from fedgen.server.star import Star
+from fedgen.server.pools.pool import WorkLost
+from fedgen.server.rounds.star import Star
+from fedgen.server.run.life import REPLAYS
+from fedgen.server.run.result import RunFailed
+from fedgen.server.store.journal import read_lines
 from fedgen.tracking.record import RoundRecord
 
 FEDGEN = [sys.executable, "-m", "fedgen.server"]

@@ -24,8 +24,8 @@ from fedgen.data.targets import IGNORED, KINDS, TargetKind
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.notes import notes
-from fedgen.server.run import Result
-from fedgen.server.run_record import RunFolder
+from fedgen.server.report.run_record import RunFolder
+from fedgen.server.run.start import Result
 
 ROOT = Path(__file__).resolve().parents[1]
 X = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))

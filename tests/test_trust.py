@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedgen import Experiment, run
-from fedgen.server.journal import read_lines
+from fedgen.server.store.journal import read_lines
 
 
 def played(folder: Path, rule: str) -> Path:

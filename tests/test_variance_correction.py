@@ -24,7 +24,7 @@ from fedgen.federation import Federation
 from fedgen.models.model import running_statistics, scale_free
 from fedgen.parameters import Layout
 from fedgen.rows import LocalRows
-from fedgen.server.journal import read_lines
+from fedgen.server.store.journal import read_lines
 from fedgen.topology.mixing import Uniform, normalised
 from fedgen.topology.network import Network, network_of
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fedgen.config import Experiment
-from fedgen.server.live_view import LiveView
-from fedgen.server.plain_view import PlainView, end_line, plain_line
-from fedgen.server.tally import Tally
-from fedgen.server.view import view_for
+from fedgen.server.screen.live_view import LiveView
+from fedgen.server.screen.plain_view import PlainView, end_line, plain_line
+from fedgen.server.screen.tally import Tally
+from fedgen.server.screen.view import view_for
 from fedgen.server.words import human_bytes, human_count, human_metric, human_seconds, leading_metric, sparkline
 from fedgen.tracking.observer import Plan
 from fedgen.tracking.record import Outcomes, RoundRecord, Traffic

@@ -15,9 +15,9 @@ from benchmarks.harness import ROOT, table
 from fedgen import load_experiment, run
 from fedgen.data.dataset import Dataset
 from fedgen.registry import build
-from fedgen.server import figures
-from fedgen.server.journal import read_lines
-from fedgen.server.report_canvas import standalone
+from fedgen.server.report import figures
+from fedgen.server.report.canvas import standalone
+from fedgen.server.store.journal import read_lines
 
 PEERS = 32
 SCALE_FREE: Tables = {"gossip": {"topology": "scale_free"}}

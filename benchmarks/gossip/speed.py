@@ -21,11 +21,11 @@ from benchmarks.peers.common import rates_of
 from fedgen import Experiment, run
 from fedgen.federation import Federation
 from fedgen.process import prepare_process
-from fedgen.server.checkpoint import Standing
-from fedgen.server.gossip import Gossip
-from fedgen.server.journal import Journal
-from fedgen.server.pool import Interrupt, SerialPool
-from fedgen.server.session import Session
+from fedgen.server.pools.pool import Interrupt, SerialPool
+from fedgen.server.rounds.gossip import Gossip
+from fedgen.server.rounds.session import Session
+from fedgen.server.store.checkpoint import Standing
+from fedgen.server.store.journal import Journal
 
 
 def many(peers: int, rounds: int) -> Experiment:

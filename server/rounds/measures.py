@@ -1,0 +1,67 @@
+"""What a round measures: means over honest clients, and a word where a number is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedgen.federation import Federation
+from fedgen.parameters import Tensors
+from fedgen.server.rounds.session import Session
+from fedgen.tracking.record import Metrics as Metrics
+
+
+class Report(Protocol):
+    """Of a block: clients[n], weights[n] and what they measured themselves, metrics {name: [n]}."""
+
+    @property
+    def clients(self) -> Tensor: ...
+
+    @property
+    def weights(self) -> Tensor: ...
+
+    @property
+    def metrics(self) -> Tensors: ...
+
+
+def honest(federation: Federation, clients: Tensor, round: int) -> Tensor:
+    """bool[n]: which of these clients do not lie in this round or, before liars lie at all, will not in the first."""
+    return ~federation.liars(clients, max(round, federation.experiment.byzantine.start))
+
+
+def own_metrics(session: Session, reports: Sequence[Report], weighted: bool) -> Metrics:
+    """Means over the honest clients of what they measure while they train, by weight or all alike.
+
+    One that is not finite is logged with the clients it is of.
+    """
+    means: Metrics = {}
+    for name in dict.fromkeys(name for report in reports for name in report.metrics):
+        measured = [report for report in reports if name in report.metrics]
+        clients = torch.cat([report.clients for report in measured])
+        own = honest(session.federation, clients, session.standing.round)
+        values = torch.cat([report.metrics[name] for report in measured]).double()[own]
+        weights = torch.cat([report.weights for report in measured])[own]
+        if len(values) == 0:
+            means[name] = None
+            continue
+        means[name] = float((values * weights).sum() / weights.sum() if weighted else values.mean())
+        broken = clients[own][~torch.isfinite(values)].sort().values.tolist()
+        if broken:
+            _note(session, [name], f"{name} of {len(broken)} honest, the first client {broken[0]}", clients=broken)
+    return means
+
+
+def note_not_finite(session: Session, metrics: Metrics) -> None:
+    """Log which measures of held-back samples are not finite."""
+    names = [name for name, value in metrics.items() if value is not None and not isfinite(value)]
+    if names:
+        _note(session, names, ", ".join(names))
+
+
+def _note(session: Session, names: list[str], what: str, **who: list[int]) -> None:
+    reason = f"{what}: training diverged, or a loss or metric is not defined for what the model puts out"
+    session.journal.event("not_finite", session.standing.round, metrics=names, **who, reason=reason)

@@ -1,0 +1,123 @@
+"""What is told of many peers: the mean, the tenth percentile and the worst of the honest ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isnan
+
+import torch
+from torch import Tensor
+
+from fedgen.aggregation.variance_correction import FACTOR
+from fedgen.aggregation.variances import variances
+from fedgen.clients import peer
+from fedgen.contracts import Diagnostics
+from fedgen.evaluation.held_out import with_domain_means
+from fedgen.federation import Federation
+from fedgen.parameters import Tensors
+from fedgen.rows import columns_of
+from fedgen.server.directions import directions, spread_names
+from fedgen.server.rounds.measures import Metrics, honest
+from fedgen.server.rounds.session import EVALUATION_SAMPLES, Session
+
+EVALUATION_PEERS = 64
+"""Peers that one task evaluates."""
+
+
+def honest_peers(federation: Federation, round: int) -> Tensor:
+    """int64[k]: who does not lie, once liars lie at all."""
+    everyone = torch.arange(federation.experiment.data.clients)
+    return everyone[honest(federation, everyone, round)]
+
+
+def summary(session: Session, values_of: Tensors) -> Metrics:
+    """Of every metric [N] the mean over the honest peers; also the tenth percentile and the worst peer, of those that
+    are no loss and declare which way is better."""
+    peers = honest_peers(session.federation, session.standing.round)
+    declared = directions(session.federation)
+    metrics: dict[str, float] = {}
+    for name, values in values_of.items():
+        theirs = values[peers]
+        metrics[name] = float(theirs.mean())
+        if name in declared and (names := spread_names(name)):
+            p10, worst = names
+            sign = -1 if declared[name] else 1
+            metrics[p10] = sign * float((sign * theirs).quantile(0.1))
+            metrics[worst] = sign * float((sign * theirs).min())
+    return {**with_domain_means(session.federation.evaluations, metrics)}
+
+
+def measured(session: Session, state: Tensors) -> Tensors:
+    """{metric: float64[N]}: every peer on all samples that are held back, parts in order."""
+    federation = session.federation
+    peers = len(state["model"])
+    parts = [
+        peer.PeersPart(number, samples, each)
+        for number, held in enumerate(federation.evaluations)
+        for samples in columns_of(len(held.y), EVALUATION_SAMPLES)
+        for each in columns_of(peers, EVALUATION_PEERS)
+    ]
+    sums: Tensors = {}
+    counts: dict[str, int] = {}
+    own = {name: value for name, value in state.items() if name not in federation.common_state}
+    results = session.evaluated(peer.evaluate_peers, parts, own)
+    for part, (metrics, count) in zip(parts, results, strict=True):
+        for name, values in metrics.items():
+            sums.setdefault(name, torch.zeros(peers, dtype=torch.float64))[part.peers] += values * count
+            counts[name] = counts.get(name, 0) + (count if part.peers.start == 0 else 0)
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def consensus_distance(federation: Federation, models: Tensor, round: int) -> float:
+    """Root of the mean squared distance of the honest peers' models[N, d] from their mean, statistics left out."""
+    peers, models = honest_peers(federation, round), models[:, federation.method.layout.parameters]
+    centre = mean_of(models, peers)
+    squares = sum(float((models[part] - centre).square().sum()) for part in peers.split(EVALUATION_PEERS))
+    return float((squares / len(peers)) ** 0.5)
+
+
+def mean_of(models: Tensor, peers: Tensor) -> Tensor:
+    """float64[d]: the mean of those rows of models[N, d], a few at a time: there may be more than fit twice."""
+    total = torch.zeros(models.shape[1], dtype=torch.float64)
+    for part in peers.split(EVALUATION_PEERS):
+        total += models[part].sum(0, dtype=torch.float64)
+    return total / len(peers)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Means over the honest peers.
+
+    aggregation: the rule's scalars.  factor, by_weight: by the names of weights, the factor of the variance correction
+    and whatever else a rule says of each weight.  variance: of the weights, empty where no models were given.
+    """
+
+    aggregation: Metrics
+    factor: Metrics
+    by_weight: dict[str, Metrics]
+    variance: Metrics
+
+
+def told_of_honest(federation: Federation, round: int, models: Tensor | None, diagnostics: Diagnostics) -> Told:
+    """models[N, d] of all peers."""
+    peers, layout = honest_peers(federation, round), federation.method.layout
+    # NaN stands where nobody merged; a rule's own NaN is no mean over those that did, either.
+    by_weight = {
+        name: dict(zip(layout.weights, map(_defined, value[peers].nanmean(0).tolist()), strict=True))
+        for name, value in diagnostics.by_weight.items()
+    }
+    variance: Metrics = {}
+    if models is not None:
+        # by a numpy array: numpy takes a tensor of one element for a number
+        measured = variances(models, layout)[peers.numpy()].mean(0).tolist()
+        variance = dict(zip(layout.weights, measured, strict=True))
+    return Told(
+        aggregation={name: _defined(float(value[peers].nanmean())) for name, value in diagnostics.scalars.items()},
+        factor=by_weight.pop(FACTOR, {}),
+        by_weight=by_weight,
+        variance=variance,
+    )
+
+
+def _defined(mean: float) -> float | None:
+    return None if isnan(mean) else mean

@@ -1,0 +1,254 @@
+"""What peers do in gossip, whatever the clock: they train and send, and they merge what reached them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedgen.admission import as_sent
+from fedgen.clients.attacked import view_of
+from fedgen.clients.cohort import BlockReport, Training
+from fedgen.clients.mail import Messages, observe
+from fedgen.clients.merging import Delivery, Memories, Merge, Refused, merge_peers
+from fedgen.clients.peer import train_peers
+from fedgen.contracts import Broadcast, Context, Diagnostics
+from fedgen.errors import FedgenError
+from fedgen.federation import Federation
+from fedgen.leaves import with_leaves
+from fedgen.parameters import Array, Layout, Tensors, place_rows
+from fedgen.rows import LocalRows
+from fedgen.server.pools.pool import BlockFailure
+from fedgen.server.rounds.exchange import note_failures, train
+from fedgen.server.rounds.session import Session
+from fedgen.server.store.checkpoint import Standing
+from fedgen.server.words import round_name
+from fedgen.topology.graph import Matrix
+
+
+@dataclass(frozen=True)
+class Sending:
+    """All peers after training: own[N, d], what is seen of them, what each of the N sends (the same tensor where nobody
+    lies), and from whom nothing comes that can be read; failed: how many of those did not train."""
+
+    own: Tensor
+    own_seen: Tensors
+    sent: Messages
+    silent: list[int]
+    failed: int
+    reports: list[BlockReport]
+    attack_memory: Tensors
+
+    def commit(self, standing: Standing) -> None:
+        """Keep the state of those that trained, and the memory of an attack on what they send."""
+        for place, report in enumerate(self.reports):
+            if report.client_state:
+                standing.clients.commit(report.clients, report.client_state)
+                self.reports[place] = replace(report, client_state={})  # two copies of one block's, not of all peers'
+        standing.attack_memory = self.attack_memory
+
+    def counts(self, refused: Collection[int]) -> dict[str, int]:
+        """How many were heard, and how many not; refused: whom receivers turned away."""
+        asked = sum(len(report.clients) + len(report.failed) for report in self.reports)
+        rejected = len({client for report in self.reports for client in report.rejected} | set(refused))
+        return {"admitted": asked - self.failed - rejected, "rejected": rejected, "failed": self.failed}
+
+
+def send(
+    session: Session,
+    broadcast: Broadcast,
+    blocks: list[Tensor],
+    changed: Tensor | None = None,
+    fatal: bool = True,
+) -> Sending:
+    """All peers after those of `blocks` have trained; the others hold what they held, and are silent.
+
+    changed[N, j]: what stands behind the models of those others, zeros unless given.  fatal: raise FedgenError where
+    all of `blocks` failed.
+    """
+    federation, standing = session.federation, session.standing
+    layout, size = federation.sent_layout(broadcast.expects), broadcast.start.shape[1]
+    own = session.spare.empty_like(broadcast.start, layout.size)
+    weights = np.ones(len(own))
+    answers: list[BlockReport | BlockFailure] = []
+    seen = ByPeer(len(own))
+    lies: list[tuple[Tensor, Tensor, Tensors]] = []
+    for result in train(session, train_peers, Training(standing.round, broadcast), blocks, keep=1):
+        answers.append(result if isinstance(result, BlockFailure) else result.report)
+        if isinstance(result, BlockFailure):
+            continue
+        models, report = session.pool.fetch(result.models), result.report  # reports are held until the round ends
+        place_rows(own, report.clients, models.own)
+        weights[report.clients.numpy()] = report.weights.numpy()
+        seen.place(report.clients, models.seen)
+        if models.sent is not None:
+            lies.append((report.clients, models.sent, models.sent_seen or models.seen))
+    failed = note_failures(session, blocks, answers, fatal) if blocks else 0
+    reports = [answer for answer in answers if not isinstance(answer, BlockFailure)]
+    trained = torch.cat([*(report.clients for report in reports), torch.empty(0, dtype=torch.int64)]).sort().values
+    idle = torch.from_numpy(np.setdiff1d(np.arange(len(own)), trained.numpy()))
+    place_rows(own[:, :size], idle, broadcast.start[idle])
+    if layout.size > size:
+        own[idle, size:] = 0 if changed is None else changed[idle]
+    sent, sent_seen = own, seen
+    if lies:
+        sent, sent_seen = own.clone(), ByPeer(len(own), seen.tensors)
+        for clients, rows, part in lies:
+            place_rows(sent, clients, rows)
+            sent_seen.place(clients, part)
+    memory, lying = standing.attack_memory, bool(federation.liars(trained, standing.round).any())
+    if federation.attack.omniscient and lying and not federation.lies_to_each(broadcast.phase):
+        sent, weights, memory = _corrupt(session, layout, broadcast.start, sent, weights, trained)
+        sent_seen = ByPeer(len(own))
+        sent_seen.place(trained, observe(federation, sent[trained]))
+    unread = {client for report in reports for client in report.rejected}
+    silent = sorted(unread | set(idle.tolist()))
+    messages = Messages(sent, np.arange(len(own)), weights, sent_seen.tensors)
+    return Sending(own, seen.tensors, messages, silent, failed, reports, memory)
+
+
+class ByPeer:
+    """{name: [N, ...]}, filled block by block, so that no block's own tensors are held.
+
+    Of peers that no block is about stands what there was before, or blank.
+    """
+
+    def __init__(self, peers: int, before: Tensors | None = None, blank: float = 0.0) -> None:
+        self.peers, self.blank = peers, blank
+        self.tensors = {name: value.clone() for name, value in (before or {}).items()}
+
+    def place(self, clients: Tensor, part: Tensors) -> None:
+        """part {name: [n, ...]} of these clients[n]."""
+        for name, value in part.items():
+            if name not in self.tensors:
+                self.tensors[name] = torch.full((self.peers, *value.shape[1:]), self.blank, dtype=value.dtype)
+            place_rows(self.tensors[name], clients, value)
+
+
+def _corrupt(
+    session: Session, layout: Layout, start: Tensor, sent: Tensor, weights: Array, trained: Tensor
+) -> tuple[Tensor, Array, Tensors]:
+    """What peers send where liars see all models of the round; start[N, d]: what training began from."""
+    federation, standing = session.federation, session.standing
+    unchanged = torch.zeros(len(trained), layout.size - start.shape[1])
+    context = Context(
+        reference=torch.zeros(layout.size),
+        layout=layout,
+        clients=trained,
+        f=federation.experiment.aggregation.f,
+        memory=standing.rule_memory,
+        round=standing.round,
+        streams=federation.streams,
+    )
+    began = torch.cat([start[trained], unchanged], dim=1)
+    view = view_of(federation, context, torch.from_numpy(weights)[trained], memory=standing.attack_memory, start=began)
+    rows, theirs, memory = federation.attack.corrupt(LocalRows(sent[trained], federation.slice_width), view)
+    lies = sent.index_copy(0, trained, as_sent(rows.collect(), layout.dtype))
+    changed = weights.copy()
+    changed[trained.numpy()] = theirs.numpy()
+    return lies, changed, memory
+
+
+@dataclass(frozen=True)
+class Merging:
+    """All peers after merging: state {name: [N, ...]}; diagnostics of all N, NaN where nobody merged; stacked {name:
+    [N, ...]}, memories: as in `Delivery`, for the next round."""
+
+    state: Tensors
+    refused: Refused
+    alone: list[int]
+    stacked: Tensors
+    memories: Memories
+    diagnostics: Diagnostics
+
+
+def merge(
+    session: Session,
+    broadcast: Broadcast,
+    blocks: list[Tensor],
+    own: Tensor,
+    messages: Messages,
+    heard: Matrix,
+    own_seen: Tensors | None = None,
+) -> Merging:
+    """The receivers of `blocks` merge their rows of heard csr[N, m], the mixing weights of the messages that arrived,
+    into their own[N, d].
+
+    Raises FedgenError where a block cannot.
+    """
+    federation, standing = session.federation, session.standing
+    others = _others(federation, standing.state)
+    layout = federation.sent_layout(broadcast.expects)
+    shared = Merge(standing.round, layout, own, others, messages, own_seen)
+    before = {"model": own[:, : broadcast.start.shape[1]], **others}
+    state = {name: session.spare.empty_like(value) for name, value in before.items()}
+    if sum(map(len, blocks)) < len(own):
+        for name, value in before.items():
+            state[name].copy_(value)
+    stacked, memories = ByPeer(len(own), standing.rule_memory if federation.mixes else None), standing.memories
+    scalars, by_weight = ByPeer(len(own), blank=torch.nan), ByPeer(len(own), blank=torch.nan)
+    refused: Refused = {}
+    alone: list[int] = []
+    for result in session.pool.map(merge_peers, Deliveries(blocks, heard, standing), shared):
+        if isinstance(result, BlockFailure):
+            raise FedgenError(f"{round_name(standing.round)}: models could not be merged: {result.reason}")
+        for name, value in result.state.items():
+            place_rows(state[name], result.receivers, value)
+        stacked.place(result.receivers, result.stacked)
+        memories = memories | with_leaves(result.memories, Tensor, Tensor.clone)
+        scalars.place(result.receivers, _wide(result.diagnostics.scalars))
+        by_weight.place(result.receivers, _wide(result.diagnostics.by_weight))
+        alone += result.alone
+        for sender, (why, times) in result.refused.items():
+            refused[sender] = refused.get(sender, (why, 0))[0], refused.get(sender, (why, 0))[1] + times
+    _note(session, refused, sorted(alone))
+    whole = {name: state.get(name, value) for name, value in standing.state.items()}
+    diagnostics = Diagnostics(scalars.tensors, by_weight=by_weight.tensors)
+    return Merging(whole, refused, sorted(alone), stacked.tensors, memories, diagnostics)
+
+
+def _wide(told: Tensors) -> Tensors:
+    return {name: value.double() for name, value in told.items()}
+
+
+@dataclass(frozen=True)
+class Deliveries(Sequence[Delivery]):
+    """What reached each block of receivers, of heard csr[N, m], put together when a worker is ready for it."""
+
+    blocks: list[Tensor]
+    heard: Matrix
+    standing: Standing
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @overload
+    def __getitem__(self, number: int) -> Delivery: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Delivery]: ...
+    def __getitem__(self, number: int | slice) -> Delivery | Sequence[Delivery]:
+        if isinstance(number, slice):
+            return replace(self, blocks=self.blocks[number])
+        receivers = self.blocks[number]
+        stacked = {name: value[receivers] for name, value in self.standing.rule_memory.items()}
+        return Delivery(
+            receivers, self.heard[receivers.numpy()], stacked, self.standing.memories.of(receivers.tolist())
+        )
+
+
+def _others(federation: Federation, state: Tensors) -> Tensors:
+    """{name: [N, ...]}: what every peer holds for itself besides its model."""
+    return {name: value for name, value in state.items() if name not in federation.common_state | {"model"}}
+
+
+def _note(session: Session, refused: Refused, alone: list[int]) -> None:
+    """Log whom receivers turned away, and who heard too little to merge."""
+    journal, round = session.journal, session.standing.round
+    for sender, (why, times) in sorted(refused.items()):
+        journal.event("rejected", round, client=sender, reason=why, receivers=times)
+    if alone:
+        journal.event("alone", round, clients=alone, reason="too few messages to merge")

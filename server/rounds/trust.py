@@ -1,0 +1,30 @@
+"""Whom a rule trusted in a round: for the logs and the report."""
+
+from __future__ import annotations
+
+from fedgen.clients.merging import trust_in
+from fedgen.contracts import Aggregation, Inbox
+from fedgen.server.rounds.session import Session
+from fedgen.tracking.record import Json
+
+
+def note_trust(session: Session, inbox: Inbox) -> dict[str, float]:
+    """Log coefficients and diagnostics of the rule, where it ran and has any; returns the round's summary of them.
+
+    honest, byzantine: the mean coefficient of each, in equal shares of 1 / n; and every single number of the
+    diagnostics by its name.
+    """
+    aggregation = inbox.outcome
+    if aggregation is None or (aggregation.coefficients is None and not aggregation.diagnostics.all):
+        return {}
+    _log(session, inbox, aggregation)
+    byzantine = session.federation.liars(inbox.clients, session.standing.round)
+    told = aggregation.diagnostics.scalars | trust_in(byzantine, aggregation.coefficients)
+    return {name: float(value) for name, value in told.items()}
+
+
+def _log(session: Session, inbox: Inbox, aggregation: Aggregation) -> None:
+    values: dict[str, Json] = {name: value.tolist() for name, value in aggregation.diagnostics.all.items()}
+    if aggregation.coefficients is not None:
+        values["coefficients"] = [float(f"{share:.6g}") for share in aggregation.coefficients.tolist()]
+    session.journal.event("aggregated", session.standing.round, clients=inbox.clients.tolist(), **values)

@@ -1,0 +1,185 @@
+"""Atomic checkpoints of a run: named tensors and a little JSON, no generator state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fedgen.clients.merging import Memories
+from fedgen.errors import FedgenError
+from fedgen.parameters import Tensors, canonical
+from fedgen.server.store.client_store import ClientStore
+from fedgen.server.store.disk import writing
+from fedgen.server.store.parts import CHECKPOINTS
+
+
+@dataclass
+class Standing:
+    """All that a run knows between two rounds: `round` is the next to play.
+
+    rule_memory, attack_memory: of a server, or {name: [N, ...]} of all peers at once; memories: of single inboxes.
+    """
+
+    round: int
+    state: Tensors
+    clients: ClientStore = field(default_factory=ClientStore)
+    rule_memory: Tensors = field(default_factory=dict)
+    attack_memory: Tensors = field(default_factory=dict)
+    memories: Memories = field(default_factory=Memories)
+    post: Tensors = field(default_factory=dict)
+
+    def groups(self) -> dict[str, Tensors]:
+        """Everything, by kind."""
+        return {
+            "state": self.state,
+            "client": self.clients.tensors(),
+            "rule": self.rule_memory,
+            "attack": self.attack_memory,
+            "inbox_rule": flat(self.memories.rule),
+            "inbox_attack": flat(self.memories.attack),
+            "post": self.post,
+        }
+
+    def tensors(self) -> Tensors:
+        """ "<group>/<name>" of everything; "<group>/<receiver>/<name>" of memories."""
+        return {f"{group}/{name}": tensor for group, held in self.groups().items() for name, tensor in held.items()}
+
+    @classmethod
+    def restore(cls, round: int, tensors: Tensors) -> Standing:
+        """The inverse of `tensors`."""
+        groups: dict[str, Tensors] = {group: {} for group in cls(0, {}).groups()}
+        for key, tensor in tensors.items():
+            group, _, name = key.partition("/")
+            groups[group][name] = canonical(tensor)
+        return cls(
+            round=round,
+            state=groups["state"],
+            clients=ClientStore.restore(groups["client"]),
+            rule_memory=groups["rule"],
+            attack_memory=groups["attack"],
+            memories=Memories(_nested(groups["inbox_rule"]), _nested(groups["inbox_attack"])),
+            post=groups["post"],
+        )
+
+
+def flat(memories: Mapping[int, Tensors]) -> Tensors:
+    """{"<receiver>/<name>": tensor}."""
+    return {f"{receiver}/{name}": value for receiver, held in memories.items() for name, value in held.items()}
+
+
+def _nested(flat: Tensors) -> dict[int, Tensors]:
+    """The inverse of `flat`."""
+    memories: dict[int, Tensors] = {}
+    for key, value in flat.items():
+        receiver, _, name = key.partition("/")
+        memories.setdefault(int(receiver), {})[name] = value
+    return memories
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of sorted names, shapes, dtypes and little-endian bytes."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        if tensor.numel() == 0:  # torch views no bytes of it
+            continue
+        flat = tensor.reshape(-1).view(torch.uint8).numpy()
+        if sys.byteorder == "big":
+            flat = np.ascontiguousarray(flat.reshape(-1, tensor.element_size())[:, ::-1])
+        sha.update(flat.data)
+    return sha.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all: temporary name, fsync, rename, fsync of the folder.
+
+    Raises Unwritable.
+    """
+    scratch = path.with_suffix(".tmp")
+    with writing(path, scratch):
+        save_file(_apart(tensors), scratch, metadata)
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        scratch.chmod(0o666 & ~umask)  # safetensors makes its files private
+        scratch.replace(path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _apart(tensors: Tensors) -> Tensors:
+    """The tensors, each with memory of its own, as safetensors wants them; copied only where they share it."""
+    apart, taken = {}, set()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage()
+        alone = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in taken
+        taken.add(memory.data_ptr())
+        apart[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+    return apart
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint says of its run: byte offsets of both logs, the experiment's identity, wall time so far."""
+
+    offsets: dict[str, int]
+    identity: str
+    seconds: float
+
+
+def save(folder: Path, standing: Standing, facts: Facts, keep: int) -> None:
+    """Write RUN/checkpoints/round-NNNNNN.safetensors and drop all but the newest `keep`."""
+    home = folder / CHECKPOINTS
+    with writing(home):
+        home.mkdir(exist_ok=True)
+    tensors = standing.tensors()
+    metadata = {"round": standing.round, "sha256": digest(tensors), **asdict(facts)}
+    save_tensors(home / f"round-{standing.round:06d}.safetensors", tensors, {"fedgen": json.dumps(metadata)})
+    with writing(home):
+        for old in sorted(home.glob("round-*.safetensors"))[:-keep]:
+            old.unlink()
+
+
+def load_newest(folder: Path) -> tuple[Standing, Facts, list[str]] | None:
+    """(standing, facts, what was wrong with newer files) of the newest whole checkpoint; None where there is none.
+
+    Raises FedgenError where checkpoints exist and none of them is whole.
+    """
+    troubles: list[str] = []
+    paths = sorted((folder / CHECKPOINTS).glob("round-*.safetensors"), reverse=True)
+    for path in paths:
+        try:
+            standing, facts = _load(path)
+            return standing, facts, troubles
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            troubles.append(f"{path.name} is damaged ({error})")
+    if paths:
+        raise FedgenError(
+            f"no checkpoint in {folder / CHECKPOINTS} can be read: {'; '.join(troubles)}; start the run again"
+        )
+    return None
+
+
+def _load(path: Path) -> tuple[Standing, Facts]:
+    with safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["fedgen"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if digest(tensors) != said["sha256"]:
+        raise ValueError("its contents do not match its checksum")
+    facts = Facts(offsets=said["offsets"], identity=said["identity"], seconds=said["seconds"])
+    return Standing.restore(said["round"], tensors), facts
