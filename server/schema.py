@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -9,6 +10,9 @@ from pydantic import BaseModel
 from fedgen import registry
 from fedgen.config import Experiment
 from fedgen.errors import SettingError, suggest
+from fedgen.registry import Maker
+
+Schema = dict[str, Any]
 
 
 def listing(kind: str | None = None) -> str:
@@ -22,7 +26,7 @@ def listing(kind: str | None = None) -> str:
     return "\n\n".join("\n".join([each, *_lines(members)]) for each, members in kinds.items() if members)
 
 
-def _lines(members: Any) -> list[str]:
+def _lines(members: Mapping[str, Maker]) -> list[str]:
     width = max(map(len, members)) + 2
     lines = []
     for name, member in members.items():
@@ -32,7 +36,7 @@ def _lines(members: Any) -> list[str]:
     return lines
 
 
-def experiment_schema() -> dict[str, Any]:
+def experiment_schema() -> Schema:
     """JSON Schema of the experiment file; every choice lists the registered names and their parameters."""
     schema = Experiment.model_json_schema()
     _expand(schema)
@@ -40,7 +44,7 @@ def experiment_schema() -> dict[str, Any]:
     return schema
 
 
-def _expand(node: Any) -> None:
+def _expand(node: object) -> None:
     if isinstance(node, dict):
         kind = node.pop("x-fedgen-kind", None)
         if kind is not None:
@@ -52,7 +56,7 @@ def _expand(node: Any) -> None:
             _expand(value)
 
 
-def _choices(kind: str, default: str | None) -> dict[str, Any]:
+def _choices(kind: str, default: str | None) -> Schema:
     tables = []
     for name, member in registry.members(kind).items():
         parameters = registry.parameters(member).model_json_schema()
@@ -97,7 +101,7 @@ def key_table() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _member_table(members: Any) -> str:
+def _member_table(members: Mapping[str, Maker]) -> str:
     lines = ["| name | parameter | values | default | meaning |", "| --- | --- | --- | --- | --- |"]
     for name, member in members.items():
         model = registry.parameters(member)
@@ -125,7 +129,7 @@ _BOUNDS = {
 _TYPES = {"string": "text", "boolean": "true or false", "array": "list", "null": "none", "object": "table"}
 
 
-def _words(node: dict[str, Any], schema: dict[str, Any]) -> str:
+def _words(node: Schema, schema: Schema) -> str:
     if "x-fedgen-kind" in node:
         kind = node["x-fedgen-kind"].replace("_", " ")
         return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
@@ -144,13 +148,13 @@ def _words(node: dict[str, Any], schema: dict[str, Any]) -> str:
     return f"{number}{items} {bounds}".strip()
 
 
-def _default(value: Any) -> str:
+def _default(value: object) -> str:
     if value is None:
         return "none"
     return f"`{_toml(value['name'] if isinstance(value, dict) and 'name' in value else value)}`"
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

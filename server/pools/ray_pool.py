@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from time import monotonic, sleep
 from typing import Any, Literal
 
 from torch import Tensor
 
 from fedgen.clients.own_modules import OwnModules, packed
-from fedgen.clients.worker import Greeting, Worker, introduction
-from fedgen.config import Experiment
+from fedgen.clients.worker import Greeting, introduction
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.leaves import Held, put_together, taken_apart
 from fedgen.server.pools.pool import BlockFailure, Interrupt, Item, Kept, Result, Shared, WorkLost, default_workers
-from fedgen.server.pools.ray_cluster import connect, register_serializer
+from fedgen.server.pools.ray_cluster import connect
+from fedgen.server.pools.ray_worker import RayWorker, in_short
+from fedgen.server.pools.seats import Flight, Job, Parcel, Ref, Seat
 from fedgen.server.store.user_code import named
 from fedgen.server.words import counted
 
@@ -33,89 +32,12 @@ PATIENCE_S = 20.0
 
 POLL_S, TEND_S = 0.25, 1.0
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
 OnEvent = Callable[[str, str], None]
 """Told of (event, reason)."""
-
-Task = Callable[[Federation, Any, Any], object]
 
 
 def _nothing(federation: Federation, shared: None, item: None) -> None:
     """The task of nobody."""
-
-
-class RayWorker(Worker):
-    """A worker in a Ray actor."""
-
-    def __init__(self) -> None:
-        import ray
-
-        register_serializer(ray)
-
-    def greet(self, told: tuple[Experiment, OwnModules]) -> Greeting:
-        import ray
-
-        return replace(self.start(*told), node=str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
-
-    def answer(self, keep: int, task: Task, outlines: tuple[Any, Any], *leaves: object) -> Any:
-        """The result or, with keep, (its outline, what is held, ...)."""
-        result = self.run(task, *put_together(outlines, leaves))
-        if not keep:
-            return result
-        outline, held = taken_apart(result, Held)
-        return (outline, *(each.value for each in held))
-
-
-@dataclass(frozen=True)
-class _Parcel:
-    """A record whose leaves are with Ray already: its outline, and their handles."""
-
-    outline: object
-    handles: list[Any]
-
-
-@dataclass(eq=False)
-class _Job:
-    """One call of `map`.  results: by number, until they are given.  deaths: of workers, by the number of the block
-    that they were at; whoever stands here runs alone."""
-
-    task: Task
-    items: Sequence[object]
-    shared: _Parcel
-    keep: int
-    waiting: deque[int]
-    results: dict[int, Any] = field(default_factory=dict)
-    deaths: dict[int, int] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class _Flight:
-    """A block that a worker has: what is waited for, and what stays there."""
-
-    job: _Job
-    number: int
-    ref: Any
-    kept: list[Any]
-
-
-@dataclass(eq=False)
-class _Seat:
-    """One worker.  Hired, it owes its greeting; greeted, it is given blocks, which run oldest first.
-
-    since: when it was hired, and later when it was heard of last.  failed: workers that died on their way to this seat.
-    """
-
-    actor: Any
-    greeting: Any
-    failed: int = 0
-    name: str = ""
-    running: deque[_Flight] = field(default_factory=deque)
-    since: float = field(default_factory=monotonic)
-
-    @property
-    def greeted(self) -> bool:
-        return self.greeting is None
 
 
 class RayPool:
@@ -144,7 +66,7 @@ class RayPool:
         self._block_timeout_s, self._worker_timeout_s = runtime.block_timeout_s, runtime.worker_timeout_s
         local = default_workers() if workers == "auto" else workers
         self._connection = connect(runtime.address, local, interrupt)
-        self._ray, self._seats, self._put = self._connection.ray, list[_Seat](), dict[int, tuple[Any, Any]]()
+        self._ray, self._seats, self._put = self._connection.ray, list[Seat](), dict[int, tuple[Tensor, Ref]]()
         try:
             if self._connection.note:
                 on_event("joined", self._connection.note)
@@ -165,13 +87,13 @@ class RayPool:
         """Hire, and wait for those that start."""
         self._seats = [self._hire() for _ in range(workers)]
         self._said, self._answered, self._tended = workers, monotonic(), 0.0
-        nothing = _Job(_nothing, [], _Parcel(None, []), 0, deque())
+        nothing = Job(_nothing, [], Parcel(None, []), 0, deque())
         while (running := self._running()) == 0 or (running < len(self._seats) and running != self._said):
             self._step(nothing)
 
-    def _hire(self, failed: int = 0) -> _Seat:
+    def _hire(self, failed: int = 0) -> Seat:
         actor = self._actor.remote()
-        return _Seat(actor, actor.greet.remote(self._told_workers), failed)
+        return Seat(actor, actor.greet.remote(self._told_workers), failed)
 
     def _running(self) -> int:
         return sum(seat.greeted for seat in self._seats)
@@ -179,14 +101,14 @@ class RayPool:
     def map(
         self, task: Callable[[Federation, Shared, Item], Result], items: Sequence[Item], shared: Shared, keep: int = 0
     ) -> Iterator[Result | BlockFailure]:
-        job = _Job(task, items, self._sent(shared), keep, deque(range(len(items))))
+        job = Job(task, items, self._sent(shared), keep, deque(range(len(items))))
         for number in range(len(items)):
             while number not in job.results:
                 self._step(job)
             yield job.results.pop(number)
 
     def fetch(self, held: Held[Kept]) -> Kept:
-        handle: Any = held.value
+        handle: Ref = held.value
         began = monotonic()
         while not self._ray.wait([handle], timeout=POLL_S)[0]:
             self._interrupt.check()
@@ -198,7 +120,7 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             raise self._lost(error) from error
 
-    def _step(self, job: _Job) -> None:
+    def _step(self, job: Job) -> None:
         """Hand out what workers are ready for, take what they have done meanwhile, look after those that are silent."""
         self._send(job)
         ready = self._ready()
@@ -213,7 +135,7 @@ class RayPool:
             self._tended = monotonic()
             self._tend()
 
-    def _ready(self) -> set[Any]:
+    def _ready(self) -> set[Ref]:
         """What has come, within a moment."""
         owed = [seat.greeting for seat in self._seats if not seat.greeted]
         refs = owed + [flight.ref for seat in self._seats for flight in seat.running]
@@ -223,16 +145,16 @@ class RayPool:
         first, rest = self._ray.wait(refs, num_returns=1, timeout=POLL_S)
         return {*first, *(self._ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else ())}
 
-    def _sent(self, shared: object) -> _Parcel:
+    def _sent(self, shared: object) -> Parcel:
         """Tensors go out once: an unchanged one keeps its handle from call to call; the others' room is free first."""
         outline, leaves = taken_apart(shared, (Tensor, self._ray.ObjectRef))
         self._put = {id(each): self._put[id(each)] for each in leaves if id(each) in self._put}
         for each in leaves:
             if isinstance(each, Tensor) and id(each) not in self._put:
                 self._put[id(each)] = each, self._ray.put(each)
-        return _Parcel(outline, [self._put[id(each)][1] if isinstance(each, Tensor) else each for each in leaves])
+        return Parcel(outline, [self._put[id(each)][1] if isinstance(each, Tensor) else each for each in leaves])
 
-    def _send(self, job: _Job) -> None:
+    def _send(self, job: Job) -> None:
         for depth in range(IN_FLIGHT):
             for seat in self._seats:
                 if not job.waiting or not seat.greeted or len(seat.running) > depth:
@@ -246,16 +168,16 @@ class RayPool:
                     seat.since = monotonic()
                 answer = self._ask(seat, job, job.items[number])
                 first, *kept = answer if job.keep else [answer]
-                seat.running.append(_Flight(job, number, first, kept))
+                seat.running.append(Flight(job, number, first, kept))
 
-    def _ask(self, seat: _Seat, job: _Job, item: object) -> Any:
+    def _ask(self, seat: Seat, job: Job, item: object) -> Ref:
         """Ray resolves handles that are arguments themselves, not those inside of one."""
         call = seat.actor.answer.options(num_returns=1 + job.keep)
         handles = job.shared.handles
         outline, held = taken_apart(item, self._ray.ObjectRef, first=len(handles))
         return call.remote(job.keep, job.task, (job.shared.outline, outline), *handles, *held)
 
-    def _greet(self, seat: _Seat) -> None:
+    def _greet(self, seat: Seat) -> None:
         """A worker has started: from now on it is given blocks, and its silence counts."""
         try:
             greeting: Greeting = self._ray.get(seat.greeting)
@@ -269,13 +191,13 @@ class RayPool:
         seat.greeting, seat.since, seat.failed = None, monotonic(), 0
         seat.name = f"process {greeting.pid} on {where}"
 
-    def _miss(self, seat: _Seat, error: Exception) -> None:
+    def _miss(self, seat: Seat, error: Exception) -> None:
         """A worker died before it had started: try again, not without end."""
         self._seats.remove(seat)
         if seat.failed < DEATHS:
             self._seats.append(self._hire(seat.failed + 1))
             return
-        tries = f"a Ray worker did not start in {DEATHS + 1} tries ({_words(error)})"
+        tries = f"a Ray worker did not start in {DEATHS + 1} tries ({in_short(error)})"
         if not self._seats:
             raise FedgenError(tries) from error
         self._on_event("workers", f"{tries}; the run goes on with {counted(len(self._seats), 'other')}")
@@ -294,7 +216,7 @@ class RayPool:
             values = "; ".join(f"{key} {theirs[key]!r}, here {ours[key]!r}" for key in sorted(differing))
             self._on_event("mixed_machines", f"{where} differs from this machine, and with it the hash may: {values}")
 
-    def _receive(self, job: _Job, seat: _Seat, flight: _Flight) -> None:
+    def _receive(self, job: Job, seat: Seat, flight: Flight) -> None:
         """job: the one that is waited for; what is left of others that were broken off interests nobody."""
         exceptions = self._ray.exceptions
         try:
@@ -324,7 +246,7 @@ class RayPool:
     def _lost(self, error: Exception) -> WorkLost:
         return WorkLost(f"what a worker had computed was lost with its machine ({type(error).__name__})")
 
-    def _lose(self, seat: _Seat, error: Exception) -> None:
+    def _lose(self, seat: Seat, error: Exception) -> None:
         """A worker died: the block that it was at is suspected, all that it had are computed again."""
         self._on_event("retried", f"worker {seat.name} died ({type(error).__name__}); its blocks are computed again")
         first, *others = self._dismiss(seat)
@@ -332,7 +254,7 @@ class RayPool:
             self._again(flight, died=False)
         self._again(first, died=True)
 
-    def _dismiss(self, seat: _Seat) -> list[_Flight]:
+    def _dismiss(self, seat: Seat) -> list[Flight]:
         """End a worker and hire another, which Ray starts as soon as there is room; returns the blocks that it had."""
         self._ray.kill(seat.actor)
         self._seats[self._seats.index(seat)] = self._hire()
@@ -340,7 +262,7 @@ class RayPool:
         seat.running.clear()
         return flights
 
-    def _again(self, flight: _Flight, died: bool) -> None:
+    def _again(self, flight: Flight, died: bool) -> None:
         job, number = flight.job, flight.number
         if not died:
             job.waiting.appendleft(number)
@@ -371,7 +293,7 @@ class RayPool:
         if running < len(self._seats) or running != self._said or self._grows:
             self._count(running, now)
 
-    def _give_up(self, seat: _Seat) -> None:
+    def _give_up(self, seat: Seat) -> None:
         """Its oldest block is stuck; the next ones are computed elsewhere."""
         stuck, *others = self._dismiss(seat)
         reason = f"no answer within runtime.block_timeout_s = {self._block_timeout_s:g}"
@@ -419,12 +341,3 @@ class RayPool:
                 self._ray.kill(seat.actor)
         self._seats = []
         self._connection.leave()
-
-
-def _words(error: Exception) -> str:
-    """A long message of Ray's in short: its beginning, and the end of a coloured traceback, where there is one."""
-    lines = [line.strip() for line in COLOUR.sub("", str(error)).splitlines() if line.strip()]
-    if "creation task" in str(error):  # "... ray::RayWorker.__init__() (pid=1, ip=10.0.0.5, ...)", then a traceback
-        node = re.search(r"ip=([^,)\s]+)", lines[0])
-        return f"{lines[-1]} on node {node[1]}" if node else lines[-1]
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
