@@ -9,7 +9,17 @@ from fedgen.federation import Federation
 
 def notes(federation: Federation) -> list[str]:
     """One sentence each: settings that say nothing here, and classes that nobody has."""
-    return [note for note in (_bound(federation), _attack(federation), _classes(federation)) if note]
+    return [
+        note
+        for note in (
+            _bound(federation),
+            _attack(federation),
+            _redraw(federation),
+            _start(federation),
+            _classes(federation),
+        )
+        if note
+    ]
 
 
 def _bound(federation: Federation) -> str:
@@ -25,6 +35,23 @@ def _attack(federation: Federation) -> str:
     if section.attack.name == "none" or section.clients not in (0, []):
         return ""
     return f"byzantine.attack = {section.attack.name!r} and no Byzantine clients: nobody attacks; set byzantine.clients"
+
+
+def _redraw(federation: Federation) -> str:
+    section = federation.experiment.byzantine
+    if not section.redraw or section.clients != 0:
+        return ""
+    return "byzantine.redraw = true and byzantine.clients = 0: no client is drawn; set byzantine.clients"
+
+
+def _start(federation: Federation) -> str:
+    start, rounds = federation.experiment.byzantine.start, federation.experiment.federation.rounds
+    if start < rounds or start == 0 or federation.experiment.byzantine.clients in (0, []):
+        return ""
+    return (
+        f"byzantine.start = {start} and federation.rounds = {rounds}: the last round is {rounds - 1}, so no client "
+        "attacks; lower byzantine.start"
+    )
 
 
 def _classes(federation: Federation) -> str:

@@ -109,6 +109,10 @@ def test_several_settings_are_named_at_once() -> None:
         ({"byzantine": {"attack": "ipm"}}, ["byzantine.attack = 'ipm' and no Byzantine clients"]),
         ({"byzantine": {"attack": "ipm", "clients": [2]}}, []),
         ({"byzantine": {"clients": 2}}, []),
+        ({"byzantine": {"redraw": True}}, ["byzantine.redraw = true and byzantine.clients = 0"]),
+        ({"byzantine": {"redraw": True, "clients": 1}}, []),
+        ({"byzantine": {"attack": "ipm", "clients": 2, "start": 2}}, ["the last round is 1, so no client attacks"]),
+        ({"byzantine": {"attack": "ipm", "clients": 2, "start": 1}}, []),
         (
             {"aggregation": {"f": 1, "wrappers": ["variance_correction"]}, "byzantine": {"attack": "alie"}},
             ["mean in variance_correction withstands none", "byzantine.attack = 'alie'"],

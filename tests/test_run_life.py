@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from fedgen import Experiment, Result, resume, run
 from fedgen.errors import FedgenError, SettingError
+from fedgen.server.run import environment
 from fedgen.server.screen.plain_view import end_line
 from fedgen.server.store import parts
 from fedgen.server.store.journal import read_lines
@@ -329,3 +330,16 @@ def test_a_damaged_plan_is_named_with_what_to_do(
     (folder / "resolved.toml").write_text(text)
     with pytest.raises(SettingError, match=message):
         resume(folder, rounds=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "recorded"),
+    [
+        (["/usr/bin/fedgen", "run", "a b.toml"], ["/usr/bin/fedgen", "run", "a b.toml"]),
+        (["/src/fedgen/server/__main__.py", "run", "a.toml"], ["python", "-m", "fedgen.server", "run", "a.toml"]),
+        (["study.py", "--seed", "3"], ["python", "study.py", "--seed", "3"]),
+        ([], [""]),
+    ],
+)
+def test_the_command_is_recorded_as_it_can_be_typed(arguments: list[str], recorded: list[str]) -> None:
+    assert environment._command(arguments) == recorded

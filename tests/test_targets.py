@@ -20,7 +20,7 @@ from fedgen.data.dataset import Dataset
 from fedgen.data.features import Features
 from fedgen.data.holdings import Holdings
 from fedgen.data.partition import Quantiles
-from fedgen.data.targets import IGNORED, KINDS, TargetKind
+from fedgen.data.targets import IGNORED, KINDS, TargetKind, Targets
 from fedgen.errors import SettingError
 from fedgen.federation import Federation
 from fedgen.notes import notes
@@ -118,7 +118,16 @@ BROKEN: dict[str, tuple[TargetKind, dict[str, Any], str]] = {
     "numbers as classes": ("classes", {"y": HIDDEN[:45]}, r"kind 'classes' are int64\[s\].*got float32\[45, 3\]"),
     "a token too many": ("tokens", {"classes": ("no",)}, "tokens run from 0 to 1, expected 0 to 0 for 1 tokens"),
     "a token below": ("tokens", {"y": torch.full((45, 3), -1)}, "tokens run from -1 to -1"),
-    "nothing counts": ("tokens", {"y": torch.full((45, 3), IGNORED)}, "all -100: every sample needs a token"),
+    "nothing counts": (
+        "tokens",
+        {"y": torch.full((45, 3), IGNORED)},
+        "all -100 in 45 samples, first in 0: every sample needs",
+    ),
+    "one counts nothing": (
+        "tokens",
+        {"y": torch.zeros(45, 3, dtype=torch.int64).index_fill(0, torch.tensor([7, 9]), IGNORED)},
+        "all -100 in 2 samples, first in 7",
+    ),
     "an array": ("numbers", {"y": HIDDEN[:45].numpy()}, r"training targets must be a torch.Tensor, got ndarray"),
     "other samples": ("numbers", {"test_x": X[45:, :4]}, r"test samples must be as those of training, \[5\]"),
     "a client too many": (
@@ -346,3 +355,10 @@ def test_targets_of_another_dtype_of_the_same_sort_are_taken(kind: Any, y: Tenso
 def test_targets_of_another_sort_are_not(kind: Any, y: Tensor) -> None:
     with pytest.raises(SettingError, match="targets of kind 'classes' are int64"):
         Dataset("own", torch.zeros(2, 3), y, torch.zeros(2, 3), y, ("a", "b"), kind=kind)
+
+
+def test_targets_that_do_not_vary_leave_nothing_to_explain(made: Callable[..., Experiment]) -> None:
+    same = torch.full_like(HIDDEN[:45], 2.5)
+    with pytest.raises(SettingError, match=r"model.metrics 'r_squared': all training targets are equal"):
+        registry.build("metric", "r_squared", {}, targets=Targets.of("numbers", (), same))
+    assert registry.build("metric", "r_squared", {}, targets=Targets.of("numbers", (), HIDDEN[:45])) is not None

@@ -46,7 +46,7 @@ class Targets:
             return cls(kind, len(names), names)
         flat = y.flatten(1) if y.dim() > 1 else y[:, None]
         variance = float(flat.double().var(0, correction=0).mean())
-        return cls(kind, flat.shape[1], variance=variance or 1.0)
+        return cls(kind, flat.shape[1], variance=variance)
 
 
 def fitting(kind: TargetKind, y: Tensor) -> Tensor:
@@ -72,8 +72,13 @@ def complaint(kind: TargetKind, names: tuple[str, ...], y: Tensor) -> str:
             return f"targets have {y.shape[1]} labels a sample, and {len(names)} are named"
         return "" if bool(((y == 0) | (y == 1)).all()) else "targets of kind 'labels' are 0 or 1 each"
     counted = y if kind == "classes" else y[y != IGNORED]
-    if kind == "tokens" and not bool((y != IGNORED).any(1).all()):
-        return f"targets of a sample are all {IGNORED}: every sample needs a token that counts"
+    if kind == "tokens":
+        silent = (y == IGNORED).all(1).nonzero().flatten()
+        if len(silent):
+            return (
+                f"targets are all {IGNORED} in {len(silent)} samples, first in {silent[0]}: every sample needs a token "
+                "that counts"
+            )
     low, high, what = int(counted.min()), int(counted.max()), "labels" if kind == "classes" else "tokens"
     if low < 0 or high >= len(names):
         return f"{what} run from {low} to {high}, expected 0 to {len(names) - 1} for {len(names)} {kind}"

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedgen.data.targets import IGNORED, TargetKind, Targets
+from fedgen.errors import SettingError
 from fedgen.evaluation.measure import Measure, measure
 from fedgen.registry import register
 
@@ -62,11 +63,20 @@ class RSquared(Measure):
 
     Means over a sample's outputs[b, ...] and over the samples; the variance is that of the training targets, so that it
     is one number for every set of samples.  1 at best, 0 for their mean, less for worse.
+
+    Raises SettingError where the training targets do not vary.
     """
 
     targets: Targets
     takes: ClassVar[tuple[TargetKind, ...]] = ("numbers",)
     lower_is_better: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.targets.variance == 0:
+            raise SettingError(
+                "model.metrics 'r_squared': all training targets are equal, so there is no variance to explain; choose "
+                "absolute_error"
+            )
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         errors = (outputs - targets.view_as(outputs)).square().reshape(len(outputs), -1).mean(1)

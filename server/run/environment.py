@@ -36,7 +36,7 @@ def describe(
         "device": experiment.training.device,
         "packages": {name: _version(name) for name in PACKAGES},
         "git": _git(),
-        "command": sys.argv,
+        "command": _command(sys.argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "data": {
             "dataset": dataset.name,
@@ -50,6 +50,14 @@ def describe(
         "search_path": list(search_path),
         "code": code,
     }
+
+
+def _command(arguments: list[str]) -> list[str]:
+    """The command line as somebody would type it; a script or `python -m` leaves only the file in sys.argv."""
+    program, *others = arguments or [""]
+    if program.endswith("__main__.py"):
+        return ["python", "-m", "fedgen.server" if Path(program).parent.name == "server" else program, *others]
+    return ["python", program, *others] if program.endswith(".py") else [program, *others]
 
 
 def _version(package: str) -> str | None:
