@@ -54,7 +54,8 @@ def admit(norms: Tensor, weights: Tensor, norm_limit: float) -> Admission:
     >>> admit(torch.tensor([1.0, float("nan")]), torch.ones(2), 10.0).reasons
     {1: 'update is not finite'}
     """
-    finite, short = np.isfinite(norms.numpy()), norms.numpy() <= norm_limit
+    finite = np.isfinite(norms.numpy())
+    short = norms.numpy() <= norm_limit
     weighty = (weights.numpy() > 0) & (weights.numpy() <= WEIGHT_LIMIT)
     mask = finite & short & weighty
     reasons = {}
@@ -90,10 +91,12 @@ def refused_statistics(values: Tensor, layout: Layout, limit: float) -> dict[int
     """
     reasons: dict[int, str] = {}
     for name, (columns, _) in layout.columns.items():
-        part, variance = values[:, columns], name in layout.variances
+        part = values[:, columns]
+        variance = name in layout.variances
         if part.shape[1] == 0:
             continue
-        low, high = part.amin(1), part.amax(1)
+        low = part.amin(1)
+        high = part.amax(1)
         least_of_all, bound = (-VARIANCE_SLACK, limit**2) if variance else (-limit, limit)
         sound = (low >= least_of_all) & (high <= bound) & low.isfinite() & high.isfinite()
         for row in (~sound).nonzero().flatten().tolist():
@@ -124,7 +127,8 @@ def check_update(update: Update, expects: Layout, clients: int) -> None:
 
     Raises FedgenError that names both sides.
     """
-    want, got = (clients, expects.size), tuple(update.rows.shape)
+    want = (clients, expects.size)
+    got = tuple(update.rows.shape)
     if got != want or update.rows.dtype != expects.dtype:
         raise FedgenError(
             f"training.method: client_update returned rows {got} of {update.rows.dtype}, the broadcast expects "

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 def human_bytes(size_bytes: float) -> str:
     """1234567 -> ``1.2 MB`` (decimal units)."""
-    size, unit = float(size_bytes), "B"
+    size = float(size_bytes)
+    unit = "B"
     for larger in ("kB", "MB", "GB", "TB", "PB"):
         if abs(size) < 999.5:
             break
-        size, unit = size / 1000, larger
+        size = size / 1000
+        unit = larger
     if unit == "B" or abs(size) >= 99.95:
         return f"{size:,.0f} {unit}" if abs(size) < 1e6 else f"{size:.2g} {unit}"
     return f"{size:.1f} {unit}"

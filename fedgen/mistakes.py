@@ -48,7 +48,8 @@ def _lines(path: str, details: list[ErrorDetails], root: type[BaseModel], of: st
         return [f"{path}.{line}" for line in first["ctx"]["lines"]]
     if first["type"] in ("length", "unknown_name"):
         return [f"{path}: {first['msg']}"]
-    owner, key = _owner(first["loc"], root), path.rpartition(".")[2]
+    owner = _owner(first["loc"], root)
+    key = path.rpartition(".")[2]
     table = of or path.rpartition(".")[0]
     if first["type"] == "extra_forbidden" and path in MOVED:
         return [f"{path}: has moved to {MOVED[path]}; write it there"]
@@ -87,7 +88,8 @@ def _keys(owner: type[BaseModel]) -> list[str]:
 
 def _walk(location: tuple[int | str, ...], root: type[BaseModel]) -> Iterator[tuple[int | str, type[BaseModel]]]:
     """(part, the model it is a key of) along a location, without the branches of unions that pydantic names in it."""
-    owner, below = root, False
+    owner = root
+    below = False
     for part in location:
         field = owner.model_fields.get(str(part))
         if below and not isinstance(part, int):

@@ -45,7 +45,8 @@ def _redraw(federation: Federation) -> str:
 
 
 def _start(federation: Federation) -> str:
-    start, rounds = federation.experiment.byzantine.start, federation.experiment.federation.rounds
+    start = federation.experiment.byzantine.start
+    rounds = federation.experiment.federation.rounds
     if start < rounds or start == 0 or federation.experiment.byzantine.clients in (0, []):
         return ""
     return (

@@ -27,7 +27,8 @@ def prepare_process(threads: int) -> None:
 @contextmanager
 def process_kept() -> Iterator[None]:
     """Afterwards threads, of torch and of BLAS, and denormals are what they were."""
-    threads, flush = torch.get_num_threads(), _flushes_denormals()
+    threads = torch.get_num_threads()
+    flush = _flushes_denormals()
     try:
         with _LIBRARIES:
             yield
@@ -40,7 +41,8 @@ class _Libraries:
     """Threads of libraries belong to the process: the last of runs at the same time gives them back."""
 
     def __init__(self) -> None:
-        self._lock, self._runs = Lock(), 0
+        self._lock = Lock()
+        self._runs = 0
         self._before: list[tuple[Any, int]] = []
 
     def __enter__(self) -> None:

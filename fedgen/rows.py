@@ -55,7 +55,8 @@ def slab_gram(slab: Tensor) -> Tensor:
         wide = slab.double()
         return (wide @ wide.T).cpu()
     n, d = slab.shape
-    gram, wide = np.zeros((n, n)), canonical(torch.empty(n, min(d, GRAM_COLUMNS), dtype=torch.float64))
+    gram = np.zeros((n, n))
+    wide = canonical(torch.empty(n, min(d, GRAM_COLUMNS), dtype=torch.float64))
     for columns in columns_of(d, GRAM_COLUMNS):
         part = wide[:, : columns.stop - columns.start].copy_(slab[:, columns]).numpy()
         gram += part @ part.T  # numpy makes half of it, with syrk

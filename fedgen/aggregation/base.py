@@ -27,7 +27,8 @@ class BaseRule(Rule):
     """
 
     def __post_init__(self) -> None:
-        model, given = parameters(type(self)), vars(self)
+        model = parameters(type(self))
+        given = vars(self)
         validated(model, {name: given[name] for name in model.model_fields}, of=type(self).__name__)
 
     def minimum(self, f: int) -> int:

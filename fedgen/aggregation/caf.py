@@ -30,13 +30,17 @@ class CovarianceFilter(GramRule):
 
     def weigh(self, gram: Array, weights: Array, context: Context) -> Weighing:
         n = len(gram)
-        kept, least, best = np.ones(n), np.inf, np.full(n, 1 / n)
+        kept = np.ones(n)
+        least = np.inf
+        best = np.full(n, 1 / n)
         while kept.sum() > n - 2 * context.f:
             shares = kept / kept.sum()
-            inner, root = centred(gram, shares), np.sqrt(shares)
+            inner = centred(gram, shares)
+            root = np.sqrt(shares)
             sizes, vectors = np.linalg.eigh(root[:, None] * inner * root)
             if sizes[-1] < least:
-                least, best = sizes[-1], shares
+                least = sizes[-1]
+                best = shares
             spread = np.square(inner @ (root * vectors[:, -1])) * (kept > 0)
             if sizes[-1] <= 0 or spread.max() == 0:
                 break

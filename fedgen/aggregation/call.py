@@ -60,7 +60,8 @@ def aggregate(
 
     Raises SettingError for unknown names and parameters, ValueError for rows that do not fit (see `BaseRule`).
     """
-    part, updates = rule_of(rule, wrappers, parameters), updates_of(rows)
+    part = rule_of(rule, wrappers, parameters)
+    updates = updates_of(rows)
     own = updates.row(root)
     result: Aggregation = BaseRule.__call__(
         part, updates.rows, f=f, weights=weights, memory=memory, root=own, layout=updates.layout

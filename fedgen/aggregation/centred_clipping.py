@@ -48,7 +48,8 @@ class CentredClipping(GramRule):
         return None if self.centre == "last" else super().gram_weights()
 
     def weigh(self, gram: Array, weights: Array, context: Context) -> Weighing:
-        distances, n = squared_distances(gram), len(gram)
+        distances = squared_distances(gram)
+        n = len(gram)
         if self.centre == "last":  # the row behind the clients'
             return Weighing(self._moved(distances, np.eye(n)[-1], n - 1))
         return Weighing(self._moved(distances, weiszfeld(distances), n))

@@ -69,7 +69,8 @@ class DeltaSum(RuleWrapper):
         inner = apply_rule(self.inner, rows, weights, context)
         if DELTA not in context.layout.shapes or context.share == 0:
             return inner
-        own, share = context.reference[None], np.array([context.share])
+        own = context.reference[None]
+        share = np.array([context.share])
         merged = own.add(inner.aggregate, alpha=context.share)
         self._sum(merged, own, np.array([float(len(weights))]), share, context.layout)
         return replace(inner, aggregate=(merged - own)[0] / context.share, coefficients=None)

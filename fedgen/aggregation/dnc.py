@@ -38,7 +38,8 @@ class DivideAndConquer(GramRule):
     ] = None
 
     def weigh(self, gram: Array, weights: Array, context: Context) -> Weighing:
-        kept, excess = np.arange(len(gram)), ceil(self.share * context.f)
+        kept = np.arange(len(gram))
+        excess = ceil(self.share * context.f)
         for part in np.array_split(np.arange(excess), min(self.steps or excess, excess) or 1):
             kept = kept[_nearest(gram[np.ix_(kept, kept)])[: len(kept) - len(part)]]
         return Weighing(equal_shares(kept, len(gram)))

@@ -75,9 +75,11 @@ class Flag(GramRule):
 
     def _subspace(self, unit: Array, rank: int) -> tuple[Array, Array]:
         """(B[n, m], v[n]): Y = X B, and the rows' values."""
-        values, pair_values = np.zeros(len(unit)), np.zeros_like(unit)
+        values = np.zeros(len(unit))
+        pair_values = np.zeros_like(unit)
         distances = np.maximum(2 - 2 * unit, 0)
-        found, least = None, np.inf
+        found = None
+        least = np.inf
         for _ in range(self.iterations):
             basis = _largest(unit, self._quadratic(values, pair_values, distances), rank)
             projected = basis.T @ unit
@@ -85,7 +87,8 @@ class Flag(GramRule):
             missing = np.sqrt(np.clip(1 - values, 0, None)).sum()
             if found is not None and least - missing < 1e-10:
                 return found if missing > least else (basis, values)
-            found, least = (basis, values), missing
+            found = (basis, values)
+            least = missing
             if self.regularisation:
                 inner = projected.T @ projected
                 pair_values = np.maximum(values[:, None] + values[None, :] - 2 * inner, 0)

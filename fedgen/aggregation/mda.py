@@ -37,7 +37,8 @@ class MinimumDiameter(GramRule):
 def closest(distances: Array, f: int) -> Array:
     """The n - f row numbers with the least diameter, from squared distances float64[n, n]."""
     limits = np.unique(distances)
-    low, high = 0, len(limits) - 1
+    low = 0
+    high = len(limits) - 1
     while low < high:
         middle = (low + high) // 2
         feasible = _cover(distances > limits[middle], f, distances) is not None

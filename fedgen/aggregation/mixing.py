@@ -45,7 +45,8 @@ class Mixing(RuleWrapper, GramRule):
         if self.gram_weights():
             return super().aggregate(rows, weights, context)
         mixing = self.mixing(finite_gram(rows), context)
-        mixed, shares = rows.map(Combine(torch.from_numpy(mixing))), torch.ones(len(mixing), dtype=torch.float64)
+        mixed = rows.map(Combine(torch.from_numpy(mixing)))
+        shares = torch.ones(len(mixing), dtype=torch.float64)
         inner = self.inner.aggregate(mixed, shares, self.inside(mixing, context))
         told = inner.diagnostics if _alone(mixing) else replace(inner.diagnostics, by_row={})
         if inner.coefficients is None:
@@ -135,7 +136,8 @@ class AdaptiveClipping(Mixing):
     inner: Rule
 
     def mixing(self, gram: Array, context: Context) -> Array:
-        lengths, n = np.sqrt(np.diagonal(gram)), len(gram)
+        lengths = np.sqrt(np.diagonal(gram))
+        n = len(gram)
         clipped = 2 * context.f * (n - context.f) // n
         return _shortened(lengths, float(np.sort(lengths)[n - 1 - clipped]))
 

@@ -38,7 +38,8 @@ class SmallestMaximumEigenvalue(GramRule):
     subsets: Annotated[int, Field(ge=1, description="most subsets that are all tried")] = 100_000
 
     def weigh(self, gram: Array, weights: Array, context: Context) -> Weighing:
-        n, distances = len(gram), squared_distances(gram)
+        n = len(gram)
+        distances = squared_distances(gram)
         if comb(n, context.f) <= self.subsets:
             return Weighing(equal_shares(_best(distances, combinations(range(n), n - context.f)), n))
         left = tuple(range(n))
@@ -49,14 +50,17 @@ class SmallestMaximumEigenvalue(GramRule):
 
 def _best(distances: Array, subsets: Iterator[tuple[int, ...]]) -> Array:
     """The subset with the least leading eigenvalue; of equal ones, the least spread in all directions together."""
-    best, least = np.empty(0, int), (np.inf, np.inf)
+    best = np.empty(0, int)
+    least = (np.inf, np.inf)
     while batch := list(islice(subsets, BATCH)):
         index = np.array(batch)
         part = distances[index[:, :, None], index[:, None, :]]
         line = part.mean(2)
         inner = -0.5 * (part - line[:, :, None] - line[:, None, :] + line.mean(1)[:, None, None])
-        sizes, spread = np.linalg.eigvalsh(inner)[:, -1], np.trace(inner, axis1=1, axis2=2)
+        sizes = np.linalg.eigvalsh(inner)[:, -1]
+        spread = np.trace(inner, axis1=1, axis2=2)
         place = np.lexsort((spread, sizes))[0]
         if (sizes[place], spread[place]) < least:
-            best, least = index[place], (sizes[place], spread[place])
+            best = index[place]
+            least = (sizes[place], spread[place])
     return best

@@ -36,7 +36,8 @@ def network(n: int, wanted: range) -> tuple[Comparator, ...]:
     >>> len(network(8, range(8))), len(network(8, range(3, 5))), len(network(8, range(1)))
     (19, 17, 7)
     """
-    live, needed = set(wanted), []
+    live = set(wanted)
+    needed = []
     for low, high in reversed(_batcher(n)):
         if low in live or high in live:
             needed.append(Comparator(low, high, low in live, high in live))
@@ -46,7 +47,8 @@ def network(n: int, wanted: range) -> tuple[Comparator, ...]:
 
 def _batcher(n: int) -> list[tuple[int, int]]:
     """Every comparator of the network that sorts n wires, in order."""
-    pairs, power = [], 1
+    pairs = []
+    power = 1
     while power < n:
         step = power
         while step >= 1:

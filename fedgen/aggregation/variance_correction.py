@@ -57,7 +57,8 @@ class VarianceCorrection(RuleWrapper):
     def _merge(self, inner: BatchedMerge, inboxes: Inboxes) -> Mixed:
         mixed = inner.merge(inboxes)
         layout, weights = inboxes.layout, inboxes.weights
-        own, sent = inboxes.own_seen[VARIANCE].numpy(), inboxes.seen[VARIANCE].numpy()
+        own = inboxes.own_seen[VARIANCE].numpy()
+        sent = inboxes.seen[VARIANCE].numpy()
         drift = _drift(inboxes.memory, own)
         targets = np.empty_like(own)
         for places, senders in _inboxes_by_size(weights):
@@ -72,9 +73,11 @@ class VarianceCorrection(RuleWrapper):
         inner = apply_rule(self.inner, rows, weights, context)
         if context.share == 0:
             return inner
-        reference, layout = context.reference[None], context.layout
+        reference = context.reference[None]
+        layout = context.layout
         model = reference.add(inner.aggregate, alpha=context.share)
-        received, own = RowMoments(context.reference, layout).variances(rows), variances(reference, layout)
+        received = RowMoments(context.reference, layout).variances(rows)
+        own = variances(reference, layout)
         memory = {name: value[None] for name, value in context.memory.items() if name == DRIFT}
         told = self._correct(model, own, self._target(received[None], own), _drift(memory, own), layout)
         if self.policy == "auto" and layout.running:

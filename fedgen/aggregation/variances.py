@@ -17,7 +17,8 @@ from fedgen.topology.graph import Matrix
 
 def variances(models: Tensor, layout: Layout) -> Array:
     """float64[k, t]: the population variance of each of the t weights in models[k, d]; infinite where float32 is."""
-    rows, measured = models.numpy(), np.empty((len(models), len(layout.weights)))
+    rows = models.numpy()
+    measured = np.empty((len(models), len(layout.weights)))
     with np.errstate(all="ignore"):
         for place, name in enumerate(layout.weights):
             part = rows[:, layout.columns[name][0]]

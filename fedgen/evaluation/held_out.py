@@ -30,7 +30,8 @@ class Evaluation:
         """The samples of each domain that has any; its accuracy is "webcam_accuracy"."""
         parts = []
         for number, name in enumerate(names):
-            own, only = domain == number, {"accuracy": f"{self.prefix}{name}_accuracy"}
+            own = domain == number
+            only = {"accuracy": f"{self.prefix}{name}_accuracy"}
             if bool(own.any()):
                 parts.append(Evaluation(self.prefix, self.x[own], self.y[own], only, domain=True))
         return parts

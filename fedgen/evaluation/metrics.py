@@ -52,7 +52,8 @@ def label_f1(outputs: Tensor, targets: Tensor) -> Tensor:
     samples.
     """
     said, true = outputs > 0, targets > 0.5
-    both, either = (said & true).sum(-1).double(), (said.sum(-1) + true.sum(-1)).double()
+    both = (said & true).sum(-1).double()
+    either = (said.sum(-1) + true.sum(-1)).double()
     return (2 * both / either.clamp_min(1)).where(either > 0, 1.0)
 
 

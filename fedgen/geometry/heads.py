@@ -99,7 +99,8 @@ def ridge(statistics: Statistics, penalty: float = 3e-2, balanced: bool = True) 
 
     Source: E. Fani et al., Fed3R, arXiv 2402.01345 (2024), equations 3 and 4; there not balanced.
     """
-    counts, held = statistics.counts, statistics.counts > 0
+    counts = statistics.counts
+    held = statistics.counts > 0
     weights = counts.sum() / (held.sum().clamp_min(1) * counts.clamp_min(1)) if balanced else torch.ones_like(counts)
     weights = weights * held
     if balanced:

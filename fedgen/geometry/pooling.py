@@ -56,7 +56,8 @@ def robust_pooled(parts: Sequence[Statistics], bound: float = 3.0, most: float =
 
 
 def _bounded(statistics: Statistics, bound: float, length: float, variance: float, limit: float) -> Statistics:
-    lengths, variances = statistics.means.norm(dim=1), _variances(statistics)
+    lengths = statistics.means.norm(dim=1)
+    variances = _variances(statistics)
     shorter = torch.where(lengths > bound * length, length / lengths, 1.0)
     smaller = torch.where(variances > bound**2 * variance, variance / variances, 1.0)
     share = min(1.0, limit / max(float(statistics.counts.sum()), 1.0))

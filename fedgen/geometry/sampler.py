@@ -76,7 +76,8 @@ def augment(
     total = len(y) + sum(fill) + int(known.sum()) * per_prototype
     out_x, out_y = torch.empty(total, features), torch.empty(total, dtype=torch.int64)
     out_x[: len(y)], out_y[: len(y)] = x, y
-    seeds, end = np.random.SeedSequence(seed).generate_state(classes * (len(around) + 1), np.uint64), len(y)
+    seeds = np.random.SeedSequence(seed).generate_state(classes * (len(around) + 1), np.uint64)
+    end = len(y)
     for label in range(classes):
         own = geometry.means[label, None] if centre == "mean" else x[y == label]
         centres = [(own, fill[label]), *((each[None], per_prototype) for each in around[:, label])]

@@ -33,7 +33,8 @@ def shape_of(scatter: Scatter, count: float) -> Shape:
 
     count: of samples; a matrix of fewer than two is rounding.
     """
-    covariance, nothing = scatter.scaled(1 / max(count, 1.0)), scatter.rows[:0]
+    covariance = scatter.scaled(1 / max(count, 1.0))
+    nothing = scatter.rows[:0]
     known = len(covariance.rows) if covariance.matrix is None else count >= 2
     if not known:
         return Shape(nothing.new_zeros(0), nothing, covariance.isotropic)
@@ -43,7 +44,8 @@ def shape_of(scatter: Scatter, count: float) -> Shape:
     else:
         values, vectors = torch.linalg.eigh(covariance.matrix)
         axes = vectors.mT
-    values, axes = values.flip(0), axes.flip(0)
+    values = values.flip(0)
+    axes = axes.flip(0)
     kept = values > NEGLIGIBLE * values[:1].clamp_min(0)
     return Shape(values[kept], axes[kept].contiguous(), covariance.isotropic)
 

@@ -141,7 +141,8 @@ class Statistics:
 
     def only(self, kept: Tensor) -> Statistics:
         """Without the classes that are not in kept bool[C]; a scatter that all share stays as it is."""
-        empty, scatters = Scatter(torch.zeros(0, self.features, dtype=torch.float64)), self.scatters
+        empty = Scatter(torch.zeros(0, self.features, dtype=torch.float64))
+        scatters = self.scatters
         if not self.shared:
             scatters = tuple(each if bool(keep) else empty for each, keep in zip(scatters, kept, strict=True))
         return Statistics(self.counts * kept, self.means * kept[:, None], scatters)

@@ -71,7 +71,8 @@ class Sums:
 
     @property
     def layout(self) -> Layout:
-        blocks, packed = (1 if self.shared else self.classes), self.features * (self.features + 1) // 2
+        blocks = 1 if self.shared else self.classes
+        packed = self.features * (self.features + 1) // 2
         shapes = {"count": (self.classes,), "sum": (self.classes, self.features), "second": (blocks, packed)}
         return Layout(shapes, torch.float64)
 
@@ -114,7 +115,8 @@ class Packed:
 
     @property
     def layout(self) -> Layout:
-        blocks, triangle = (1 if self.shared else self.classes), self.features * (self.features + 1) // 2
+        blocks = 1 if self.shared else self.classes
+        triangle = self.features * (self.features + 1) // 2
         shapes = {**_heads(self.classes, self.features), "scale": (blocks,), "covariance": (blocks, triangle)}
         return Layout(shapes, self.dtype)
 

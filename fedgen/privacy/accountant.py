@@ -45,7 +45,8 @@ def multiplier_for(wanted: float, delta: float) -> float:
     """
     low, high = 0.0, 1.0
     while epsilon(high, delta) > wanted:
-        low, high = high, 2 * high
+        low = high
+        high = 2 * high
     while high - low > 1e-7 * high:
         middle = (low + high) / 2
         if epsilon(middle, delta) > wanted:

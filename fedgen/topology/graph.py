@@ -32,7 +32,8 @@ def by_row(matrix: Matrix, values: Array) -> Array:
 
 def entries(matrix: Matrix, rows: Array, columns: Array) -> Array:
     """float64[e]: the numbers of csr[k, N] at those places, 0 where it holds none."""
-    matrix, width = matrix.sorted_indices(), matrix.shape[1]
+    width = matrix.shape[1]
+    matrix = matrix.sorted_indices()
     held = by_row(matrix, np.arange(matrix.shape[0])) * width + matrix.indices
     wanted = rows * width + columns
     places = np.searchsorted(held, wanted).clip(max=max(0, len(held) - 1))

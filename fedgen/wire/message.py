@@ -92,7 +92,8 @@ def unseal(message: bytes) -> tuple[Header, bytes]:
 
 def _tensors(layout: Layout) -> Header:
     """What the header says of the row: {name: dtype, shape, place in the payload}."""
-    itemsize, dtype = layout.dtype.itemsize, DTYPES[layout.dtype]
+    itemsize = layout.dtype.itemsize
+    dtype = DTYPES[layout.dtype]
     return {
         name: {"dtype": dtype, "shape": list(shape), "data_offsets": [itemsize * part.start, itemsize * part.stop]}
         for name, (part, shape) in layout.columns.items()
