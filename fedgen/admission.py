@@ -1,4 +1,4 @@
-"""Admission: what a row must be before any rule sees it, the plain mean included."""
+"""Admission: the checks that every row passes before a rule, the plain mean included, sees it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def judge(rows: Rows, weights: Tensor, reference: Tensor, layout: Layout, limits
 
 
 def refused_statistics(values: Tensor, layout: Layout, limit: float) -> dict[int, str]:
-    """Row -> why values[n, s] are no statistics: not finite, a variance below 0, or beyond the limit.
+    """Row -> why its values[n, s] are not valid statistics: not finite, a variance below 0, or above the limit.
 
     >>> layout = Layout({"running_var": (2,)}, statistics=frozenset({"running_var"}))
     >>> refused_statistics(torch.tensor([[0.0, -1.0], [0.0, 1.0]]), layout, 1e6)
@@ -113,7 +113,7 @@ def refused_statistics(values: Tensor, layout: Layout, limit: float) -> dict[int
 
 
 def _apart(large: float, small: float) -> tuple[str, str]:
-    """Two numbers with as many digits as it takes to tell them apart, 3 at least.
+    """Two numbers with enough digits to differ in print, at least 3.
 
     >>> _apart(0.3501, 0.35), _apart(1e9, 1e6)
     (('0.3501', '0.35'), ('1e+09', '1e+06'))
@@ -123,7 +123,7 @@ def _apart(large: float, small: float) -> tuple[str, str]:
 
 
 def check_update(update: Update, expects: Layout, clients: int) -> None:
-    """Whether a block's update has the form the broadcast asked for: a mistake in a method, not a lie.
+    """Whether a block's update has the form the broadcast asked for: a mistake in a method, not an attack.
 
     Raises FedgenError that names both sides.
     """
@@ -143,7 +143,7 @@ def check_update(update: Update, expects: Layout, clients: int) -> None:
 
 
 def as_sent(rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """A liar's numbers as the wire's dtype can carry them: integers are rounded and clamped, NaN becomes 0."""
+    """Byzantine values cast to the dtype of the wire: integers are rounded and clamped, NaN becomes 0."""
     if dtype.is_floating_point:
         return rows.to(dtype)
     limits = torch.iinfo(dtype)
@@ -152,7 +152,7 @@ def as_sent(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class AsSent:
-    """slab -> its numbers as the wire's dtype can carry them."""
+    """slab -> the slab cast to the dtype of the wire."""
 
     dtype: torch.dtype
 

@@ -1,4 +1,4 @@
-"""What is wrong with an experiment file, said for people: pydantic's findings in the words of the file."""
+"""Errors of an experiment file in plain words: pydantic's findings with the keys of the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which settings say something in one mode alone."""
+"""Settings that apply in one mode only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is worth a word before the first round, but no error: people swap a rule or an attack and keep the rest."""
+"""Notes before the first round about settings that have no effect, which are no errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fedgen.federation import Federation
 
 
 def notes(federation: Federation) -> list[str]:
-    """One sentence each: settings that say nothing here, and classes that nobody has."""
+    """One sentence each: settings without effect, and classes without training samples."""
     return [
         note
         for note in (
@@ -27,14 +27,15 @@ def _bound(federation: Federation) -> str:
     if section.f == 0 or not (federation.rule.linear or federation.mixes):
         return ""
     name = " in ".join([section.rule.name, *(wrapper.name for wrapper in section.wrappers)])
-    return f"aggregation.f = {section.f}, and {name} withstands none; where clients lie, choose a robust rule"
+    return f"aggregation.f = {section.f}, and {name} tolerates no Byzantine client; choose a robust rule"
 
 
 def _attack(federation: Federation) -> str:
     section = federation.experiment.byzantine
     if section.attack.name == "none" or section.clients not in (0, []):
         return ""
-    return f"byzantine.attack = {section.attack.name!r} and no Byzantine clients: nobody attacks; set byzantine.clients"
+    name = section.attack.name
+    return f"byzantine.attack = {name!r} and byzantine.clients = 0: no client attacks; set byzantine.clients"
 
 
 def _redraw(federation: Federation) -> str:

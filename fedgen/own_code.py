@@ -1,4 +1,4 @@
-"""The user's own code: which files are it, and where in it an exception was raised."""
+"""The user's own code: which files belong to it, and where in it an exception was raised."""
 
 from __future__ import annotations
 

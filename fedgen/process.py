@@ -1,4 +1,4 @@
-"""Settings of a process that change bits, the same in every process of a run, and given back after it."""
+"""Process settings that change bits: equal in every process of a run, restored after it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedgen.resolve import BLOCK_BYTES_MOST
 
 
 def prepare_process(threads: int) -> None:
-    """Settings that change bits, the same in every process of a run."""
+    """Set what changes bits, equally in every process of a run."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # numpy's BLAS
     torch.set_flush_denormal(True)
@@ -26,7 +26,7 @@ def prepare_process(threads: int) -> None:
 
 @contextmanager
 def process_kept() -> Iterator[None]:
-    """Afterwards threads, of torch and of BLAS, and denormals are what they were."""
+    """Restores the threads of torch and BLAS and the handling of denormals on exit."""
     threads = torch.get_num_threads()
     flush = _flushes_denormals()
     try:
@@ -38,7 +38,7 @@ def process_kept() -> Iterator[None]:
 
 
 class _Libraries:
-    """Threads of libraries belong to the process: the last of runs at the same time gives them back."""
+    """Threads of libraries belong to the process: of several concurrent runs, the last restores them."""
 
     def __init__(self) -> None:
         self._lock = Lock()

@@ -1,4 +1,4 @@
-"""What becomes of every "auto" that decides a result: from the model's size and the cohort alone, never the machine."""
+"""Resolves every "auto" that affects a result, from model size and cohort alone, never from the machine."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def slab_squares(slab: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LocalRows:
-    """Rows in this process.
+    """Rows in the memory of this process.
 
     data[n, d]; slice: columns of a slab, as in the experiment, so that sums have the experiment's order.
     """

@@ -1,4 +1,4 @@
-"""Parts that are made for some kinds of targets are refused for others."""
+"""Parts declare the kinds of targets they support; others are refused."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from fedgen.rows import Combine, LocalRows
 
 
 class BaseRule(Rule):
-    """A rule that withstands fewer liars than honest clients, unless it says otherwise.
+    """A rule that tolerates fewer Byzantine rows than honest ones, unless a subclass says otherwise.
 
     Raises SettingError for parameters of a wrong type or out of range.
     """
@@ -44,10 +44,10 @@ class BaseRule(Rule):
         root: ArrayLike | Tensor | None = None,
         layout: Layout | None = None,
     ) -> Aggregation:
-        """The aggregate of rows[n, d], a torch tensor or what numpy makes an array of, of which f may be lies.
+        """The aggregate of rows[n, d], a torch tensor or what numpy makes an array of, of which f may be Byzantine.
 
-        weights[n]: 1 each unless given.  memory: what an earlier call returned.  root[d]: an update of one's own, for
-        rules that trust one.  layout: of the rows, where some of their columns are statistics.
+        weights[n]: 1 each unless given.  memory: what an earlier call returned.  root[d]: a trusted update, for rules
+        that use one.  layout: of the rows, where some of their columns are statistics.
 
         Raises ValueError for rows that are no matrix of finite floating-point numbers, or fewer than `minimum(f)`.
         """
@@ -67,7 +67,7 @@ class BaseRule(Rule):
 
 
 class RuleWrapper(BaseRule):
-    """A rule around a rule: its bound, its root data and its messages are the inner rule's unless it says otherwise."""
+    """A rule around a rule: breakdown point, root samples and messages are those of the inner rule by default."""
 
     inner: Rule
 
@@ -99,13 +99,13 @@ def _check(name: str, rows: Tensor, f: int, needed: int) -> None:
     if rows.dim() != 2 or not rows.dtype.is_floating_point or 0 in rows.shape:
         raise ValueError(f"{name}: rows must be [n, d] floating-point numbers, got {tuple(rows.shape)} of {rows.dtype}")
     if f % 1 or f < 0:
-        raise ValueError(f"{name}: f = {f} is no number of rows that may be lies; it takes whole ones from 0 on")
+        raise ValueError(f"{name}: f = {f} is not a number of Byzantine rows; expected a whole number from 0 on")
     if len(rows) < needed:
         raise ValueError(f"{name}: {len(rows)} rows cannot withstand f = {f}; it takes at least {needed}")
 
 
 def refuse_broken(finite: Array) -> None:
-    """Raises ValueError where bool[n] says that some rows are not finite; in a federation, admission has seen to it."""
+    """Raises ValueError where finite bool[n] is not all true; in a federation, admission has rejected such rows."""
     broken = np.flatnonzero(~finite).tolist()
     if broken:
         raise ValueError(f"rows {broken} are not finite; leave them out and lower f by {len(broken)}")

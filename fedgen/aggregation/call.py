@@ -49,7 +49,7 @@ def aggregate(
     arrays of any shape, and the aggregate has that form; of tensors of whole numbers it has the middle value, and
     running_... tensors of a state dict decide nothing. rule: a registered name, a "module:Class", a table of name
     and parameters as in the experiment file, a rule that is made already, or a function (updates[n, d], f) -> [d].
-    weights[n]: 1 each unless given; f: rows that may be lies; root: an update of one's own, for rules that trust
+    weights[n]: 1 each unless given; f: rows that may be Byzantine; root: a trusted update, for rules that use
     one; parameters: the rule's own; a wrapper is a name, or a table.
 
     >>> aggregate([[0.0], [1.0], [2.0], [1e9]], "geometric_median", f=1, wrappers=["nnm"]).aggregate.round().tolist()

@@ -1,4 +1,4 @@
-"""Delta-Sum: what peers were is averaged, what they have learnt since is added up."""
+"""Delta-Sum: models before training are averaged, changes by training are summed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def with_delta(layout: Layout) -> Layout:
 @register("rule_wrapper", "delta_sum")
 @dataclass(frozen=True, kw_only=True)
 class DeltaSum(RuleWrapper):
-    """Averages the models of gossip as they were before training, and adds up what training has changed of them.
+    """Averages the peers' models before training and sums the changes that training made.
 
     B = M - D;  merged = (1 - share) B_own + share * A(B) + scale * (D_own + k A(D)),  A the inner rule over the k
     messages [M, D] of an inbox, so that k A(D) is their sum, or a robust one

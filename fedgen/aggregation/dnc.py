@@ -29,7 +29,7 @@ class DivideAndConquer(GramRule):
 
     Source: V. Shejwalkar, A. Houmansadr, NDSS 2021, algorithm 2.  They repeat it on random columns, because a singular
     vector of all of them costs too much; from the Gram matrix it costs nothing, so all columns decide.  They leave all
-    rows out at once (steps = 1), and liars that pull in different directions hide behind the farthest of them.
+    rows out at once (steps = 1), and Byzantine rows that pull in different directions hide behind the farthest of them.
     """
 
     share: Annotated[float, Field(ge=0, lt=2, description="rows left out, in multiples of f (the paper's c)")] = 1.0

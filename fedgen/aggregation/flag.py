@@ -48,9 +48,9 @@ class Flag(GramRule):
     [2.0, 0.0]
 
     Source: H. Almasi et al., arXiv 2302.05865 (ICLR 2024), equation 5 and algorithm 1.  Form "paper" is the paper's
-    update and follows a long liar as the mean does; form "unit" is its code's, which is robust by its normalisation; we
-    rescale it to the median row's length unless length = "unit".  The paper's advice regularisation = n removes what
-    the rows have in common: 0 by default.
+    update and follows a long Byzantine row as the mean does; form "unit" is its code's, made robust by its
+    normalisation; we rescale it to the median row's length unless length = "unit".  The paper's advice
+    regularisation = n removes the rows' common direction: 0 by default.
     """
 
     form: Form = "unit"

@@ -1,4 +1,4 @@
-"""FLTrust: updates count as far as they agree with one that the server made itself."""
+"""FLTrust: updates are weighted by their agreement with an update of the server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FLTrust(GramRule):
     """Mean of the rows' directions, by their cosine with the server's own update, as long as that. Weights are ignored.
 
     With g_0 = context.root, which the server trained on `root_samples` samples of its own, t_i = max(0, cos(g_i, g_0))
-    is the value of row i;  aggregate = |g_0| sum_i t_i g_i / |g_i| / sum_i t_i, zeros where nobody agrees with g_0 or
+    is the value of row i;  aggregate = |g_0| sum_i t_i g_i / |g_i| / sum_i t_i, zeros where no row agrees with g_0 or
     g_0 is not finite.  Any f < n: what it stands on is the root data.
 
     >>> FLTrust()([[2.0, 0.0], [0.0, 5.0], [-1e9, 0.0]], f=1, root=torch.tensor([1.0, 0.0])).aggregate.tolist()

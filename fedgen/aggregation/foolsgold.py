@@ -1,4 +1,4 @@
-"""FoolsGold: clients that say the same count for less."""
+"""FoolsGold: clients with similar updates weigh less."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedgen.registry import register
 @register("rule", "foolsgold")
 @dataclass(frozen=True, kw_only=True)
 class FoolsGold(GramRule):
-    """Mean in which rows count less, the more they resemble another; against many sybils, not against one liar.
+    """Mean in which rows weigh less, the more they resemble another; tolerates many sybils but no single attacker.
 
     s_ij = cosine of g_i and g_j, times m_i / m_j where m_j > m_i, m_i = max_{j != i} s_ij;  a_i = 1 - max_j s_ij,
     scaled to a largest of 1, then logit(a_i) + 0.5, all clipped to 0 .. 1;  aggregate = sum_i a_i g_i / sum_i a_i, the

@@ -1,4 +1,4 @@
-"""Updates in the forms that people hold them in, as rows and back."""
+"""Updates as state dicts, lists of arrays or arrays, converted to rows and back."""
 
 from __future__ import annotations
 

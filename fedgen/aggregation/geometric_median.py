@@ -47,7 +47,7 @@ def weiszfeld(distances: Array, smoothing: float = 1e-6, iterations: int = 1_000
     largest = distances.max()
     if largest == 0:
         return coefficients
-    # A tenth: were almost half of the rows lies, more than a quarter of the pairs would still be honest.
+    # A tenth: with almost half of the rows Byzantine, more than a quarter of the pairs are still honest.
     typical = np.quantile(distances[np.triu_indices(n, 1)], 0.1, method="lower")
     floor = max(smoothing**2 * typical, 1e-32 * largest)
     spread = np.inf

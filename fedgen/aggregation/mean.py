@@ -20,7 +20,7 @@ from fedgen.topology.graph import by_row, with_data
 @register("rule", "mean")
 @dataclass(frozen=True, kw_only=True)
 class Mean(GramRule):
-    """Weighted mean of the updates; withstands no liar.
+    """Weighted mean of the updates; tolerates no Byzantine row.
 
     aggregate = sum_i w_i g_i / sum_i w_i, with w = weights[n], g = rows[n, d]
 

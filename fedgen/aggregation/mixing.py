@@ -38,7 +38,7 @@ class Mixing(RuleWrapper, GramRule):
         return Weighing(mixing.T @ inner.coefficients, by_row)
 
     def inside(self, mixing: Array, context: Context) -> Context:
-        """What the inner rule knows of the mixed rows."""
+        """The context of the mixed rows."""
         return context
 
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
@@ -80,9 +80,10 @@ class NearestNeighbourMixing(Mixing):
 @register("rule_wrapper", "bucketing")
 @dataclass(frozen=True, kw_only=True)
 class Bucketing(Mixing):
-    """Shuffles the rows and hands on the means of buckets of `size` of them.
+    """Shuffles the rows and passes the means of buckets of `size` rows to the inner rule.
 
-    g_k <- mean of the rows of bucket k, of ceil(n / size) buckets, up to f of which hold a liar;  f * size < n / 2
+    g_k <- mean of the rows of bucket k, of ceil(n / size) buckets, up to f of which contain a Byzantine row;
+    f * size < n / 2
 
     Source: S. P. Karimireddy et al., arXiv 2006.09365 (2022), algorithm 1.  The shuffle is drawn from the experiment's
     streams, by the clients' numbers and the round.
@@ -143,7 +144,7 @@ class AdaptiveClipping(Mixing):
 
 
 def _alone(mixing: Array) -> bool:
-    """Whether every mixed row is a multiple of one row, so that what a rule says of it is said of that row."""
+    """Whether every mixed row is a multiple of one row, so that diagnostics by row remain valid."""
     return bool(np.count_nonzero(mixing) <= len(mixing))
 
 

@@ -1,4 +1,4 @@
-"""MoNNA: the mean of what is nearest to one's own model."""
+"""MoNNA: the mean of the models nearest to the receiver's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The normalised mean: every row counts with its direction only."""
+"""The normalised mean: rows contribute their directions, not their lengths."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ class VarianceCorrection(RuleWrapper):
     policy "paper": target = mean of the received models' variances, at every merge.
 
     policy "auto": target = median of the variances of received and own models, at most `limit` times away from the own
-    one, so that no minority of liars sets it.  Tensors that a normalisation follows are left alone.  A factor is
-    skipped while the product of those skipped stays within 1 +- `tolerance`; then all of them are made good at once.
+    one, so that no minority of Byzantine peers sets it.  Tensors that a normalisation follows are left alone.  A factor
+    is skipped while the product of those skipped stays within 1 +- `tolerance`; then all of them are made good at once.
     Running variances follow the law of total variance.
 
     Source: Y. Tian et al., Vanishing variance problem in fully decentralized neural-network systems, arXiv 2404.04616

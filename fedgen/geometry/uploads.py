@@ -225,7 +225,7 @@ def split(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def joined(mantissas: Tensor, exponents: Tensor) -> Tensor:
-    """The values[k, w] again, finite whatever a liar writes."""
+    """The values[k, w] again, finite whatever a Byzantine client sends."""
     return mantissas * torch.exp2(exponents.clamp(-MOST_EXPONENT, MOST_EXPONENT))[:, None]
 
 

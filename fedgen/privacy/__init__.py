@@ -1,1 +1,1 @@
-"""Differential privacy: what a release with Gaussian noise costs, and how much noise an epsilon asks for."""
+"""Differential privacy: epsilon of a release with Gaussian noise, and the noise that an epsilon requires."""

@@ -1,1 +1,1 @@
-"""Who hears whom in gossip: graphs, mixing matrices, and how fast they bring peers together."""
+"""Communication graphs of gossip, mixing matrices, and how fast they reach consensus."""

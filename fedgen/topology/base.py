@@ -1,4 +1,4 @@
-"""What topologies have in common."""
+"""Base classes of topologies."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Topology(ABC):
 
     @property
     def redraw(self) -> int:
-        """Rounds that one drawing serves; 0: all of them."""
+        """Rounds until the graph is drawn anew; 0: never."""
         return 0
 
     @abstractmethod
     def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
-        """Nodes 0 .. peers - 1, with an edge i -> j where i turns to j; drawing counts from 0.
+        """A graph with nodes 0 .. peers - 1 and an edge i -> j where peer i contacts peer j; drawing counts from 0.
 
         Raises SettingError where there is no such graph of so many peers.
         """
@@ -31,6 +31,6 @@ class Topology(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomTopology(Topology):
-    """A topology that is drawn: once, in the first of some drawings that connects everybody, or again and again."""
+    """A random topology: drawn once, until a connected graph is found, or redrawn every few rounds."""
 
     redraw: Redraw = 0

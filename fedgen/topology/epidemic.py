@@ -1,4 +1,4 @@
-"""Epidemic: every round, everybody turns to a few peers at random."""
+"""Epidemic: every round each peer contacts a few random peers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedgen.topology.base import Topology
 @register("topology", "epidemic")
 @dataclass(frozen=True, kw_only=True)
 class Epidemic(Topology):
-    """Every round each peer turns to `fanout` others, drawn anew: it sends to them, or asks them (gossip.protocol).
+    """Every round each peer contacts `fanout` random others: it sends to them or pulls from them (gossip.protocol).
 
     Source: M. de Vos et al., Epidemic learning, arXiv 2310.01972 (2023), EL-Local.
     """

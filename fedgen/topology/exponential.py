@@ -1,4 +1,4 @@
-"""Exponential graphs: directed, everybody within log2 N hops."""
+"""Exponential graphs: directed, with diameter log2 N."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from fedgen.topology.base import Topology
 class File(Topology):
     """The graph of a file: an edge list ("0 1" a line, # begins a comment), or GraphML by the ending .graphml.
 
-    Peers are the file's nodes in the order of their names, numbers by value.  An edge of a directed GraphML leads from
-    who turns to somebody to whom it turns to.
+    Peers are the file's nodes in the order of their names, numbers by value.  An edge i -> j of a directed GraphML
+    means that peer i contacts peer j (see gossip.protocol).
 
     Raises SettingError where the file holds no graph, or not one of data.clients nodes.
     """

@@ -43,15 +43,15 @@ def entries(matrix: Matrix, rows: Array, columns: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Who hears whom: hears[i, j] = 1 where what j sends reaches i. Nobody hears itself."""
+    """Which peers receive from which: hears[i, j] = 1 where messages of j reach i; the diagonal is 0."""
 
     hears: Matrix
 
     @classmethod
     def of(cls, contacts: nx.Graph, peers: int, protocol: Protocol = "push") -> Graph:
-        """From a graph of peers 0 .. peers - 1 with an edge i -> j where i turns to j.
+        """From a graph of peers 0 .. peers - 1 with an edge i -> j where i contacts j.
 
-        push: j hears i.  pull: i hears j.  push_pull: both.  Without directions all three are the same.
+        push: j receives from i.  pull: i receives from j.  push_pull: both.  Equal for undirected graphs.
 
         >>> Graph.of(nx.DiGraph([(0, 1), (1, 2)]), 3).hears.toarray().tolist()
         [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
@@ -74,29 +74,29 @@ class Graph:
 
     @cached_property
     def degrees(self) -> Array:
-        """int64[N]: how many each peer hears."""
+        """int64[N]: number of peers that each peer receives from."""
         degrees: Array = np.diff(self.hears.indptr)
         return degrees
 
     @cached_property
     def symmetric(self) -> bool:
-        """Whether everybody is heard by those that it hears."""
+        """Whether the graph is symmetric."""
         return bool((self.hears != self.hears.T).nnz == 0)
 
     @cached_property
     def audience(self) -> Array:
-        """int64[N]: how many hear each peer."""
+        """int64[N]: number of peers that receive from each peer."""
         audience: Array = np.bincount(self.hears.indices, minlength=self.peers)
         return audience
 
     @property
     def sha256(self) -> str:
-        """Of who hears whom."""
+        """SHA-256 of the adjacency matrix."""
         pairs = (self.hears.indptr, self.hears.indices)
         return hashlib.sha256(b"".join(each.astype("<i8").tobytes() for each in pairs)).hexdigest()
 
     def inbox(self, peer: int) -> Array:
-        """int64[k]: whom this peer hears, in order."""
+        """int64[k]: peers whose messages this peer receives, in order."""
         heard: Array = self.hears.indices[self.hears.indptr[peer] : self.hears.indptr[peer + 1]].astype(np.int64)
         return heard
 

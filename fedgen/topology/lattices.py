@@ -16,7 +16,7 @@ from fedgen.topology.base import Topology
 @register("topology", "ring")
 @dataclass(frozen=True, kw_only=True)
 class Ring(Topology):
-    """Peer i and i + 1 hear each other, the last and the first too."""
+    """Peers i and i + 1 exchange messages, and so do the last and the first."""
 
     def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
         return nx.cycle_graph(peers)
@@ -25,7 +25,7 @@ class Ring(Topology):
 @register("topology", "line")
 @dataclass(frozen=True, kw_only=True)
 class Line(Topology):
-    """Peer i and i + 1 hear each other: the slowest of all to agree."""
+    """Peers i and i + 1 exchange messages: the slowest topology to reach consensus."""
 
     def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
         return nx.path_graph(peers)
@@ -34,7 +34,7 @@ class Line(Topology):
 @register("topology", "star")
 @dataclass(frozen=True, kw_only=True)
 class Star(Topology):
-    """Peer 0 and every other hear each other; peer 0 is a peer like all, no server."""
+    """Peer 0 exchanges messages with every other peer; it is a peer, not a server."""
 
     def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
         return nx.star_graph(peers - 1)
@@ -43,7 +43,7 @@ class Star(Topology):
 @register("topology", "torus")
 @dataclass(frozen=True, kw_only=True)
 class Torus(Topology):
-    """A grid, as square as the number of peers allows, whose opposite edges meet: four neighbours each."""
+    """A grid with opposite edges joined, as square as the number of peers allows: four neighbours each."""
 
     def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
         rows = next((rows for rows in range(isqrt(peers), 2, -1) if peers % rows == 0), 0)
@@ -60,7 +60,7 @@ class Torus(Topology):
 @register("topology", "complete")
 @dataclass(frozen=True, kw_only=True)
 class Complete(Topology):
-    """Everybody hears everybody."""
+    """Every peer receives from every other."""
 
     def contacts(self, peers: int, drawing: int, generator: np.random.Generator) -> nx.Graph:
         return nx.complete_graph(peers)

@@ -1,4 +1,4 @@
-"""How much each neighbour counts: mixing matrices W, one step of averaging x <- W x."""
+"""Mixing matrices W: one step of averaging is x <- W x."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ Name = Literal["uniform", "metropolis_hastings"]
 
 
 class Mixing(Protocol):
-    """What a peer makes of its inbox: own + share * (weighted mean of the inbox - own)."""
+    """Merging of an inbox: own + share * (weighted mean of the inbox - own)."""
 
     def weights(self, graph: Graph) -> Matrix:
         """csr[N, N] of the graph's pattern: the weight of each message.
 
-        Raises SettingError for a graph that this mixing does not know.
+        Raises SettingError for a graph that this mixing does not support.
         """
         ...
 
     def share(self, received: Array) -> Array:
-        """float64[k]: what all others together are to a peer whose messages weigh received[k] in sum; 0 for none."""
+        """float64[k]: total mixing weight of the neighbours, 1 - self-weight, for peers whose received messages weigh
+        received[k] in sum; 0 for none."""
         ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """All messages count the same, the own model `keep`: w_ii = keep, w_ij = (1 - keep) / |inbox of i|."""
+    """Equal neighbour weights; self-weight `keep`: w_ii = keep, w_ij = (1 - keep) / |inbox of i|."""
 
     keep: float = 0.5
 
@@ -45,7 +46,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class MetropolisHastings:
-    """w_ij = 1 / (1 + max(degree_i, degree_j)), w_ii = 1 - sum_j w_ij: doubly stochastic, so the mean is kept.
+    """w_ij = 1 / (1 + max(degree_i, degree_j)), w_ii = 1 - sum_j w_ij: doubly stochastic, so mixing preserves the mean.
 
     Source: L. Xiao, S. Boyd, S. Lall, Distributed average consensus with least-mean-square deviation, 2005, section 2.
     """
@@ -65,7 +66,7 @@ class MetropolisHastings:
 
 
 def mixing_of(name: Name, keep: float | None) -> Mixing:
-    """The mixing that the experiment names."""
+    """The mixing that the experiment configures."""
     return MetropolisHastings() if name == "metropolis_hastings" else Uniform(0.5 if keep is None else keep)
 
 

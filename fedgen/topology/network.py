@@ -1,4 +1,4 @@
-"""The graph of each round, and what its messages weigh."""
+"""The graph and the mixing weights of each round."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ DRAWINGS = 100
 
 @dataclass(frozen=True)
 class Churn:
-    """Every peer leaves with the same probability in each round from `first` to `last`, for `away` rounds.
+    """In each round from `first` to `last` every peer goes offline with equal probability, for `away` rounds.
 
-    Who leaves in a round is a function of seed, round and peer, so that nothing has to be remembered.
+    Departures are a function of seed, round and peer, so no state is kept.
     """
 
     probability: float = 0.0
@@ -34,7 +34,7 @@ class Churn:
     last: int = 2**62
 
     def gone(self, streams: Streams, peers: int, round: int) -> Array:
-        """bool[N]: who left in one of the last `away` rounds."""
+        """bool[N]: peers that went offline in one of the last `away` rounds."""
         gone = np.zeros(peers, dtype=bool)
         if self.probability:
             for left in range(max(self.first, round - self.away + 1), min(self.last, round) + 1):
@@ -44,7 +44,7 @@ class Churn:
 
 @dataclass(frozen=True)
 class Network:
-    """Who hears whom in every round, as the experiment's tables [gossip] and [faults] describe it."""
+    """The communication graph of every round, as the tables [gossip] and [faults] describe it."""
 
     topology: Topology
     peers: int
@@ -58,7 +58,7 @@ class Network:
 
     @property
     def static(self) -> bool:
-        """Whether one graph serves all rounds."""
+        """Whether all rounds use one graph."""
         return self.topology.redraw == 0
 
     def graph(self, round: int) -> Graph:
@@ -74,7 +74,7 @@ class Network:
         return self._last[drawing]
 
     def lost(self, round: int, receivers: Array, senders: Array) -> Array:
-        """bool[e]: which messages of a round are lost."""
+        """bool[e]: lost messages of a round."""
         if not self.loss:
             return np.zeros(len(receivers), dtype=bool)
         edges = torch.from_numpy(receivers.astype(np.int64) * self.peers + senders)
@@ -82,7 +82,7 @@ class Network:
         return lost
 
     def gone(self, round: int) -> Array:
-        """bool[N]: who is away in a round."""
+        """bool[N]: peers that are offline in a round."""
         return self.churn.gone(self.streams, self.peers, round)
 
     def matrix(self, round: int) -> Matrix:
@@ -90,7 +90,7 @@ class Network:
         return matrix(self.mixing, self.graph(round))
 
     def _contacts(self, drawing: int, generator: np.random.Generator) -> nx.Graph:
-        """A peer alone has no contacts, whatever the topology."""
+        """A single peer has no neighbours, whatever the topology."""
         return nx.empty_graph(1) if self.peers == 1 else self.topology.contacts(self.peers, drawing, generator)
 
     def _draw(self, drawing: int) -> Graph:

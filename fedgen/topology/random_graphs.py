@@ -17,7 +17,7 @@ from fedgen.topology.base import RandomTopology
 @register("topology", "k_regular")
 @dataclass(frozen=True, kw_only=True)
 class KRegular(RandomTopology):
-    """A random graph in which everybody has the same number of neighbours.
+    """A random graph in which every peer has the same number of neighbours.
 
     Raises SettingError where degree * N is odd, or degree is not below N.
     """
@@ -37,7 +37,7 @@ class KRegular(RandomTopology):
 @register("topology", "small_world")
 @dataclass(frozen=True, kw_only=True)
 class SmallWorld(RandomTopology):
-    """A ring of near neighbours, some of whose edges lead far away.
+    """A ring lattice, some of whose edges are rewired to distant peers.
 
     Source: D. Watts, S. Strogatz, Collective dynamics of small-world networks, Nature 393 (1998).
     """
@@ -53,7 +53,7 @@ class SmallWorld(RandomTopology):
 @register("topology", "scale_free")
 @dataclass(frozen=True, kw_only=True)
 class ScaleFree(RandomTopology):
-    """Newcomers attach to peers that have many neighbours already: a few hubs, many with few.
+    """Preferential attachment: a few hubs have many neighbours, most peers have few.
 
     Source: A.-L. Barabasi, R. Albert, Emergence of scaling in random networks, Science 286 (1999).
     """
@@ -68,9 +68,9 @@ class ScaleFree(RandomTopology):
 @register("topology", "erdos_renyi")
 @dataclass(frozen=True, kw_only=True)
 class ErdosRenyi(RandomTopology):
-    """Every two peers are neighbours with the same probability, degree / (N - 1).
+    """Every pair of peers is joined with probability degree / (N - 1).
 
-    A mean degree below log N is likely to leave peers alone.
+    With a mean degree below log N some peers are likely to be isolated.
     """
 
     degree: Annotated[float, Field(gt=0, description="neighbours of a peer in the mean")] = 8.0

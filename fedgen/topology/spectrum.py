@@ -1,4 +1,4 @@
-"""What a mixing matrix does, in three numbers: |lambda_2|, the spectral gap, the effective number of neighbours."""
+"""Three numbers of a mixing matrix: |lambda_2|, the spectral gap, the effective number of neighbours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXACT, PROBES = 256, 64
 
 
 def second_eigenvalue(matrix: Matrix) -> float:
-    """|lambda_2| of W[N, N]: what is left of the peers' distances after one mixing, in the long run.
+    """|lambda_2| of W[N, N]: the asymptotic factor by which one mixing shrinks the distances between peers.
 
     Where pi_i w_ij = pi_j w_ji for some pi, the symmetric sqrt(w_ij w_ji) has the same eigenvalues; that its largest is
     1 tells that there is such a pi.
@@ -65,7 +65,7 @@ def _largest(eigenvalues: Array) -> tuple[float, float]:
 
 
 def effective_neighbours(matrix: Matrix, decay: float = DECAY) -> float:
-    """How many peers' noise one peer's walk averages: 1 alone, N where all are one.
+    """Number of peers whose noise one peer averages: 1 without mixing, N for the complete mean.
 
     n_W = (1 / (1 - decay)) / sum_k decay^k |W^(k + 1)|_F^2 / N
 

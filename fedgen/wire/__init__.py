@@ -1,1 +1,1 @@
-"""What crosses between participants, as bytes."""
+"""The bytes that participants exchange."""

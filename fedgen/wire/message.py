@@ -1,4 +1,4 @@
-"""One client's answer as bytes, and everything that is checked before anybody looks at its numbers.
+"""One client's update as bytes, and the checks before its numbers are used.
 
 The bytes are a safetensors file: the length of a JSON header, the header, the row's tensors one after another. Round,
 client and weight are its metadata. Nothing is executed by reading it.
@@ -38,7 +38,7 @@ class Malformed(ValueError):
 
 
 def encode(row: Tensor, weight: float, layout: Layout, round: int, client: int) -> bytes:
-    """row[d] of layout.dtype, with what else its receiver checks.
+    """row[d] of layout.dtype with round, client and weight, as bytes.
 
     >>> message = encode(torch.tensor([1.0, 2.0]), 20.0, Layout({"w": (2,)}), round=3, client=7)
     >>> decode(message, Layout({"w": (2,)}), round=3, client=7)
@@ -130,6 +130,6 @@ def _check_tensors(got: Header, expected: Header) -> None:
 
 
 def _quoted(value: object, most: int = 60) -> str:
-    """As Python writes it, no longer than a reason may be: others chose it."""
+    """repr(value), cut to the length of a reason, as its sender chose it."""
     text = repr(value)
     return text if len(text) <= most else text[: most - 3] + "..."
