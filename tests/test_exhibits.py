@@ -137,7 +137,7 @@ def test_exhibits_and_their_pictures_need_no_torch() -> None:
     code = (
         "import sys\n"
         "from fedgen.exhibits import Images\n"
-        "from fedgen.server import report, exhibits_record, exhibit_pictures\n"
+        "from fedgen.server.report import page, exhibits_record, exhibit_pictures\n"
         "assert exhibit_pictures.draw_exhibit(Images('i', 'I', [[[0, 255]]]))\n"
         "assert 'torch' not in sys.modules and 'ray' not in sys.modules"
     )

@@ -24,7 +24,7 @@ from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.rows import LocalRows
 from fedgen.server.pools import ray_cluster, ray_pool
-from fedgen.server.pools.pool import Interrupt
+from fedgen.server.pools.pool import BlockFailure, Interrupt
 from fedgen.server.pools.ray_cluster import connect
 from fedgen.server.pools.ray_pool import RayPool, RayWorker
 from fedgen.server.pools.sliced_rows import SlicedRows
@@ -156,16 +156,32 @@ def test_block_that_kills_its_worker_ends_as_that_blocks_failure(
     assert "lower runtime.workers or training.block where memory runs out" in result.message
 
 
+def sleeps(federation: Federation, shared: int, number: int) -> int:
+    """A task that hangs at one number."""
+    if number == shared:
+        time.sleep(3600)
+    return number
+
+
+def test_stuck_block_is_given_up() -> None:
+    with pool_of(2, experiment(1)) as (pool, _):
+        assert list(pool.map(sleeps, range(4), -1)) == [0, 1, 2, 3]
+        pool._block_timeout_s = 5.0
+        given_up = BlockFailure("no answer within runtime.block_timeout_s = 5")
+        assert list(pool.map(sleeps, range(4), 1)) == [0, given_up, 2, 3]
+
+
+@pytest.mark.slow
 def test_stuck_block_is_given_up_and_stays_so_on_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = with_deed(tmp_path, "time.sleep(3600)", monkeypatch, block_timeout_s=15.0)
+    stuck = with_deed(tmp_path, "time.sleep(3600)", monkeypatch, block_timeout_s=20.0)
     result = run(stuck, tmp_path / "run", search_path=(str(tmp_path),))
-    assert_one_client_lost(result, "no answer within runtime.block_timeout_s = 15")
+    assert_one_client_lost(result, "no answer within runtime.block_timeout_s = 20")
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
         checkpoint.unlink()
     (tmp_path / "marker").unlink()
     again = resume(tmp_path / "run", overrides={"runtime.backend": "serial"})
     assert again.sha256 == result.sha256
-    assert_one_client_lost(again, "no answer within runtime.block_timeout_s = 15")
+    assert_one_client_lost(again, "no answer within runtime.block_timeout_s = 20")
 
 
 def pid(federation: Federation, shared: None, number: int) -> int:
