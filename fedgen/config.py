@@ -130,10 +130,10 @@ class FederationSection(Section):
 
 
 class GossipSection(Section):
-    """Gossip: who hears whom, and what a neighbour's model weighs."""
+    """Gossip: topology and mixing weights."""
 
     topology: Annotated[Choice, Kind("topology", "k_regular")] = Field(
-        Choice(name="k_regular"), validate_default=True, description="who hears whom in gossip"
+        Choice(name="k_regular"), validate_default=True, description="communication graph of gossip"
     )
     mixing: Literal["uniform", "metropolis_hastings"] = Field(
         "uniform", description="weights of the neighbours' models: all alike, or by degrees so that the mean is kept"
@@ -222,7 +222,7 @@ class AggregationSection(Section):
 
 
 class ByzantineSection(Section):
-    """Who lies, and how."""
+    """Byzantine clients and their attack."""
 
     attack: Annotated[Choice, Kind("attack", "none")] = Field(
         Choice(name="none"), validate_default=True, description="what Byzantine clients do"
@@ -231,9 +231,9 @@ class ByzantineSection(Section):
         0, description="Byzantine clients: how many (drawn from the seed) or a list of client numbers"
     )
     start: int = Field(0, ge=0, description="first round in which they attack; 0: exchanges before the first round too")
-    redraw: bool = Field(False, description="draw the clients that lie anew every round; `clients` is a count")
+    redraw: bool = Field(False, description="draw the Byzantine clients anew every round; `clients` is a count")
     per_neighbour: bool = Field(
-        False, description="gossip: attack every inbox by itself, so that each neighbour of a liar hears another lie"
+        False, description="gossip: attack every inbox by itself, so that each neighbour receives another model"
     )
 
 
@@ -266,12 +266,12 @@ class TrackingSection(Section):
 
     report: bool = Field(True, description="write report.html and its pictures when the run ends")
     observers: Annotated[tuple[Annotated[Choice, Kind("observer")], ...], Field(strict=False)] = Field(
-        (), description="classes of your own that are told of every round, as 'module:Class'"
+        (), description="classes of your own that observe every round, as 'module:Class'"
     )
 
 
 class Experiment(Section):
-    """One experiment: what is trained, by whom, how it is aggregated, who lies, and where it runs.
+    """One experiment: what is trained, by whom, how it is aggregated, who is Byzantine, and where it runs.
 
     >>> Experiment(data={"clients": 20}).data.partition.name
     'dirichlet'
@@ -321,7 +321,9 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        cohort, f, star = self.cohort_size, self.aggregation.f, self.federation.mode == "star"
+        cohort = self.cohort_size
+        f = self.aggregation.f
+        star = self.federation.mode == "star"
         if cohort > self.data.clients:
             raise _conflict(
                 f"federation.cohort = {cohort} is more than data.clients = {self.data.clients}; ask for at most "
@@ -330,23 +332,23 @@ class Experiment(Section):
         trusts_itself = "root_samples" in self.aggregation.rule.params
         if star and 2 * f >= cohort and not trusts_itself:
             raise _conflict(
-                f"aggregation.f = {f} of a cohort of {cohort}: no rule without data of its own withstands f >= n / 2 "
-                f"liars; lower aggregation.f to at most {(cohort - 1) // 2} or raise federation.cohort"
+                f"aggregation.f = {f} of a cohort of {cohort}: no rule without root samples tolerates f >= n / 2 "
+                f"Byzantine clients; lower aggregation.f to at most {(cohort - 1) // 2} or raise federation.cohort"
             )
-        liars = self.byzantine.clients
-        worst = max([*liars, len(liars) - 1], default=-1) if isinstance(liars, list) else liars - 1
+        named = self.byzantine.clients
+        worst = max([*named, len(named) - 1], default=-1) if isinstance(named, list) else named - 1
         if worst >= self.data.clients:
             raise _conflict(
-                f"byzantine.clients = {liars} does not fit data.clients = {self.data.clients} (numbered from 0)"
+                f"byzantine.clients = {named} does not fit data.clients = {self.data.clients} (numbered from 0)"
             )
-        if isinstance(liars, list) and self.byzantine.redraw:
+        if isinstance(named, list) and self.byzantine.redraw:
             raise _conflict(
-                f"byzantine.redraw = true draws liars every round, but byzantine.clients = {liars} names them; give "
-                f"their number, byzantine.clients = {len(liars)}, or leave redraw out"
+                f"byzantine.redraw = true draws Byzantine clients every round, but byzantine.clients = {named} names "
+                f"them; give their number, byzantine.clients = {len(named)}, or leave redraw out"
             )
-        if (len(set(liars)) if isinstance(liars, list) else liars) == self.data.clients:
+        if (len(set(named)) if isinstance(named, list) else named) == self.data.clients:
             raise _conflict(
-                f"byzantine.clients = {liars} is every one of data.clients = {self.data.clients}: nobody honest is "
+                f"byzantine.clients = {named} is every one of data.clients = {self.data.clients}: no honest client is "
                 f"left to learn from; name at most {self.data.clients - 1}"
             )
         return self

@@ -100,7 +100,7 @@ class Text(Exhibit):
 
 @dataclass(frozen=True, eq=False)
 class Table(Exhibit):
-    """Rows of texts and numbers, one cell a head; folded: opened by whoever wants to read it."""
+    """Rows of texts and numbers, one cell a head; folded: shown after a click."""
 
     kind: ClassVar[str] = "table"
     heads: tuple[str, ...]

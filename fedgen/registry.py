@@ -135,7 +135,8 @@ def _imported(kind: str, path: str) -> Maker:
 
 def _imported_from(module: ModuleType) -> str:
     """The file that was imported, and a file of the same name among the user's own that it hides."""
-    file, name = getattr(module, "__file__", None), module.__name__.partition(".")[0]
+    file = getattr(module, "__file__", None)
+    name = module.__name__.partition(".")[0]
     own = [Path(folder, f"{name}.py") for folder in [*_SEARCHED, str(Path.cwd())]]
     hidden = next((path for path in own if path.is_file() and (file is None or not path.samefile(file))), None)
     told = f"; it was imported from {file or 'Python itself'}"

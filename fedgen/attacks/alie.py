@@ -1,4 +1,4 @@
-"""A Little Is Enough: all liars move inside the spread of the honest updates."""
+"""A Little Is Enough: all Byzantine clients shift their update within the spread of the honest ones."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class ALittleIsEnough(BaseAttack):
     g_i <- mean + z * std over the honest rows, for Byzantine i.  The paper's mean - z * std is of gradients, whose
     negatives updates are; a negative z pulls to the other side.
 
-    z: `z` where given; else the paper's z_max(n, f), f liars among n rows:
+    z: `z` where given; else the paper's z_max(n, f), f Byzantine among n rows:
     z_max = Phi^-1((n - f - s) / (n - f)), s = floor(n / 2 + 1) - f, Phi the normal distribution function.
     With `optimize`, the z in 0.1 .. 100 that moves the running rule farthest from the honest mean
     (16 points evenly spaced by ratio, then 8 golden sections, on inner products where the rule needs no more).
-    Where nobody is honest, rows stay as they are.
+    Without honest rows nothing is changed.
 
     >>> ALittleIsEnough(z=2.0)([[1.0, 5.0], [3.0, 5.0], [0.0, 0.0]], liars=[2])
     tensor([[1., 5.],
@@ -39,9 +39,9 @@ class ALittleIsEnough(BaseAttack):
     >>> round(z_max(50, 24), 2)
     1.43
 
-    Source: M. Baruch, G. Baruch, Y. Goldberg, arXiv 1902.06156 (2019), "preventing convergence".  There the liars
-    estimate mean and deviation from their own updates; here, as in later work, they see the honest ones.  For few liars
-    the formula falls below 0, which would help the mean: then z is 0; and at least one honest row is counted as a
+    Source: M. Baruch, G. Baruch, Y. Goldberg, arXiv 1902.06156 (2019), "preventing convergence".  There the attackers
+    estimate mean and deviation from their own updates; here, as in later work, they see the honest ones.  With few
+    attackers the formula falls below 0, which would help the mean: then z is 0; at least one honest row counts as a
     supporter.  The line search is that of Y. Allouah et al., arXiv 2302.01772 (2023), experiments.
     """
 
@@ -72,7 +72,7 @@ class ALittleIsEnough(BaseAttack):
 
 
 def z_max(n: int, f: int) -> float:
-    """The most standard deviations at which f liars among n still have the supporters for a majority."""
+    """Largest number of standard deviations for which f Byzantine rows among n still get a majority."""
     supporters = max(n // 2 + 1 - f, 1)
     share = (n - f - supporters) / (n - f)
     return max(NormalDist().inv_cdf(share), 0.0) if share > 0 else 0.0

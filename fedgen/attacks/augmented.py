@@ -19,7 +19,10 @@ from fedgen.registry import register
 STEPS = 32
 """Runge-Kutta steps of the Lotka-Volterra flow: its error is far below a pixel."""
 
-ALPHA, BETA, GAMMA, DELTA = 2 / 3, 4 / 3, -1.0, -1.0
+ALPHA = 2 / 3
+BETA = 4 / 3
+GAMMA = -1.0
+DELTA = -1.0
 """The paper's Lotka-Volterra parameters."""
 
 
@@ -28,8 +31,8 @@ ALPHA, BETA, GAMMA, DELTA = 2 / 3, 4 / 3, -1.0, -1.0
 class Augmented(BaseAttack):
     """Trains on pictures warped by a Lotka-Volterra flow or Arnold's cat map, under Gaussian noise.
 
-    for a drawn `share` of a liar's samples: x(p) <- x(T p) + u * noise * z(p), z ~ N(0, 1) a pixel, u uniform in (0, 1)
-    a sample;  p = (p1, p2) in [0, 1]^2, read between pixels by bilinear interpolation, beyond the edge at the edge
+    for a drawn `share` of a Byzantine client's samples: x(p) <- x(T p) + u * noise * z(p), z ~ N(0, 1) a pixel,
+    u uniform in (0, 1) a sample;  p = (p1, p2) in [0, 1]^2, read between pixels by bilinear interpolation, beyond the edge at the edge
 
     "lotka_volterra": T the flow for the time 1 of p1' = alpha p1 - beta p1 p2, p2' = delta p1 p2 - gamma p2,
     alpha, beta, gamma, delta = 2/3, 4/3, -1, -1;
@@ -46,7 +49,7 @@ class Augmented(BaseAttack):
     transform: Annotated[
         Literal["lotka_volterra", "cat_map", "smooth_cat_map"], Field(description="how pictures are bent")
     ] = "lotka_volterra"
-    share: Annotated[float, Field(gt=0, le=1, description="share of a liar's samples that are augmented")] = 1.0
+    share: Annotated[float, Field(gt=0, le=1, description="share of a Byzantine client's samples that change")] = 1.0
     noise: Annotated[float, Field(ge=0, description="largest standard deviation of the noise, in the data's units")] = (
         0.1
     )
@@ -65,7 +68,9 @@ class Augmented(BaseAttack):
             )
 
     def poison(self, block: Block, byzantine: Tensor) -> Block:
-        chosen, x, own = drawn_samples(block, self.share, "augmented"), block.x.clone(), block.x[byzantine]
+        chosen = drawn_samples(block, self.share, "augmented")
+        x = block.x.clone()
+        own = block.x[byzantine]
         augmented = sampled(own, self._lookup()) + self._noise(block, byzantine)
         x[byzantine] = torch.where(over_samples(chosen[byzantine], own), augmented, own)
         return replace(block, samples=Samples.of(x, block.y))
@@ -84,8 +89,10 @@ class Augmented(BaseAttack):
         return smooth_remainder(mapped / sizes, self.smoothness) * sizes
 
     def _noise(self, block: Block, byzantine: Tensor) -> Tensor:
-        """[k, m, ...]: of each liar and sample, the same in every round."""
-        liars, m, features = block.clients[byzantine], block.longest, prod(self.facts.input_shape)
+        """[k, m, ...]: of each Byzantine client and sample, the same in every round."""
+        liars = block.clients[byzantine]
+        m = block.longest
+        features = prod(self.facts.input_shape)
         levels = block.streams.uniform("attack.augmented.level", 0, liars, m)
         noise = block.streams.normal("attack.augmented.noise", 0, liars, m * features)
         return self.noise * over_samples(levels, block.x) * noise.view(len(liars), m, *self.facts.input_shape)
@@ -129,9 +136,11 @@ def sampled(x: Tensor, where: Tensor) -> Tensor:
     limits = torch.tensor([height - 1, width - 1], dtype=torch.float64)
     at = where.clamp_min(0).minimum(limits)
     low = at.floor().minimum((limits - 1).clamp_min(0))
-    part, low = (at - low).flatten(0, 1), low.long().flatten(0, 1)
+    part = (at - low).flatten(0, 1)
+    low = low.long().flatten(0, 1)
     high = (low + 1).minimum(limits.long())
-    flat, result = x.flatten(-2), torch.zeros_like(x.flatten(-2))
+    flat = x.flatten(-2)
+    result = torch.zeros_like(x.flatten(-2))
     for rows, row_weight in ((low[:, 0], 1 - part[:, 0]), (high[:, 0], part[:, 0])):
         for columns, column_weight in ((low[:, 1], 1 - part[:, 1]), (high[:, 1], part[:, 1])):
             result += (row_weight * column_weight).to(x.dtype) * flat[..., rows * width + columns]

@@ -1,4 +1,4 @@
-"""Backdoor: a small mark in the picture makes the model say what the liars want, and nothing else changes."""
+"""Backdoor: a small mark in the picture makes the model predict the target; other predictions stay right."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fedgen.registry import register
 class Backdoor(BaseAttack):
     """Trains on samples with a trigger that are labelled `target`, and may boost the update to replace the model.
 
-    for a drawn `share` of a liar's samples: x <- x with `size` x `size` pixels of `value` in a corner, y <- target;
-    g_i <- boost * g_i
+    for a drawn `share` of a Byzantine client's samples: x <- x with `size` x `size` pixels of `value` in a corner,
+    y <- target;  g_i <- boost * g_i
 
-    boost = 1 sends what was trained.  Model replacement takes boost = cohort / (liars in it * server learning rate):
-    then the mean is the liars' model.  In samples that are no pictures, the first ("..._left") or last `size` features
-    are the trigger.  The success is measured as `backdoor_rate`: the share of triggered test samples of other classes
+    boost = 1 sends the trained update.  Model replacement takes boost = cohort / (Byzantine clients in it * server
+    learning rate): then the mean is the attackers' model.  In samples that are no pictures, the first ("..._left") or
+    last `size` features are the trigger.  The success is measured as `backdoor_rate`: the share of triggered test samples of other classes
     that the model calls `target`, where model.metrics has "accuracy".
 
     >>> import torch
@@ -52,7 +52,9 @@ class Backdoor(BaseAttack):
     value: Annotated[
         float, Field(allow_inf_nan=False, description="brightness of the trigger, in the data's own units")
     ] = 1.0
-    share: Annotated[float, Field(gt=0, le=1, description="share of a liar's samples that carry the trigger")] = 0.5
+    share: Annotated[float, Field(gt=0, le=1, description="share of a Byzantine client's samples with the trigger")] = (
+        0.5
+    )
     boost: Annotated[float, Field(gt=0, description="factor of the update that is sent")] = 1.0
     takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
 
@@ -76,14 +78,15 @@ class Backdoor(BaseAttack):
         return rows.map(Distort.of(view, Scaled(self.boost))), view.weights, view.memory
 
     def triggered(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """(x, y) of the samples of other classes, with the trigger and labelled as the liars want them to be."""
+        """(x, y) of the samples of other classes, with the trigger and the target label."""
         others = y != self.target
         return self._stamped(x[others]), torch.full_like(y[others], self.target)
 
     def _stamped(self, x: Tensor) -> Tensor:
         """A copy of x[..., height, width] or x[..., features] with the trigger."""
         vertical, horizontal = self.corner.split("_")
-        stamped, columns = x.clone(), slice(None, self.size) if horizontal == "left" else slice(-self.size, None)
+        stamped = x.clone()
+        columns = slice(None, self.size) if horizontal == "left" else slice(-self.size, None)
         if len(self.facts.input_shape) == 1:
             stamped[..., columns] = self.value
         else:

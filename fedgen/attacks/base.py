@@ -34,7 +34,7 @@ class BaseAttack(Attack):
     ) -> Tensor:
         """rows[n, d] as they are sent where the rows numbered `liars` are Byzantine, to `rule`, else to the mean.
 
-        f: how many liars the rule withstands, as many as there are unless given.  root[d]: the update that the rule
+        f: Byzantine rows that the rule tolerates; their actual number unless given.  root[d]: the update that the rule
         trusts, if it trusts one.
         """
         data = rows if isinstance(rows, Tensor) else torch.from_numpy(np.asarray(rows, np.float32))
@@ -62,7 +62,7 @@ def wide(slab: Tensor) -> Tensor:
 
 
 def carrier(slab: Tensor) -> Tensor:
-    """The slab in numbers that hold its own and a lie's: integers as float64, until they are sent."""
+    """The slab in a dtype that holds honest and Byzantine values: integers as float64, until they are sent."""
     return slab if slab.is_floating_point() else slab.double()
 
 
@@ -118,9 +118,9 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers of the liars, by client, round and absolute column: no slice width changes them.
+    """Random numbers of the Byzantine clients, by client, round and absolute column: independent of the slice width.
 
-    Whoever is told something of its own gets numbers of its own.
+    An attack on single inboxes draws anew for every receiver.
     """
 
     streams: Streams

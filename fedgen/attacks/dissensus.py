@@ -1,4 +1,4 @@
-"""Dissensus: liars cancel what honest neighbours say, so that peers never agree."""
+"""Dissensus: Byzantine peers cancel the messages of honest neighbours, so that peers never reach consensus."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Dissensus(BaseAttack):
     g_i <- -epsilon * sum of w_j g_j over honest j / sum of w_k over Byzantine k, for Byzantine i, with w = weights[n]
 
     In gossip with byzantine.per_neighbour, where rows are differences from the receiver's own model, this keeps every
-    peer away from its neighbours, each by another lie.
+    peer away from its neighbours, each by another model.
 
     >>> Dissensus()([[1.0, 3.0], [9.0, 9.0], [3.0, 5.0]], liars=[1])
     tensor([[ 1.,  3.],

@@ -31,13 +31,13 @@ class FangKrum(BaseAttack):
     lambda <= sqrt(min_j sum of the n - c - 2 least |g_j - g_k|^2 over honest k / ((n - 2 c - 1) d))
               + max_j |g_j| / sqrt(d)
 
-    All distances come from one extended Gram matrix.  Where nobody is honest, rows stay as they are.
+    All distances come from one extended Gram matrix.  Without honest rows nothing is changed.
 
     >>> FangKrum()([[-1.0], [1.0], [9.0], [11.0], [13.0], [0.0], [0.0]], liars=[5, 6])[5]
     tensor([-0.6088])
 
     Source: M. Fang et al., arXiv 1911.11815 (2020), "attacking Krum", full knowledge.  Rows are differences from the
-    received model here, so w_Re is 0; all liars send the same row, where the paper's others differ by a little.
+    received model here, so w_Re is 0; all Byzantine clients send the same row; in the paper the others differ slightly.
     """
 
     least: Annotated[float, Field(gt=0, description="smallest lambda that is tried")] = 1e-5
@@ -65,7 +65,8 @@ class FangKrum(BaseAttack):
 
 
 def _bound(geometry: Geometry, d: int, liars: int) -> float:
-    honest, n = geometry.honest, len(geometry.honest)
+    honest = geometry.honest
+    n = len(geometry.honest)
     nearest = geometry.distances().sort(1).values[:, 1 : 1 + max(n - liars - 2, 1)].sum(1)
     spread = float(nearest.min()) if len(nearest) else 0.0
     longest = float(geometry.gram.diagonal()[:n][honest].max())
@@ -81,14 +82,14 @@ class FangTrimmedMean(BaseAttack):
     where it falls (sign -1): from [max, b * max] if max > 0, else [max, max / b];
     min and max over the honest rows of column j, drawn by client i, round and column j;  sign 0: 0
 
-    Where nobody is honest, rows stay as they are.
+    Without honest rows nothing is changed.
 
     >>> sent = FangTrimmedMean()([[1.0, -4.0], [2.0, -2.0], [0.0, 0.0]], liars=[2])[2]
     >>> bool(0.5 <= sent[0] <= 1), bool(-2 <= sent[1] <= -1)
     (True, True)
 
     Source: M. Fang et al., arXiv 1911.11815 (2020), "attacking trimmed mean", full knowledge; it serves against the
-    median too.  Theirs acts on models, ours on differences from the received model, as in later work.
+    median too.  The paper's attack acts on models, ours on differences from the received model, as in later work.
     """
 
     b: Annotated[float, Field(gt=1, description="how far beyond the extreme, as a factor")] = 2.0

@@ -42,7 +42,7 @@ class Forged(BaseAttack):
         return self.forge
 
     def forge(self, message: bytes) -> bytes:
-        """The message of one liar as it is sent."""
+        """The message that one Byzantine client sends."""
         match self.kind:
             case "duplicate":
                 return message * 2
@@ -55,7 +55,8 @@ class Forged(BaseAttack):
 
 
 def _changed(header: Header, kind: str) -> Header:
-    metadata, name = header[METADATA], next(name for name in header if name != METADATA)
+    metadata = header[METADATA]
+    name = next(name for name in header if name != METADATA)
     tensor = header[name]
     match kind:
         case "round":

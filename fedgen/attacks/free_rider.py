@@ -47,7 +47,8 @@ class FreeRider(BaseAttack):
     omniscient: ClassVar[bool] = True
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
-        known, now = view.memory.get(REFERENCE, view.context.reference), view.context.reference
+        known = view.memory.get(REFERENCE, view.context.reference)
+        now = view.context.reference
         if view.start is not None:
             step = view.start[view.byzantine]
         else:

@@ -25,7 +25,8 @@ def honest_std(slab: Tensor, honest: Tensor) -> Tensor:
 
     Row by row, as torch's own std over few long rows takes ten times as long.
     """
-    mean, total = honest_mean(slab, honest)[0], torch.zeros_like(slab[0])
+    mean = honest_mean(slab, honest)[0]
+    total = torch.zeros_like(slab[0])
     for row in _chosen(slab, honest):
         apart = row - mean
         total.addcmul_(apart, apart)

@@ -1,4 +1,4 @@
-"""Inner-product manipulation: all liars push against the honest mean."""
+"""Inner-product manipulation: all Byzantine clients push against the honest mean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fedgen.registry import register
 class InnerProductManipulation(BaseAttack):
     """Sends minus `epsilon` times the mean of the honest updates; a small epsilon hides, a large one destroys.
 
-    g_i <- -epsilon * mean of g_j over honest j, for Byzantine i.  Where nobody is honest, rows stay as they are.
+    g_i <- -epsilon * mean of g_j over honest j, for Byzantine i.  Without honest rows nothing is changed.
 
     With `optimize`, the epsilon in 0.1 .. 100 that moves the running rule farthest from the honest mean (16 points
     evenly spaced by ratio, then 8 golden sections, on inner products where the rule needs no more).

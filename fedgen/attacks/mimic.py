@@ -1,4 +1,4 @@
-"""Mimic: all liars copy one honest client, so that its data count too much and others' too little."""
+"""Mimic: all Byzantine clients copy one honest client, so that its data weigh too much."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Mimic(BaseAttack):
     g_i <- g_v for Byzantine i; v = argmax over honest j of |u . (g_j - mean)|, u the direction in which honest rows
     vary most: the leading eigenvector of their centred Gram matrix knows v without a pass over d
 
-    `client` names v instead.  Where v is not in the round, or lies, a v is chosen anew and copied from then on.  Where
-    nobody is honest, rows stay as they are.
+    `client` names v instead.  Where v is not in the round, or is Byzantine, a new v is chosen and copied from then on.
+    Without honest rows nothing is changed.
 
     >>> Mimic()([[0.0, 1.0], [0.0, -1.0], [0.0, 5.0], [7.0, 7.0]], liars=[3])
     tensor([[ 0.,  1.],

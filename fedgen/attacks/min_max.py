@@ -74,7 +74,7 @@ class MinMax(Bounded):
     g_i <- mean + gamma * p;  gamma largest with max_j |g_i - g_j| <= max_jk |g_j - g_k| over honest j, k
 
     p ("perturbation"): -mean / |mean| ("unit"), std ("std") or -sign(mean) ("sign") of the honest rows, std with 1 / h;
-    the papers' -std is of gradients, whose negatives updates are.  Where nobody is honest, rows stay as they are.
+    the papers' -std is of gradients, whose negatives updates are.  Without honest rows nothing is changed.
 
     >>> MinMax(perturbation="sign")([[1.0], [3.0], [9.0]], liars=[2])
     tensor([[1.],
@@ -99,7 +99,7 @@ class MinSum(Bounded):
     g_i <- mean + gamma * p;  gamma largest with sum_j |g_i - g_j|^2 <= max_j sum_k |g_j - g_k|^2 over honest j, k
 
     p ("perturbation"): -mean / |mean| ("unit"), std ("std") or -sign(mean) ("sign") of the honest rows, std with 1 / h;
-    the papers' -std is of gradients, whose negatives updates are.  Where nobody is honest, rows stay as they are.
+    the papers' -std is of gradients, whose negatives updates are.  Without honest rows nothing is changed.
 
     >>> MinSum(perturbation="sign")([[1.0], [3.0], [9.0]], liars=[2])
     tensor([[1.],

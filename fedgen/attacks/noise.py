@@ -39,7 +39,7 @@ class Gaussian(BaseAttack):
 @register("attack", "uniform")
 @dataclass(frozen=True, kw_only=True)
 class Uniform(BaseAttack):
-    """Sends uniform noise; with the default bounds, which have a mean, independent liars still pull one way.
+    """Sends uniform noise; with the default bounds, which have a mean, independent attackers still pull one way.
 
     g_ij <- low + (high - low) * u_ij, u_ij uniform in (0, 1), drawn by client i, round and column j;  low < high
 

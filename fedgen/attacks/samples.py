@@ -1,4 +1,4 @@
-"""Which samples of a liar are poisoned."""
+"""The samples of a Byzantine client that an attack changes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ LEAST, MOST, POINTS, CUTS = 0.1, 100.0, 16, 8
 """The grid is POINTS strengths from LEAST to MOST, evenly spaced by ratio; CUTS golden sections refine its best."""
 
 Lie = Callable[[float], tuple[float, float]]
-"""strength -> (along, across): the lie is along * mean + across * statistic."""
+"""strength -> (along, across): the Byzantine row is along * mean + across * statistic."""
 
 
 def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None = None) -> float:
@@ -28,7 +28,8 @@ def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None =
     A rule that decides from inner products is asked on n x n numbers, after one pass over the rows; any other
     aggregates the mapped rows for every candidate.
     """
-    honest, rows = ~view.byzantine, decisive(rows, view.context.layout)
+    honest = ~view.byzantine
+    rows = decisive(rows, view.context.layout)
     rule, context = view.rule, view.context
     if len(honest) < rule.minimum(view.context.f):
         return 1.0  # the round will be skipped

@@ -1,4 +1,4 @@
-"""False statistics: honest parameters, and running means and variances that nobody measured."""
+"""False statistics: honest parameters with running means and variances that were never measured."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FalseStatistics(BaseAttack):
 
     s_i <- scale * s_i, s the columns of the statistics: their change in a star, their values in gossip
 
-    A rule decides by the parameters, so nothing of this lie is seen there; admission bounds statistics by themselves.
+    Rules decide by parameters, so they do not see this attack; admission limits statistics separately.
     A model without statistics is not attacked.
     """
 

@@ -1,4 +1,4 @@
-"""What generated samples change: counts, distance to everybody's samples; shapes side by side, points of a picture."""
+"""Effects of generated samples: counts, distances to all samples, shapes side by side, points of a picture."""
 
 from __future__ import annotations
 

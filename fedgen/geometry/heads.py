@@ -13,12 +13,12 @@ from fedgen.geometry.statistics import Scatter, Statistics
 from fedgen.parameters import Layout
 
 UNKNOWN = 10.0
-"""How far below the least bias that of a class lies which nobody holds, where a model begins from a head."""
+"""A class without samples gets the least bias minus this, where a model starts from a head."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """Scores x @ weight^T + bias; weight float64[C, d], bias float64[C], minus infinity for classes nobody holds."""
+    """Scores x @ weight^T + bias; weight float64[C, d], bias float64[C], minus infinity for classes without samples."""
 
     weight: Tensor
     bias: Tensor
@@ -44,7 +44,7 @@ def linear_names(layout: Layout, classes: int, features: int) -> tuple[str, str]
 
 
 def row_of(head: Head, layout: Layout) -> Tensor:
-    """The head as the row of a model that is one linear layer; classes nobody holds score less than any other."""
+    """The head as the row of a model that is one linear layer; classes without samples score less than any other."""
     names = linear_names(layout, *head.weight.shape)
     assert names is not None
     held = head.bias.isfinite()

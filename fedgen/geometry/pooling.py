@@ -1,4 +1,4 @@
-"""Pooling the statistics of participants, some of whom may lie."""
+"""Pooling the statistics of participants, some of whom may be Byzantine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedgen.geometry.statistics import Statistics, pooled
 
 @dataclass(frozen=True)
 class Pooled:
-    """The statistics of those who are believed, and theirs one by one: place -> as they are pooled.
+    """The pooled statistics of the accepted participants, and the single ones: place -> statistics as pooled.
 
     refused: place -> why not.
     """
@@ -26,16 +26,16 @@ class Pooled:
 def robust_pooled(parts: Sequence[Statistics], bound: float = 3.0, most: float = 3.0) -> Pooled:
     """The pool of all participants, each with no more weight and no longer embeddings than is common.
 
-    Refused is who sends numbers that no samples have: counts below 0, negative variances, infinities.  Of the others, a
-    mean more than `bound` times as long as the median of all participants' class means is shortened to that median, a
-    variance more than bound^2 times theirs likewise, and who claims more than `most` times the median number of samples
-    counts as that many.
+    Statistics that no samples can have are rejected: counts below 0, negative variances, infinities.  A class mean
+    more than `bound` times as long as the median of all participants' class means is shortened to that median, a
+    variance more than bound^2 times the median variance likewise.  A count above `most` times the median count is
+    lowered to that.
 
-    Whoever keeps within these bounds could have sent the same as an honest participant could: a lie shifts the pool by
+    A Byzantine participant within these bounds is indistinguishable from an honest one: it shifts the pool by
     its own bounded share.  A median of the means would throw away the classes that few participants hold, which are
     the reason for pooling.
 
-    Raises ValueError where nobody is left.
+    Raises ValueError where no participant is left.
 
     >>> from fedgen.geometry.statistics import statistics_of
     >>> honest = [statistics_of([[1.0, shift], [1.0, -shift]], [0, 0], classes=1) for shift in (0.1, 0.2, 0.3)]

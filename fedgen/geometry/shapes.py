@@ -135,7 +135,7 @@ def truncated(shape: Shape, features: int, rank: int | None) -> Shape:
 
 
 def _any_root(covariance: Scatter, count: float, definite: bool) -> Tensor | None:
-    """rows[r, d] with rows^T rows = covariance; None where that takes eigenvalues, as that of a lie may."""
+    """rows[r, d] with rows^T rows = covariance; None where it needs eigenvalues, as a Byzantine covariance may."""
     if covariance.matrix is None or count < 2:
         return covariance.rows
     if not definite:

@@ -205,6 +205,6 @@ def pooled(parts: Iterable[Statistics]) -> Statistics:
     first = next(left, None)
     if first is None:
         raise ValueError(
-            "nobody's statistics are no statistics; give those of at least one participant, who may be empty"
+            "no statistics were given; expected those of at least one participant, who may hold no samples"
         )
     return reduce(merge, left, first)

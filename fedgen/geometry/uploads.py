@@ -37,7 +37,7 @@ class Upload(Protocol):
         ...
 
     def decode(self, row: Tensor) -> Statistics:
-        """What the row says, a lie included."""
+        """The statistics in the row, Byzantine or not."""
         ...
 
 

@@ -135,7 +135,7 @@ def strict(value: object) -> Json:
 
 def final_metrics(records: Sequence[RoundRecord]) -> Metrics:
     """The metrics of the last evaluated round; None for what it had nothing to take a mean of, such as the training
-    loss of a tick in which nobody trained."""
+    loss of a tick in which no peer trained."""
     last = next((record for record in reversed(records) if record.evaluated), None)
     if last is None:
         return {}
