@@ -32,7 +32,8 @@ class Augmented(BaseAttack):
     """Trains on pictures warped by a Lotka-Volterra flow or Arnold's cat map, under Gaussian noise.
 
     for a drawn `share` of a Byzantine client's samples: x(p) <- x(T p) + u * noise * z(p), z ~ N(0, 1) a pixel,
-    u uniform in (0, 1) a sample;  p = (p1, p2) in [0, 1]^2, read between pixels by bilinear interpolation, beyond the edge at the edge
+    u uniform in (0, 1) a sample;  p = (p1, p2) in [0, 1]^2, read between pixels by bilinear
+    interpolation, beyond the edge at the edge
 
     "lotka_volterra": T the flow for the time 1 of p1' = alpha p1 - beta p1 p2, p2' = delta p1 p2 - gamma p2,
     alpha, beta, gamma, delta = 2/3, 4/3, -1, -1;

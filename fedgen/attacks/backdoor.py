@@ -29,8 +29,8 @@ class Backdoor(BaseAttack):
 
     boost = 1 sends the trained update.  Model replacement takes boost = cohort / (Byzantine clients in it * server
     learning rate): then the mean is the attackers' model.  In samples that are no pictures, the first ("..._left") or
-    last `size` features are the trigger.  The success is measured as `backdoor_rate`: the share of triggered test samples of other classes
-    that the model calls `target`, where model.metrics has "accuracy".
+    last `size` features are the trigger.  The success is measured as `backdoor_rate`: the share of triggered
+    test samples of other classes that the model predicts as `target`, where model.metrics has "accuracy".
 
     >>> import torch
     >>> from types import SimpleNamespace
