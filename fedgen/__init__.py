@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fedgen.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from fedgen.aggregation.call import aggregate as aggregate
     from fedgen.config import Experiment as Experiment
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from fedgen.tracking.observer import Plan as Plan
     from fedgen.tracking.record import RoundRecord as RoundRecord
     from fedgen.tracking.result import Result as Result
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Experiment": "fedgen.config",

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,15 +19,10 @@ from torch import Tensor
 
 from fedgen.data.dataset import Dataset
 from fedgen.data.samples import Samples as Samples
-from fedgen.data.targets import KINDS, TargetKind
+from fedgen.data.targets import KINDS, TargetKind, Targets
 from fedgen.exhibits import Exhibit
 from fedgen.parameters import Layout, Tensors
 from fedgen.streams import Streams
-
-if TYPE_CHECKING:
-    from fedgen.models.model import Model
-    from fedgen.training.server_optimizers import ServerOptimizer
-    from fedgen.training.trainer import Trainer
 
 Reduce = Literal["aggregate", "sum", "gather"]
 Columns = slice
@@ -265,17 +260,16 @@ class View:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a method, rule or attack is built from besides its own parameters.
+    """What a method, rule or attack is built from besides its own parameters, if it has a field `facts`.
+
+    Methods and their wrappers may have a field `learner` too (fedgen/training/learner.py).
 
     weights float64[clients]: how much each client counts in the mean of all of them.
     """
 
     clients: int
     input_shape: tuple[int, ...]
-    classes: int
-    model: Model
-    trainer: Trainer
-    server_optimizer: ServerOptimizer
+    targets: Targets
     streams: Streams
     weights: Tensor
 

@@ -49,8 +49,11 @@ HOMES = {
 FUNCTIONS = {"loss": "", "metric": "", "rule": "fedgen.aggregation.function:FunctionRule"}
 """Kinds whose members may be plain functions -> the class that makes a part of one, where it is none itself."""
 
-INJECTED = ("facts", "inner", "targets")
+INJECTED = ("facts", "learner", "inner", "targets")
 """Fields that `build` supplies; every other field of a registered dataclass is a parameter of the experiment file."""
+
+SUPPLIED = ("facts", "learner")
+"""Arguments that `build` supplies to classes that are no dataclasses."""
 
 _MEMBERS: dict[str, dict[str, Maker]] = {kind: {} for kind in HOMES}
 _SEARCHED: list[str] = []
@@ -154,7 +157,7 @@ def parameters(member: Maker) -> type[BaseModel]:
                 fields[each.name] = (hints[each.name], _default(each))
     elif inspect.isclass(member):
         for each_name, argument in inspect.signature(member).parameters.items():
-            if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
+            if argument.kind in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY) and each_name not in SUPPLIED:
                 default = ... if argument.default is argument.empty else argument.default
                 fields[each_name] = (Any, default)
     config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
@@ -168,14 +171,14 @@ def _default(each: dataclasses.Field[object]) -> object:
 
 
 def build(kind: str, name: str, params: Mapping[str, object], **injected: object) -> Any:
-    """The member with its parameters; of `injected` it gets what its fields ask for.
+    """The member with its parameters; of `injected` it gets what its fields, or arguments, ask for by name.
 
     Raises SettingError where it cannot be made, or lacks what its kind promises.
     """
     member = find(kind, name)
     if not inspect.isclass(member):
         return of_function(kind, member)
-    wanted = {each.name for each in dataclasses.fields(member)} if dataclasses.is_dataclass(member) else set()
+    wanted = _wanted(member)
     try:
         part = member(**params, **{key: value for key, value in injected.items() if key in wanted})
     except SettingError:
@@ -185,6 +188,13 @@ def build(kind: str, name: str, params: Mapping[str, object], **injected: object
             raise
         raise SettingError(f"{kind} {name!r} cannot be made with {dict(params)} ({explained(error)})") from error
     return conformity.conforming(kind, name, part)
+
+
+def _wanted(member: type) -> set[str]:
+    """What `build` may supply of what a class is made from."""
+    if dataclasses.is_dataclass(member):
+        return {each.name for each in dataclasses.fields(member) if each.init}
+    return set(SUPPLIED) & inspect.signature(member).parameters.keys()
 
 
 def of_function(kind: str, function: Maker) -> Any:

@@ -98,7 +98,7 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="exit codes: 0 completed, 1 failed, 2 bad input, 3 degraded, 130 stopped",
     )
-    from fedgen import __version__
+    from fedgen.version import __version__
 
     root.add_argument("--version", action="version", version=f"fedgen {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)

@@ -9,7 +9,7 @@ from fedgen.server.words import split_metric
 
 def directions(federation: Federation) -> dict[str, bool]:
     """{metric as it is reported: whether a lower value is better}; one that declares nothing is absent."""
-    model = federation.facts.model
+    model = federation.learner.model
     measures = {**model.metrics, "loss": model.loss}
     declared = {name: declared_by(measure).lower_is_better for name, measure in measures.items()}
     found = {"train_loss": declared["loss"]}

@@ -27,6 +27,7 @@ from fedgen.rows import SLICE
 from fedgen.server.experiment_file import dump, load_experiment, starter
 from fedgen.server.run.loops import checked
 from fedgen.server.schema import experiment_schema, key_table, listing
+from fedgen.training.learner import Learner
 
 JARGON = re.compile(
     r"constrained|literal\[|Input should|dictionary|tuple|instance of|String should|Value error|validation error"
@@ -121,6 +122,41 @@ def test_wrappers_are_a_list_of_choices_innermost_first(form: str, registered: C
     for _ in shares:
         rule = rule.inner
     assert rule == Mean()
+
+
+class Plain(Rule):
+    """The same, as a class that is no dataclass, with a parameter."""
+
+    def __init__(self, facts: Facts, share: float = 0.5) -> None:
+        self.facts, self.share = facts, share
+
+    def minimum(self, f: int) -> int:
+        return 1
+
+    def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
+        return Mean().aggregate(rows, weights, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curious(Mean):
+    """A rule that asks for what methods alone are given."""
+
+    learner: Learner
+
+
+def test_a_class_that_is_no_dataclass_is_given_facts_by_name_too(registered: Callable[..., Any]) -> None:
+    registered("rule", "plain")(Plain)
+    rule: Any = Federation(Experiment(aggregation={"rule": {"name": "plain", "share": 0.25}})).rule
+    assert rule.facts.clients == 100
+    assert rule.share == 0.25
+    with pytest.raises(SettingError, match="facts"):
+        Experiment(aggregation={"rule": {"name": "plain", "facts": 1}})
+
+
+def test_a_rule_is_not_given_the_learner(registered: Callable[..., Any]) -> None:
+    registered("rule", "curious")(Curious)
+    with pytest.raises(TypeError, match="learner"):
+        Federation(Experiment(aggregation={"rule": "curious"}))
 
 
 def test_a_rule_may_be_built_from_the_facts(registered: Callable[..., Any]) -> None:

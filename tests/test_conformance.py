@@ -51,8 +51,9 @@ def wrapped(kind: str, wrapper_kind: str) -> list[str]:
 
 def build(kind: str, wrapper_kind: str, name: str, federation: Federation) -> Any:
     *wrapper, part = name.split()
-    built = registry.build(kind, part, {}, facts=federation.facts)
-    return registry.build(wrapper_kind, wrapper[0], {}, facts=federation.facts, inner=built) if wrapper else built
+    supplied = {"facts": federation.facts, "learner": federation.learner}
+    built = registry.build(kind, part, {}, **supplied)
+    return registry.build(wrapper_kind, wrapper[0], {}, **supplied, inner=built) if wrapper else built
 
 
 # Every part: documented, frozen, with defaults.
@@ -80,7 +81,8 @@ def test_registered_classes_are_frozen_dataclasses_by_keyword_with_defaults(
     defaults = registry.parameters(member)().model_dump()
     inner = federation.method if kind == "wrapper" else federation.rule
     targets = federation.dataset.targets
-    part = registry.build(kind, name, defaults, facts=federation.facts, inner=inner, targets=targets)
+    supplied = {"facts": federation.facts, "learner": federation.learner, "inner": inner, "targets": targets}
+    part = registry.build(kind, name, defaults, **supplied)
     assert replace(part) == part, "equal parameters, equal parts"
 
 
@@ -675,7 +677,7 @@ def test_a_state_is_evaluated_by_loss_and_metrics(
     state, x, y = method.initial_state(0), federation.dataset.test_x[:20], federation.dataset.test_y[:20]
     before = fingerprint([state, x, y])
     measured = method.evaluate(state, x, y)
-    assert set(measured) >= {"loss", *federation.facts.model.metrics}
+    assert set(measured) >= {"loss", *federation.learner.model.metrics}
     assert all(value.shape == () and value.isfinite() for value in measured.values())
     assert fingerprint(method.evaluate(state, x, y)) == fingerprint(measured)
     assert fingerprint([state, x, y]) == before
@@ -761,7 +763,7 @@ def test_a_model_begins_from_the_seed_and_is_evaluated_row_by_row(
 ) -> None:
     parameters = {"padding": 1} if name == "cnn" else {}
     federation = Federation(tiny(model={"name": name, **parameters}))
-    model = federation.facts.model
+    model = federation.learner.model
     rows = torch.stack([model.initial(Streams(0), replica) for replica in (0, 1)])
     assert rows.shape == (2, model.layout.size)
     assert not torch.equal(rows[0], rows[1])

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import resolve_name
 from pathlib import Path
 
@@ -137,6 +137,67 @@ def test_every_package_of_the_server_is_looked_at_and_says_what_it_is() -> None:
 )
 def test_strangers_are_found(source: str) -> None:
     assert len(strangers(source, "fedgen.server.pools.ray_pool")) == 1
+
+
+def arrows(source: str, module: str, known: Collection[str], is_package: bool = False) -> set[str]:
+    """Which of the known modules `source`, read as the code of ``module``, imports at any depth of it.
+
+    A package's ``__init__`` counts where a name of it is imported, not where a module below it is.
+    """
+    package, found = module if is_package else module.rpartition(".")[0], set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=origin, level=level, names=names):
+                home = resolve_name("." * level + (origin or ""), package)
+                below = {f"{home}.{alias.name}" for alias in names}
+                found |= {name if name in known else home for name in below}
+    return (found & set(known)) - {module}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import one another, each in alphabetical order."""
+    reached = {module: below(graph, module) for module in graph}
+    groups = {frozenset(other for other in reached[module] if module in reached[other]) for module in graph}
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def below(graph: dict[str, set[str]], module: str) -> set[str]:
+    """Everything that is imported, by whatever way, when ``module`` is; itself where it is in a circle."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        new = graph[waiting.pop()] - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
+def test_no_modules_import_one_another() -> None:
+    known = modules()
+    graph = {
+        module: arrows(path.read_text(), module, known, is_package=path.name == "__init__.py")
+        for module, path in known.items()
+    }
+    assert "fedgen.contracts" in graph["fedgen.federation"]
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"a": "import b", "b": "import c", "c": ""}, []),
+        ({"a": "import b", "b": "import c", "c": "def late():\n    import a"}, [["a", "b", "c"]]),
+        ({"a": "from b import name", "b": "if TYPE_CHECKING:\n    from a import other"}, [["a", "b"]]),
+        ({"p": "from p.a import run", "p.a": "from p import version"}, [["p", "p.a"]]),
+        ({"p": "from p.a import run", "p.a": "from p import b", "p.b": "version = 1"}, []),
+        ({"p": "", "p.a": "from . import b", "p.b": "from .a import name"}, [["p.a", "p.b"]]),
+    ],
+)
+def test_circles_are_found(sources: dict[str, str], expected: list[list[str]]) -> None:
+    graph = {module: arrows(source, module, sources, is_package=module == "p") for module, source in sources.items()}
+    assert circles(graph) == expected
 
 
 def test_every_layer_is_looked_at() -> None:

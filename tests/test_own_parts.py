@@ -436,7 +436,7 @@ def test_a_model_that_fails_in_training_alone_is_let_through(
     tiny: Callable[..., Experiment], user_module: UserModule
 ) -> None:
     user_module("syn", NETS)
-    assert Federation(tiny(model={"name": "syn:Eager"})).facts.model.module.training
+    assert Federation(tiny(model={"name": "syn:Eager"})).learner.model.module.training
 
 
 def test_errors_of_functions_are_for_people() -> None:

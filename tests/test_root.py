@@ -27,7 +27,7 @@ def test_root_samples_are_held_back_and_validate_nothing(tiny: Tiny) -> None:
     together = torch.cat([federation.root, federation.validation]).sort().values
     assert torch.equal(together, plain.validation)
     assert not torch.isin(federation.root, torch.cat(federation.shards)).any()
-    block = federation.block(federation.server, torch.zeros(federation.facts.model.layout.size), {}, 0)
+    block = federation.block(federation.server, torch.zeros(federation.learner.model.layout.size), {}, 0)
     assert torch.equal(block.y[0], federation.dataset.y[federation.root])
 
 

@@ -187,7 +187,7 @@ def test_federated_averaging_with_batch_norm_is_the_plain_loop(name: str, run_in
 
 def plain_loop(federation: Federation, server: dict[str, Any], rounds: int) -> Tensors:
     """State of the server's module after some rounds, as one would write it with torch alone."""
-    model = federation.facts.model
+    model = federation.learner.model
     module = model.fresh()
     module.load_state_dict(model.state_dict(federation.method.initial_state(0)["model"]))
     trained = [key for key, parameter in module.named_parameters() if parameter.requires_grad]
@@ -209,7 +209,7 @@ def plain_loop(federation: Federation, server: dict[str, Any], rounds: int) -> T
 
 
 def client_of(federation: Federation, server: nn.Module, client: int, round: int) -> Tensors:
-    module = federation.facts.model.fresh()
+    module = federation.learner.model.fresh()
     module.load_state_dict(server.state_dict())
     block = federation.block(torch.tensor([client]), torch.zeros(1), {}, round)
     batches = draw_batches(block, 16, None, 2, smallest=2)
@@ -336,7 +336,7 @@ def test_constants_do_not_travel_and_are_saved(
     federation = Federation(experiment)
     assert federation.method.layout.size == 64 * 8 + 8 + 8 * 10 + 10 + 8
     saved = load_file(result.folder / "model.safetensors")
-    module = federation.facts.model.fresh()
+    module = federation.learner.model.fresh()
     before = {key: value.clone() for key, value in module.state_dict().items()}
     module.load_state_dict(saved, strict=True)
     assert torch.equal(saved["fixed.weight"], before["fixed.weight"])

@@ -184,7 +184,7 @@ def test_quantiles_refuse_classes_and_iid_takes_all(made: Callable[..., Experime
 def test_built_in_models_refuse_tokens_and_give_an_output_a_number(made: Callable[..., Experiment]) -> None:
     with pytest.raises(SettingError, match=r"model.name 'logistic' gives one row of outputs .* tokens; .*\[b, t"):
         Federation(made("tokens", model={"name": "logistic"}))
-    shapes = Federation(made("numbers")).facts.model.parameters.shapes
+    shapes = Federation(made("numbers")).learner.model.parameters.shapes
     assert shapes["1.weight"] == (3, 5)
 
 

@@ -34,7 +34,7 @@ class Backdoor(BaseAttack):
 
     >>> import torch
     >>> from types import SimpleNamespace
-    >>> facts = SimpleNamespace(classes=3, input_shape=(1, 2, 3))
+    >>> facts = SimpleNamespace(targets=SimpleNamespace(classes=3), input_shape=(1, 2, 3))
     >>> x, y = Backdoor(facts=facts, size=1).triggered(torch.zeros(2, 1, 2, 3), torch.tensor([0, 2]))
     >>> x.tolist(), y.tolist()
     ([[[[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]], [0])
@@ -59,7 +59,7 @@ class Backdoor(BaseAttack):
     takes: ClassVar[tuple[TargetKind, ...]] = ("classes",)
 
     def __post_init__(self) -> None:
-        check_class("backdoor", "target", self.target, self.facts.classes)
+        check_class("backdoor", "target", self.target, self.facts.targets.classes)
         room = min(self.facts.input_shape[-2:])
         if self.size > room:
             raise SettingError(

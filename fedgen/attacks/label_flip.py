@@ -29,7 +29,8 @@ class LabelFlip(BaseAttack):
     >>> from fedgen.streams import Streams
     >>> y = torch.tensor([[0, 1, 2], [0, 1, 2]])
     >>> block = Block(torch.arange(2), torch.zeros(2, 1), Samples.of(y, y), torch.tensor([3, 3]), {}, 0, Streams(0))
-    >>> LabelFlip(facts=SimpleNamespace(classes=3)).poison(block, torch.tensor([True, False])).y
+    >>> facts = SimpleNamespace(targets=SimpleNamespace(classes=3))
+    >>> LabelFlip(facts=facts).poison(block, torch.tensor([True, False])).y
     tensor([[2, 1, 0],
             [0, 1, 2]])
 
@@ -49,7 +50,7 @@ class LabelFlip(BaseAttack):
                 "neither to turn all classes round"
             )
         for name, number in (("source", self.source), ("target", self.target)):
-            check_class("label_flip", name, number, self.facts.classes)
+            check_class("label_flip", name, number, self.facts.targets.classes)
 
     def poison(self, block: Block, byzantine: Tensor) -> Block:
         flipped = torch.where(byzantine[:, None] & block.mask, self._flipped(block.y), block.y)
@@ -57,7 +58,7 @@ class LabelFlip(BaseAttack):
 
     def _flipped(self, y: Tensor) -> Tensor:
         if self.source is None or self.target is None:
-            return self.facts.classes - 1 - y
+            return self.facts.targets.classes - 1 - y
         return y.masked_fill(y == self.source, self.target)
 
 

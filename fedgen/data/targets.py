@@ -39,6 +39,11 @@ class Targets:
     names: tuple[str, ...] = ()
     variance: float = 1.0
 
+    @property
+    def classes(self) -> int:
+        """How many classes, labels or tokens there are; 0 for numbers."""
+        return len(self.names)
+
     @classmethod
     def of(cls, kind: TargetKind, names: tuple[str, ...], y: Tensor) -> Targets:
         """Of training targets that passed `complaint`."""

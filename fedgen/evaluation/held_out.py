@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from fedgen.contracts import Attack
@@ -25,6 +26,10 @@ class Evaluation:
     y: Tensor
     only: Mapping[str, str] | None = None
     domain: bool = False
+
+    def on(self, device: torch.device) -> Evaluation:
+        """The same samples on that device."""
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
 
     def by_domain(self, domain: Tensor, names: Sequence[str]) -> list[Evaluation]:
         """The samples of each domain that has any; its accuracy is "webcam_accuracy"."""

@@ -122,13 +122,14 @@ class Ggeur(MethodWrapper):
     recall: Recall = field(default_factory=Recall, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.target, int) and len(self.target) != self.facts.classes:
+        classes = self.facts.targets.classes
+        if not isinstance(self.target, int) and len(self.target) != classes:
             raise SettingError(
-                f"training.wrappers 'ggeur': target has {len(self.target)} numbers for {self.facts.classes} classes; "
+                f"training.wrappers 'ggeur': target has {len(self.target)} numbers for {classes} classes; "
                 "give one number, or one for every class"
             )
         self._check_privacy()
-        if self.start != "none" and linear_names(self.layout, self.facts.classes, self.features) is None:
+        if self.start != "none" and linear_names(self.layout, classes, self.features) is None:
             raise SettingError(
                 f"training.wrappers 'ggeur': start = {self.start!r} is a linear head of {self.features} features, and "
                 'the model is none; set model.name = "logistic" or start = "none"'
@@ -163,7 +164,7 @@ class Ggeur(MethodWrapper):
     def encoding(self) -> Upload:
         """How statistics become a row."""
         rank = min(self.rank, self.features)
-        return upload_of(self.upload, self.facts.classes, self.features, getattr(torch, self.precision), rank)
+        return upload_of(self.upload, self.facts.targets.classes, self.features, getattr(torch, self.precision), rank)
 
     @cached_property
     def exchange(self) -> StatisticsExchange:
@@ -173,7 +174,7 @@ class Ggeur(MethodWrapper):
             noise = NoisySums(self.encoding, self.epsilon, self.delta, self.clip, self.facts.clients)
         return StatisticsExchange(
             encoding=self.encoding,
-            classes=self.facts.classes,
+            classes=self.facts.targets.classes,
             minimum_count=self.minimum_count,
             bound=self.bound if self.pooling == "bounded" else None,
             apart=self.prototypes > 0,
@@ -190,7 +191,7 @@ class Ggeur(MethodWrapper):
         return super().common | {*self._geometry, TRUSTED}
 
     def initial_state(self, replica: int) -> Tensors:
-        classes, features = self.facts.classes, self.features
+        classes, features = self.facts.targets.classes, self.features
         blocks = 1 if self.upload == "second_moment" else classes
         rows = min(self.rank, features) if self.upload == "low_rank" else features
         state = {
@@ -312,11 +313,11 @@ class Ggeur(MethodWrapper):
         uploads = Uploads(
             clients=self.facts.clients,
             size_bytes=size_bytes(self.encoding),
-            dense_bytes=dense_bytes(self.facts.classes, self.features),
+            dense_bytes=dense_bytes(self.facts.targets.classes, self.features),
             left_out=(state[TRUSTED] == 0).nonzero().flatten().tolist(),
             privacy=None if self.epsilon is None else (self.epsilon, self.delta),
         )
-        changes = changes_of(self._before_and_after(state, occasion), self.facts.classes)
+        changes = changes_of(self._before_and_after(state, occasion), self.facts.targets.classes)
         return [*inner, *exhibits_of(changes, uploads, occasion)]
 
     def _before_and_after(self, state: Tensors, occasion: Occasion) -> Iterator[tuple[Augmented, Tensor | None]]:

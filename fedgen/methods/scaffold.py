@@ -37,21 +37,21 @@ class Scaffold(LocalSgd):
     modes: ClassVar[frozenset[str]] = frozenset({"star"})
 
     def __post_init__(self) -> None:
-        optimizer = self.facts.trainer.optimizer
+        optimizer = self.learner.trainer.optimizer
         if not isinstance(optimizer, Sgd) or optimizer.momentum:
             raise SettingError(
                 f"training.method 'scaffold' needs training.optimizer 'sgd' without momentum, not {optimizer}"
             )
 
     def initial_state(self, replica: int) -> Tensors:
-        return {**super().initial_state(replica), CONTROL: torch.zeros(self.facts.model.parameters.size)}
+        return {**super().initial_state(replica), CONTROL: torch.zeros(self.learner.model.parameters.size)}
 
     def broadcast(self, state: Tensors, round: int) -> Broadcast:
         expects = self.layout.extended(**{CONTROL: state[CONTROL].shape[-1:]})
         return Broadcast(state["model"], expects, {CONTROL: state[CONTROL]})
 
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
-        trainer, common = self.facts.trainer, broadcast.tensors[CONTROL]
+        trainer, common = self.learner.trainer, broadcast.tensors[CONTROL]
         own = block.stored(CONTROL, block.start[:, : len(common)])
         correction = common - own
         trained = trainer.train(block, control=correction)
@@ -68,5 +68,5 @@ class Scaffold(LocalSgd):
         update, change = inbox.aggregate.tensor_split([self.layout.size], dim=-1)
         weights = self.facts.weights
         share = float(weights[inbox.clients].sum() / weights.sum())
-        stepping = stepped(self.facts.server_optimizer, state, update, self.layout)
+        stepping = stepped(self.learner.server_optimizer, state, update, self.layout)
         return {**stepping, CONTROL: state[CONTROL] + share * change}

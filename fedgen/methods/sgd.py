@@ -10,6 +10,7 @@ from torch import Tensor
 from fedgen.contracts import Block, Broadcast, Facts, Inbox, Method, Update
 from fedgen.parameters import Layout, Tensors
 from fedgen.registry import register
+from fedgen.training.learner import Learner
 from fedgen.training.server_optimizers import opened, stepped
 
 
@@ -25,26 +26,27 @@ class LocalSgd(Method):
     """
 
     facts: Facts
+    learner: Learner
     modes: ClassVar[frozenset[str]] = frozenset({"star", "gossip"})
 
     @property
     def layout(self) -> Layout:
-        return self.facts.model.layout
+        return self.learner.model.layout
 
     def initial_state(self, replica: int) -> Tensors:
-        model = self.facts.model.initial(self.facts.streams, replica)
-        return opened(self.facts.server_optimizer, model, self.layout)
+        model = self.learner.model.initial(self.facts.streams, replica)
+        return opened(self.learner.server_optimizer, model, self.layout)
 
     def broadcast(self, state: Tensors, round: int) -> Broadcast:
         return Broadcast(state["model"], self.layout)
 
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
-        trained = self.facts.trainer.train(block)
+        trained = self.learner.trainer.train(block)
         metrics = {"train_loss": trained.losses}
         return Update(trained.rows.sub_(block.start), block.counts.double(), trained.client_state, metrics)
 
     def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
-        return stepped(self.facts.server_optimizer, state, inbox.aggregate, self.layout)
+        return stepped(self.learner.server_optimizer, state, inbox.aggregate, self.layout)
 
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
-        return self.facts.model.evaluate(state["model"], x, y)
+        return self.learner.model.evaluate(state["model"], x, y)

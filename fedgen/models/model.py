@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedgen.device import HOST
 from fedgen.models.spectral import derived
 from fedgen.parameters import Layout, Tensors
 from fedgen.streams import Streams
@@ -48,7 +49,7 @@ class Model:
     drawn by Xavier's law instead.  seed: from which replica 0 is initialised; its constants are everybody's.  kept:
     names of the constants that training changes, which stay with whoever trains.  remembers: an attribute that is
     no buffer and that training changes, so that each client trains a module of its own.  smallest_batch: fewest
-    samples of a step.
+    samples of a step.  device: of rows and samples; modules are initialised on the host, the same for any device.
     """
 
     make: Callable[[], nn.Module]
@@ -60,6 +61,7 @@ class Model:
     kept: tuple[str, ...] = ()
     remembers: str = ""
     smallest_batch: int = 1
+    device: torch.device = HOST
 
     @cached_property
     def module(self) -> nn.Module:
@@ -75,7 +77,10 @@ class Model:
         """A module of its own, as replica 0 is initialised; torch's generator is left as it was."""
         with own_generator():
             seed_generator(self.seed)
-            return self.make()
+            return self._placed(self.make())
+
+    def _placed(self, module: nn.Module) -> nn.Module:
+        return module if self.device == HOST else module.to(self.device)
 
     @cached_property
     def parameters(self) -> Layout:
@@ -105,7 +110,7 @@ class Model:
             module = self.make()
             if self.xavier:
                 draw_xavier(module)
-            return self.row_of(module)
+            return self.row_of(self._placed(module))
 
     def row_of(self, module: nn.Module) -> Tensor:
         """row[d] of what a module holds."""

@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
+from fedgen.device import HOST
 from fedgen.errors import SettingError
 from fedgen.models.model import Model
 from fedgen.training import stacked, vmap
@@ -23,16 +24,21 @@ TRIED = 8
 Trial = Callable[[Model, Tensor, Tensor], str]
 
 
-def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str, str]:
+def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor, device: str = "cpu") -> tuple[str, str]:
     """(engine, why it is not a faster one, where that is so), by trial and by size.
 
-    x[s, ...], y[s]: samples, as many as the longest batch, on which the faster engines are tried.
+    x[s, ...], y[s]: samples, as many as the longest batch, on which the faster engines are tried; all is tried on the
+    host, whatever the device of the training.
 
     Raises SettingError where the experiment asks for an engine that cannot train the model.
     """
     draws = _draws(model, x[:TRIED], y[:TRIED])
     tried: dict[str, Trial] = {"stacked": _stacked_fails, "vmap": partial(_vmap_fails, draws)}
     fails = tried.get(setting)
+    if setting == "stacked" and device != HOST.type:
+        raise SettingError(
+            f"training.engine 'stacked' computes with numpy on the host, and training.device = {device!r}; use 'auto'"
+        )
     if fails is not None and (reason := _alone(model) or fails(model, x, y)):
         raise SettingError(f"training.engine {setting!r} cannot train this model ({reason}); use 'auto'")
     if setting != "auto":
@@ -42,7 +48,7 @@ def choose_engine(setting: str, model: Model, x: Tensor, y: Tensor) -> tuple[str
         return "sequential", f"{name}: {reason}"
     if model.layout.size > LOCKSTEP_SIZE:
         return "sequential", ""
-    if not _stacked_fails(model, x, y):
+    if device == HOST.type and not _stacked_fails(model, x, y):
         return "stacked", ""
     if reason := _vmap_fails(draws, model, x, y):
         return "sequential", f"{name}: {reason}"

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from fedgen import __version__
 from fedgen.clients.worker import processor
 from fedgen.config import Experiment
 from fedgen.federation import Federation
 from fedgen.server.directions import directions
 from fedgen.server.store.user_code import Sources
 from fedgen.tracking.record import Json
+from fedgen.version import __version__
 
 PACKAGES = ("torch", "numpy", "ray", "flwr", "pydantic", "scikit-learn", "safetensors", "grpcio")
 
