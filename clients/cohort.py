@@ -14,6 +14,7 @@ from torch import Tensor
 from fedgen.admission import as_sent, check_update, judge
 from fedgen.clients.attacked import view_of
 from fedgen.contracts import Block, Broadcast, Context, Update
+from fedgen.device import on_host
 from fedgen.errors import FedgenError
 from fedgen.federation import Federation
 from fedgen.leaves import Held
@@ -87,7 +88,7 @@ def train_block(federation: Federation, training: Training, members: Members) ->
     admission = judge(rows, weights, broadcast.reference, expects, limits).without(malformed)
 
     def admitted(values: Tensor) -> Tensor:
-        return values[admission.mask] if admission.reasons else values
+        return values[admission.mask.to(values.device)] if admission.reasons else values
 
     report = BlockReport(
         clients=admitted(block.clients),
@@ -100,7 +101,7 @@ def train_block(federation: Federation, training: Training, members: Members) ->
     sent = admitted(sent)
     if training.summed:
         shares = torch.ones_like(report.weights) if training.plain else report.weights
-        return Trained(report, total=shares @ sent)
+        return Trained(report, total=shares.to(sent.device) @ sent)
     columns = columns_of(expects.size, federation.slice_width)
     return Trained(report, tuple(Held(sent[:, each].contiguous()) for each in columns))
 
@@ -183,16 +184,18 @@ def _one_by_one(federation: Federation, broadcast: Broadcast, block: Block) -> t
         except Exception as error:
             failed[client] = explained(error)
     expects = broadcast.expects
-    nothing = Update(torch.empty(0, expects.size, dtype=expects.dtype), torch.empty(0, dtype=torch.float64))
+    none = torch.empty(0, expects.size, dtype=expects.dtype, device=block.start.device)
+    nothing = Update(none, torch.empty(0, dtype=torch.float64))
     return _joined(updates) if updates else nothing, _part(block, torch.tensor(alive, dtype=torch.int64)), failed
 
 
 def _update(federation: Federation, broadcast: Broadcast, block: Block) -> Update:
     liars = federation.liars(block.clients, block.round)
-    poisoned = federation.attack.poison(block, liars) if liars.any() else block
+    poisoned = federation.attack.poison(block, liars.to(block.start.device)) if liars.any() else block
     update = federation.method.client_update(broadcast, poisoned)
     check_update(update, broadcast.expects, len(block.clients))
-    return update
+    metrics = {name: on_host(value) for name, value in update.metrics.items()}
+    return replace(update, weights=on_host(update.weights), metrics=metrics)
 
 
 def _part(block: Block, positions: Tensor) -> Block:

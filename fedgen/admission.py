@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedgen.aggregation.statistics import decisive, statistics_of
 from fedgen.contracts import Columns, Rows, Update
+from fedgen.device import on_host
 from fedgen.errors import FedgenError
 from fedgen.parameters import Layout
 
@@ -90,6 +91,7 @@ def refused_statistics(values: Tensor, layout: Layout, limit: float) -> dict[int
     {0: 'statistic running_var is -1, below 0'}
     """
     reasons: dict[int, str] = {}
+    values = on_host(values)
     for name, (columns, _) in layout.columns.items():
         part = values[:, columns]
         variance = name in layout.variances

@@ -98,7 +98,7 @@ class TrainingSection(Section):
     engine: str = Field("auto", description="how blocks of clients are trained; auto: by model and size")
     block: Literal["auto"] | Count = Field("auto", description="clients trained in lockstep by one worker")
     threads: int = Field(1, ge=1, description="torch threads of every process")
-    device: Literal["cpu"] = Field("cpu", description="device of the training")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="device of the training; cuda: a GPU, in one process")
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -318,6 +318,25 @@ class Experiment(Section):
             value = getattr(section, key)
             if value != getattr(type(section)(), key):
                 yield path, value
+
+    @model_validator(mode="after")
+    def _on_one_gpu(self) -> Self:
+        if self.training.device == "cpu":
+            return self
+        told = f'training.device = "{self.training.device}"'
+        if self.federation.mode != "star":
+            raise _conflict(
+                f'{told}: expected federation.mode = "star", got "{self.federation.mode}", whose peers merge on the '
+                'host; set training.device = "cpu"'
+            )
+        asked = {"backend": self.runtime.backend == "ray", "workers": self.runtime.workers != "auto"}
+        asked["address"] = self.runtime.address is not None
+        for key in [key for key, given in asked.items() if given]:
+            raise _conflict(
+                f'{told}: expected one process, got runtime.{key} = "{getattr(self.runtime, key)}"; set '
+                'runtime.backend = "serial", or training.device = "cpu" for workers on Ray'
+            )
+        return self
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -53,7 +53,7 @@ class Broadcast:
     @property
     def reference(self) -> Tensor:
         """[expects.size] in a star: what the rows are differences from, zeros for columns that are no model."""
-        reference = torch.zeros(self.expects.size)
+        reference = torch.zeros(self.expects.size, device=self.start.device)
         if self.phase == "train":
             reference[: len(self.start)] = self.start
         return reference
@@ -64,7 +64,8 @@ class Block:
     """Some clients of one round, trained in lockstep; read only.
 
     clients[n] int64, start[n, d], samples of the n clients, counts[n] samples held,
-    client_state {name: [n, ...]} as the client's last admitted update left it.
+    client_state {name: [n, ...]} as the client's last admitted update left it.  clients and counts are on the host, all
+    else, and what the methods below return, on the device of the training (fedgen/device.py).
     """
 
     clients: Tensor
@@ -93,7 +94,7 @@ class Block:
     @property
     def mask(self) -> Tensor:
         """bool[n, m]: which samples are real."""
-        return torch.arange(self.longest) < self.counts[:, None]
+        return (torch.arange(self.longest) < self.counts[:, None]).to(self.start.device)
 
     def stored(self, name: str, like: Tensor) -> Tensor:
         """The client state of that name, zeros like `like` for clients that hold none."""
@@ -102,19 +103,21 @@ class Block:
 
     def uniform(self, purpose: str, size: int, round: int | None = None) -> Tensor:
         """float32[n, size] in (0, 1), of this round unless another is named."""
-        return self.streams.uniform(purpose, self.round if round is None else round, self.clients, size)
+        numbers = self.streams.uniform(purpose, self.round if round is None else round, self.clients, size)
+        return numbers.to(self.start.device)
 
     def normal(self, purpose: str, size: int, round: int | None = None) -> Tensor:
         """float32[n, size] of the standard normal law, of this round unless another is named."""
-        return self.streams.normal(purpose, self.round if round is None else round, self.clients, size)
+        numbers = self.streams.normal(purpose, self.round if round is None else round, self.clients, size)
+        return numbers.to(self.start.device)
 
 
 @dataclass(frozen=True)
 class Update:
     """What a block sends, and keeps.
 
-    rows[n, expects.size], weights[n] float64, client_state {name: [n, ...]} committed with the round for admitted
-    clients only, metrics {name: [n]}.
+    rows[n, expects.size] on the block's device, weights[n] float64, metrics {name: [n]}; client_state {name: [n, ...]}
+    committed with the round for admitted clients only.
     """
 
     rows: Tensor
@@ -136,15 +139,15 @@ class Rows(Protocol):
         ...
 
     def gram(self) -> Tensor:
-        """float64[n, n], slices summed in order."""
+        """float64[n, n] on the host, slices summed in order."""
         ...
 
     def norms(self) -> Tensor:
-        """float64[n] Euclidean lengths, slices summed in order."""
+        """float64[n] Euclidean lengths on the host, slices summed in order."""
         ...
 
     def collect(self) -> Tensor:
-        """[n, d]."""
+        """[n, d] where the rows are."""
         ...
 
 
@@ -398,6 +401,12 @@ class Rule(ABC):
     def root_samples(self) -> int:
         """Samples on which the server itself trains, for a rule that needs context.root."""
         return 0
+
+    @property
+    def host(self) -> bool:
+        """Whether it computes with rows on the host, such as with numpy: it is handed copies, and its aggregate goes
+        back to the device."""
+        return False
 
     @property
     def sends_change(self) -> bool:

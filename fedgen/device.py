@@ -16,7 +16,7 @@ HOST = torch.device("cpu")
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name, "cpu" or "cuda".
+    """The device of that name: "cpu", or "cuda" for the first GPU that this process sees.
 
     Raises SettingError where torch sees no such device in this process.
     """
@@ -26,7 +26,7 @@ def device_of(name: str) -> torch.device:
             f'training.device = "cuda": expected a GPU, torch sees none here{built}; set training.device = "cpu", or '
             "install torch and a driver for the GPU (https://pytorch.org/get-started/locally)"
         )
-    return torch.device(name)
+    return torch.device("cuda", 0) if name == "cuda" else HOST
 
 
 def on_host(tensor: Tensor) -> Tensor:

@@ -21,20 +21,23 @@ def prepare_process(threads: int) -> None:
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # numpy's BLAS
     torch.set_flush_denormal(True)
+    torch.backends.cudnn.deterministic = True
     _keep_heap()
 
 
 @contextmanager
 def process_kept() -> Iterator[None]:
-    """Restores the threads of torch and BLAS and the handling of denormals on exit."""
+    """Restores the threads of torch and BLAS, the handling of denormals and cuDNN's choice of kernels on exit."""
     threads = torch.get_num_threads()
     flush = _flushes_denormals()
+    deterministic = torch.backends.cudnn.deterministic
     try:
         with _LIBRARIES:
             yield
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(flush)
+        torch.backends.cudnn.deterministic = deterministic
 
 
 class _Libraries:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedgen.contracts import Columns, SlabFunction
+from fedgen.device import HOST, on_host
 from fedgen.parameters import canonical
 
 SLICE = 65_536
@@ -50,10 +51,10 @@ def apply(functions: Sequence[SlabFunction], slab: Tensor, columns: Columns) -> 
 
 
 def slab_gram(slab: Tensor) -> Tensor:
-    """slab[n, c] -> float64[n, n], exactly symmetric."""
-    if slab.device.type != "cpu":
+    """slab[n, c] -> float64[n, n] on the host, exactly symmetric."""
+    if slab.device != HOST:
         wide = slab.double()
-        return (wide @ wide.T).cpu()
+        return on_host(wide @ wide.T)
     n, d = slab.shape
     gram = np.zeros((n, n))
     wide = canonical(torch.empty(n, min(d, GRAM_COLUMNS), dtype=torch.float64))
@@ -64,7 +65,9 @@ def slab_gram(slab: Tensor) -> Tensor:
 
 
 def slab_squares(slab: Tensor) -> Tensor:
-    """slab[n, c] -> float64[n]: squared Euclidean lengths."""
+    """slab[n, c] -> float64[n] on the host: squared Euclidean lengths."""
+    if slab.device != HOST:
+        return on_host(slab.double().square().sum(1))
     wide = slab.double().numpy(force=True)
     return torch.from_numpy(np.vecdot(wide, wide))
 
@@ -133,7 +136,7 @@ class Select:
     mask: Tensor
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
-        return slab[self.mask]
+        return slab[self.mask.to(slab.device)]
 
 
 def total(slab: Tensor, columns: Columns) -> Tensor:

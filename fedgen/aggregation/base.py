@@ -59,7 +59,7 @@ class BaseRule(Rule):
         if own is not None and own.shape != (d,):
             raise ValueError(f"{type(self).__name__}: root must be [{d}] numbers, as a row; got {tuple(own.shape)}")
         layout = layout or Layout({"row": (d,)}, data.dtype)
-        context = Context(torch.zeros(d), layout, torch.arange(n), f, memory or {}, root=own)
+        context = Context(torch.zeros(d, device=data.device), layout, torch.arange(n), f, memory or {}, root=own)
         result = apply_rule(self, LocalRows(data), shares, context)
         if not result.aggregate.isfinite().all():
             refuse_broken(data.isfinite().all(1).numpy(force=True))
@@ -74,6 +74,10 @@ class RuleWrapper(BaseRule):
     @property
     def root_samples(self) -> int:
         return self.inner.root_samples
+
+    @property
+    def host(self) -> bool:
+        return self.inner.host
 
     @property
     def sends_change(self) -> bool:

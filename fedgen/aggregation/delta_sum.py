@@ -50,6 +50,7 @@ class DeltaSum(RuleWrapper):
     inner: Rule
     scale: Annotated[float, Field(gt=0, description="part of the sum of all changes that is applied")] = 0.25
     merges_statistics: ClassVar[bool] = True
+    host: ClassVar[bool] = True
 
     @property
     def sends_change(self) -> bool:

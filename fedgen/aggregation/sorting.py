@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgen.device import HOST
 from fedgen.parameters import Array
 from fedgen.rows import HALF, columns_of
 
@@ -66,7 +67,7 @@ def reduce_sorted(slab: Tensor, wanted: range, reduce: Callable[[Sequence[Array]
 
     float16 and bfloat16 are computed in float32.
     """
-    if slab.device.type != "cpu":
+    if slab.device != HOST:
         ordered = slab.float() if slab.dtype in HALF else slab
         lines = list(ordered.sort(dim=0).values[wanted.start : wanted.stop].cpu().numpy())
         return torch.from_numpy(reduce(lines))[None].to(slab)

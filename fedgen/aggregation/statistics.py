@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedgen.contracts import Aggregation, Columns, Context, Rows, Rule
+from fedgen.device import HOST, on_host
 from fedgen.parameters import Layout
 from fedgen.rows import inside
 
@@ -22,11 +23,31 @@ def apply_rule(rule: Rule, rows: Rows, weights: Tensor, context: Context) -> Agg
     """
     layout = context.layout
     if not layout.statistics or rule.merges_statistics:
-        return rule.aggregate(rows, weights, context)
-    decided = rule.aggregate(decisive(rows, layout), weights, _without_statistics(context))
+        return aggregated(rule, rows, weights, context)
+    decided = aggregated(rule, decisive(rows, layout), weights, _without_statistics(context))
     aggregate = decided.aggregate.clone()
-    aggregate[layout.measured] = merged(statistics_of(rows, layout), decided.coefficients).to(aggregate.dtype)
+    aggregate[layout.measured] = merged(statistics_of(rows, layout), decided.coefficients).to(aggregate)
     return replace(decided, aggregate=aggregate)
+
+
+def aggregated(rule: Rule, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
+    """What the rule itself makes of the rows; one of the host gets them there, and its aggregate goes back."""
+    device = context.reference.device
+    if not rule.host or device == HOST:
+        return rule.aggregate(rows, weights, context)
+    known = replace(
+        context,
+        reference=on_host(context.reference),
+        memory={name: on_host(value) for name, value in context.memory.items()},
+        root=None if context.root is None else on_host(context.root),
+    )
+    made = rule.aggregate(rows.map(to_host), weights, known)
+    return replace(made, aggregate=made.aggregate.to(device))
+
+
+def to_host(slab: Tensor, columns: Columns) -> Tensor:
+    """The slab on the host."""
+    return on_host(slab)
 
 
 def decisive(rows: Rows, layout: Layout) -> Rows:
@@ -40,7 +61,7 @@ def statistics_of(rows: Rows, layout: Layout) -> Tensor:
 
 
 def merged(values: Tensor, coefficients: Tensor | None) -> Tensor:
-    """float64[s] of values[n, s]: their mean with coefficients[n], the coordinate-wise median without any.
+    """float64[s] on the host, of values[n, s]: their mean with coefficients[n], the coordinate-wise median without any.
 
     Negative coefficients count as 0, the others are divided by their sum; where that is 0, nothing is trusted: zeros.
 
@@ -49,7 +70,7 @@ def merged(values: Tensor, coefficients: Tensor | None) -> Tensor:
     >>> merged(torch.tensor([[1.0], [3.0], [9.0]]), None).tolist()
     [3.0]
     """
-    wide = values.double()
+    wide = on_host(values).double()
     if coefficients is None:
         return torch.from_numpy(np.median(wide.numpy(), axis=0))
     shares = coefficients.double().clamp_min(0)

@@ -49,6 +49,7 @@ class VarianceCorrection(RuleWrapper):
     tolerance: Annotated[float, Field(ge=0, lt=1, description="auto: change of scale that may stay uncorrected")] = 0.02
     limit: Annotated[float, Field(gt=1, description="auto: largest ratio of target and own variance")] = 4.0
     merges_statistics: ClassVar[bool] = True
+    host: ClassVar[bool] = True
 
     def batched(self) -> BatchedMerge | None:
         inner = self.inner.batched()

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedgen.attacks.base import BaseAttack
 from fedgen.attacks.samples import drawn_samples, over_samples
 from fedgen.contracts import Block, Facts, Samples
+from fedgen.device import on_host
 from fedgen.errors import SettingError
 from fedgen.registry import register
 
@@ -72,7 +73,7 @@ class Augmented(BaseAttack):
         chosen = drawn_samples(block, self.share, "augmented")
         x = block.x.clone()
         own = block.x[byzantine]
-        augmented = sampled(own, self._lookup()) + self._noise(block, byzantine)
+        augmented = sampled(own, self._lookup().to(own.device)) + self._noise(block, byzantine)
         x[byzantine] = torch.where(over_samples(chosen[byzantine], own), augmented, own)
         return replace(block, samples=Samples.of(x, block.y))
 
@@ -91,12 +92,13 @@ class Augmented(BaseAttack):
 
     def _noise(self, block: Block, byzantine: Tensor) -> Tensor:
         """[k, m, ...]: of each Byzantine client and sample, the same in every round."""
-        liars = block.clients[byzantine]
+        liars = block.clients[on_host(byzantine)]
         m = block.longest
         features = prod(self.facts.input_shape)
         levels = block.streams.uniform("attack.augmented.level", 0, liars, m)
         noise = block.streams.normal("attack.augmented.noise", 0, liars, m * features)
-        return self.noise * over_samples(levels, block.x) * noise.view(len(liars), m, *self.facts.input_shape)
+        made = self.noise * over_samples(levels, block.x) * noise.view(len(liars), m, *self.facts.input_shape)
+        return made.to(block.x.device)
 
 
 def lotka_volterra(points: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ def smooth_remainder(values: Tensor, smoothness: float) -> Tensor:
 def sampled(x: Tensor, where: Tensor) -> Tensor:
     """x[..., height, width] read at where[height, width, 2] in pixels: bilinear, clamped to the edge."""
     height, width = x.shape[-2:]
-    limits = torch.tensor([height - 1, width - 1], dtype=torch.float64)
+    limits = torch.tensor([height - 1, width - 1], dtype=torch.float64).to(where.device)
     at = where.clamp_min(0).minimum(limits)
     low = at.floor().minimum((limits - 1).clamp_min(0))
     part = (at - low).flatten(0, 1)

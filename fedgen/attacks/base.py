@@ -85,7 +85,7 @@ class Replace:
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
         honest = carrier(slab)
-        sent = torch.where(self.byzantine[:, None], self.lie(wide(slab), columns).to(honest.dtype), honest)
+        sent = torch.where(self.byzantine[:, None].to(slab.device), self.lie(wide(slab), columns).to(honest), honest)
         return self._kept(sent, honest, columns)
 
     def _kept(self, sent: Tensor, honest: Tensor, columns: Columns) -> Tensor:
@@ -102,7 +102,8 @@ class Distort(Replace):
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
         honest = carrier(slab)
         sent = honest.clone()
-        sent[self.byzantine] = self.lie(wide(slab[self.byzantine]), columns).to(sent.dtype)
+        byzantine = self.byzantine.to(slab.device)
+        sent[byzantine] = self.lie(wide(slab[byzantine]), columns).to(sent)
         return self._kept(sent, honest, columns)
 
 
@@ -120,7 +121,7 @@ class Scaled:
 class Draws:
     """Random numbers of the Byzantine clients, by client, round and absolute column: independent of the slice width.
 
-    An attack on single inboxes draws anew for every receiver.
+    An attack on single inboxes draws anew for every receiver.  The numbers are on the host, where a lie may be too.
     """
 
     streams: Streams

@@ -44,4 +44,4 @@ class Drop:
     share: float
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
-        return slab.masked_fill(self.draws.uniform(columns) < self.share, 0.0)
+        return slab.masked_fill((self.draws.uniform(columns) < self.share).to(slab.device), 0.0)

@@ -112,11 +112,12 @@ class Beyond:
     draws: Draws
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
-        honest = slab[~self.byzantine]
+        byzantine = self.byzantine.to(slab.device)
+        honest = slab[~byzantine]
         sign = honest_mean(slab, ~self.byzantine)[0].sign()
         extreme = torch.where(sign > 0, honest.amin(0), honest.amax(0))
         stretch = torch.where(extreme * sign > 0, 1 / self.b, self.b)
-        reach = (stretch - 1) * extreme * self.draws.uniform(columns).to(slab.dtype)
+        reach = (stretch - 1) * extreme * self.draws.uniform(columns).to(slab)
         lies = torch.zeros_like(slab)
-        lies[self.byzantine] = torch.where(sign == 0, 0.0, extreme + reach)
+        lies[byzantine] = torch.where(sign == 0, 0.0, extreme + reach)
         return lies

@@ -68,4 +68,4 @@ class Pretence:
 
     def __call__(self, slab: Tensor, columns: Columns) -> Tensor:
         same = self.step[..., columns].expand(slab.shape).to(slab.dtype)
-        return same + self.noise * self.draws.normal(columns) if self.noise else same
+        return same + self.noise * self.draws.normal(columns).to(slab.device) if self.noise else same

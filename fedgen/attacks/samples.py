@@ -10,10 +10,10 @@ from fedgen.contracts import Block
 
 def drawn_samples(block: Block, share: float, purpose: str) -> Tensor:
     """bool[n, m]: a share of each client's samples, rounded half up, the same in every round and any block."""
-    keys = block.streams.uniform(f"attack.{purpose}", 0, block.clients, block.longest)
+    keys = block.uniform(f"attack.{purpose}", block.longest, round=0)
     keys = keys.masked_fill(~block.mask, torch.inf)
     ranks = keys.argsort(dim=1, stable=True).argsort(dim=1)
-    chosen: Tensor = (ranks < (share * block.counts + 0.5).floor()[:, None]) & block.mask
+    chosen: Tensor = (ranks < (share * block.counts + 0.5).floor()[:, None].to(ranks.device)) & block.mask
     return chosen
 
 

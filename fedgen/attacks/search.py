@@ -8,7 +8,7 @@ from math import exp, log, sqrt
 import numpy as np
 import torch
 
-from fedgen.aggregation.statistics import decisive
+from fedgen.aggregation.statistics import aggregated, decisive
 from fedgen.attacks.base import Replace
 from fedgen.attacks.gram import Along, Geometry
 from fedgen.contracts import Rows, SlabFunction, View
@@ -50,7 +50,7 @@ def strongest(rows: Rows, view: View, lie: Lie, statistic: SlabFunction | None =
 
         def moved(strength: float) -> float:
             sent = rows.map(Replace.of(view, Along(honest, *lie(strength), statistic)))
-            aggregate = rule.aggregate(sent, view.weights, context).aggregate
+            aggregate = aggregated(rule, sent, view.weights, context).aggregate
             return float((aggregate.double() - centre).square().sum())
 
     return maximum(moved)

@@ -25,7 +25,7 @@ class Samples:
     def of(cls, x: Tensor, y: Tensor) -> Samples:
         """x[n, m, ...] and y[n, m, ...] themselves."""
         n, m = y.shape[:2]
-        return cls(x.flatten(0, 1), y.flatten(0, 1), torch.arange(n * m).view(n, m))
+        return cls(x.flatten(0, 1), y.flatten(0, 1), torch.arange(n * m, device=x.device).view(n, m))
 
     @cached_property
     def x(self) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fedgen.contracts import Block, Broadcast, Facts, Inbox, Occasion, Samples, Update
 from fedgen.data.targets import TargetKind
+from fedgen.device import on_host
 from fedgen.errors import SettingError
 from fedgen.exhibits import Exhibit
 from fedgen.geometry.changes import changes_of
@@ -203,7 +204,8 @@ class Ggeur(MethodWrapper):
         }
         if self.prototypes:
             state[PROTOTYPES] = torch.full((self.facts.clients, classes, features), torch.nan)
-        return {**self.inner.initial_state(replica), **state}
+        inner = self.inner.initial_state(replica)
+        return {**inner, **{name: value.to(inner["model"].device) for name, value in state.items()}}
 
     def broadcast(self, state: Tensors, round: int) -> Broadcast:
         if round == -self.setup_rounds:
@@ -218,9 +220,9 @@ class Ggeur(MethodWrapper):
 
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
         if broadcast.phase == PHASE:
-            held = [block.samples.take(places) for places in _places(block)]
+            held = [_taken(block.samples, places) for places in _places(block)]
             rows = self.exchange.rows([(self._prepared(x), y) for x, y in held], block)
-            return Update(rows, torch.ones(len(rows), dtype=torch.float64))
+            return Update(rows.to(block.start.device), torch.ones(len(rows), dtype=torch.float64))
         if broadcast.phase != "train":
             return self.inner.client_update(broadcast, block)
         return self.inner.client_update(broadcast, self.augmented(broadcast.tensors, block))
@@ -230,11 +232,13 @@ class Ggeur(MethodWrapper):
         parts = self.augmentations(tensors, block)
         x = pad_sequence([part.x.view(-1, *self.facts.input_shape) for part in parts], batch_first=True)
         y = pad_sequence([part.y for part in parts], batch_first=True)
-        return replace(block, samples=Samples.of(x, y), counts=torch.tensor([len(part.y) for part in parts]))
+        samples = Samples.of(x.to(block.start.device), y.to(block.start.device))
+        return replace(block, samples=samples, counts=torch.tensor([len(part.y) for part in parts]))
 
     def augmentations(self, tensors: Tensors, block: Block) -> list[Augmented]:
-        """The real and generated samples of every participant of the block."""
+        """The real and generated samples of every participant of the block, on the host, where they are drawn."""
         samples, given = block.samples, [value for name, value in tensors.items() if name.startswith("ggeur.")]
+        tensors = {name: on_host(tensors[name]) for name in self._geometry}
         made = []
         for client, places in zip(block.clients.tolist(), _places(block), strict=True):
             make = partial(self._augment, client, samples, places, tensors)
@@ -242,7 +246,7 @@ class Ggeur(MethodWrapper):
         return made
 
     def _augment(self, client: int, samples: Samples, places: Tensor, tensors: Tensors) -> Augmented:
-        x, y = samples.take(places)
+        x, y = _taken(samples, places)
         others = None
         if self.prototypes:
             others = tensors[PROTOTYPES][torch.arange(self.facts.clients) != client]
@@ -289,10 +293,11 @@ class Ggeur(MethodWrapper):
             TRUSTED: torch.zeros(self.facts.clients).index_fill(0, pool.clients, 1.0),
         }
         if self.prototypes:
-            made[PROTOTYPES] = torch.full_like(state[PROTOTYPES], torch.nan).index_copy(0, pool.clients, pool.means)
+            made[PROTOTYPES] = torch.full(state[PROTOTYPES].shape, torch.nan).index_copy(0, pool.clients, pool.means)
         if self.start != "none":
             made["model"] = row_of(self.head(pool.statistics), self.layout)
-        return {**state, **{name: value.expand_as(state[name]).contiguous() for name, value in made.items()}}
+        device = state["model"].device
+        return {**state, **{name: value.to(device).expand_as(state[name]).contiguous() for name, value in made.items()}}
 
     def head(self, statistics: Statistics) -> Head:
         """The head in closed form that `start` names; noise is outweighed by as much scatter in every direction."""
@@ -326,12 +331,18 @@ class Ggeur(MethodWrapper):
         for client in range(min(self.facts.clients, MOST_CLIENTS)):
             block = occasion.block(torch.tensor([client]))
             (places,), (augmented,) = _places(block), self.augmentations(tensors, block)
-            yield augmented, None if domain is None else domain[places]
+            yield augmented, None if domain is None else domain[on_host(places)]
 
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
         if self.normalise:
             x = self._prepared(x).view_as(x)
         return self.inner.evaluate(state, x, y)
+
+
+def _taken(samples: Samples, places: Tensor) -> tuple[Tensor, Tensor]:
+    """(x, y) at these places, on the host: what is made of geometry is computed and drawn there."""
+    x, y = samples.take(places)
+    return on_host(x), on_host(y)
 
 
 def _places(block: Block) -> list[Tensor]:

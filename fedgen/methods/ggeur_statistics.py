@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedgen.contracts import Block, Broadcast, Inbox
+from fedgen.device import on_host
 from fedgen.errors import FedgenError
 from fedgen.geometry.pooling import Pooled, robust_pooled
 from fedgen.geometry.statistics import Statistics, pooled, statistics_of
@@ -57,7 +58,7 @@ class StatisticsExchange:
         rows = torch.stack([self.encoding.encode(self.statistics(x, y)) for x, y in held])
         if self.noise is None:
             return rows
-        return self.noise.with_noise(rows, block.normal("ggeur.privacy", rows.shape[1]).double())
+        return self.noise.with_noise(rows, on_host(block.normal("ggeur.privacy", rows.shape[1])).double())
 
     def statistics(self, x: Tensor, y: Tensor) -> Statistics:
         """What a participant is willing to send: no class of which it holds fewer than `minimum_count` samples.
@@ -72,9 +73,9 @@ class StatisticsExchange:
     def pool(self, inbox: Inbox) -> Pool:
         """Raises FedgenError where a robust pool believes nobody."""
         if self.summed:
-            return Pool(self._mended(self.encoding.decode(inbox.aggregate)), inbox.clients, torch.empty(0))
+            return Pool(self._mended(self.encoding.decode(on_host(inbox.aggregate))), inbox.clients, torch.empty(0))
         assert inbox.rows is not None
-        believed = self._believed([self.encoding.decode(row) for row in inbox.rows.collect()])
+        believed = self._believed([self.encoding.decode(row) for row in on_host(inbox.rows.collect())])
         means = [torch.where((each.counts > 0)[:, None], each.means, torch.nan) for each in believed.parts.values()]
         return Pool(believed.statistics, inbox.clients[list(believed.parts)], torch.stack(means).float())
 

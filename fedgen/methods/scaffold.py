@@ -44,7 +44,8 @@ class Scaffold(LocalSgd):
             )
 
     def initial_state(self, replica: int) -> Tensors:
-        return {**super().initial_state(replica), CONTROL: torch.zeros(self.learner.model.parameters.size)}
+        state = super().initial_state(replica)
+        return {**state, CONTROL: state["model"].new_zeros(self.learner.model.parameters.size)}
 
     def broadcast(self, state: Tensors, round: int) -> Broadcast:
         expects = self.layout.extended(**{CONTROL: state[CONTROL].shape[-1:]})

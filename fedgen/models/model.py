@@ -224,13 +224,19 @@ def takes_channels_last(model: Model, x: Tensor) -> bool:
 @contextmanager
 def own_generator() -> Iterator[None]:
     """What is drawn from torch's generator in here leaves no trace outside, and other threads draw before or after."""
-    with _GENERATOR, torch.random.fork_rng(devices=[]):
+    with _GENERATOR, torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _with_gpus() else []):
         yield
 
 
 def seed_generator(seed: int) -> None:
-    """Of the CPU alone: torch.manual_seed also formats a stack and queues a call for every device that is not there."""
+    """Of the host, and of GPUs in use: torch.manual_seed also queues a call for every device that is not there."""
     torch.default_generator.manual_seed(seed)
+    if _with_gpus():
+        torch.cuda.manual_seed_all(seed)
+
+
+def _with_gpus() -> bool:
+    return bool(torch.cuda.is_initialized())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgen.device import beside
 from fedgen.errors import SettingError
 from fedgen.parameters import Array
 from fedgen.training.trainer import Task, Trained
@@ -52,11 +53,11 @@ def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
     common = task.start.stride(0) == 0 or len(task.start) == 1
     start = task.start if common else _ordered(task.start, order)
     control = None if task.adjustment.control is None else _ordered(task.adjustment.control, order)
-    rows, gradients = start.clone(memory_format=torch.contiguous_format), torch.empty(start.shape)
+    rows, gradients = start.clone(memory_format=torch.contiguous_format), start.new_empty(start.shape)
     state = {name: _ordered(value, order).clone() for name, value in task.optimizer_state.items()}
     sizes = task.batches.sizes if order is None else task.batches.sizes[order]
     samples, generators = _samples(task, order), _generators(task, order)
-    total = torch.zeros(len(rows))
+    total = rows.new_zeros(len(rows))
 
     for number, (active, width) in enumerate(zip((sizes > 0).sum(0).tolist(), sizes.max(0).tolist(), strict=True)):
         x, y = samples(number, active, width)
@@ -74,10 +75,10 @@ def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
         task.adjustment.apply(step.gradients, step.rows, start[:active], held)
         task.optimizer.step(step.rows, step.gradients, {name: value[:active] for name, value in state.items()})
 
-    losses = total / torch.from_numpy(np.maximum(sizes.sum(1), 1))
+    losses = total / beside(np.maximum(sizes.sum(1), 1), total)
     if order is None:
         return Trained(rows, losses, state, task.batches.steps)
-    back = torch.from_numpy(order.argsort())
+    back = beside(order.argsort(), rows)
     return Trained(rows[back], losses[back], {name: value[back] for name, value in state.items()}, task.batches.steps)
 
 
@@ -94,7 +95,7 @@ def _samples(task: Task, order: Array | None) -> Callable[[int, int, int], tuple
         return lambda number, active, width: (task.samples.x[:active, :width], task.samples.y[:active, :width])
     held = _ordered(task.samples.index, order)
     index = task.batches.index if order is None else task.batches.index[order]
-    places = held.gather(1, torch.from_numpy(index.reshape(len(index), -1))).view(index.shape)
+    places = held.gather(1, beside(index.reshape(len(index), -1), held)).view(index.shape)
     return lambda number, active, width: task.samples.take(places[:active, number, :width])
 
 
@@ -105,4 +106,4 @@ def _generators(task: Task, order: Array | None) -> list[torch.Generator]:
 
 
 def _ordered(tensor: Tensor, order: Array | None) -> Tensor:
-    return tensor if order is None else tensor[torch.from_numpy(order)]
+    return tensor if order is None else tensor[beside(order, tensor)]

@@ -66,7 +66,7 @@ class Sgd:
         return replace(self, lr=self.lr * factor)
 
     def state(self, rows: Tensor) -> Tensors:
-        return {"momentum": torch.zeros(rows.shape)} if self.momentum else {}
+        return {"momentum": rows.new_zeros(rows.shape)} if self.momentum else {}
 
     def step(self, rows: Tensor, gradients: Tensor, state: Tensors) -> None:
         if self.weight_decay:
@@ -106,8 +106,8 @@ class Adam:
         return replace(self, lr=self.lr * factor)
 
     def state(self, rows: Tensor) -> Tensors:
-        moments = {name: torch.zeros(rows.shape) for name in ("first", "second")}
-        return {**moments, "steps": torch.zeros(len(rows), 1)}
+        moments = {name: rows.new_zeros(rows.shape) for name in ("first", "second")}
+        return {**moments, "steps": rows.new_zeros(len(rows), 1)}
 
     def step(self, rows: Tensor, gradients: Tensor, state: Tensors) -> None:
         if self.weight_decay:

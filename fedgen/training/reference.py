@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedgen.device import beside
 from fedgen.models.model import Model, own_generator, travelling
 from fedgen.parameters import Tensors
 from fedgen.registry import register
@@ -44,12 +45,13 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors, Tensor
             optimizer.state[parameters[key]][torch_name] = value.clone()
     control = None if adjustment.control is None else layout.view(adjustment.control[client])
 
+    held = task.samples.index[client]
     task.seed(client)
-    total, seen = torch.zeros(()), 0
+    total, seen = task.start.new_zeros(()), 0
     for index, size in zip(task.batches.index[client], task.batches.sizes[client].tolist(), strict=True):
         if size == 0:
             break
-        x, y = task.samples.take(task.samples.index[client, index[:size]])
+        x, y = task.samples.take(held[beside(index[:size], held)])
         optimizer.zero_grad()
         losses = task.model.loss(module(task.model.arranged(x)), y)
         distance = sum(((value - anchors[key]) ** 2).sum() for key, value in parameters.items())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedgen.device import beside
 from fedgen.models.model import Model, own_generator
 from fedgen.parameters import Tensors
 from fedgen.registry import register
@@ -25,7 +26,7 @@ class Sequential:
         rows = task.start.clone(memory_format=torch.contiguous_format)
         state = {name: value.clone() for name, value in task.optimizer_state.items()}
         buffers = {name: value.clone(memory_format=torch.contiguous_format) for name, value in task.buffers.items()}
-        gradient = torch.zeros(1, task.model.parameters.size)
+        gradient = rows.new_zeros(1, task.model.parameters.size)
         with own_generator():
             losses = [_train_one(task, client, rows, gradient, state, buffers) for client in range(len(rows))]
         return Trained(rows, torch.stack(losses), state, task.batches.steps, buffers)
@@ -49,11 +50,11 @@ def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: 
     control = None if task.adjustment.control is None else task.adjustment.control[here]
     held = task.samples.index[client]
     task.seed(client)
-    total, seen = torch.zeros(()), 0
+    total, seen = row.new_zeros(()), 0
     for index, size in zip(task.batches.index[client], task.batches.sizes[client].tolist(), strict=True):
         if size == 0:
             break
-        x, y = task.samples.take(held[torch.from_numpy(index[:size])])
+        x, y = task.samples.take(held[beside(index[:size], held)])
         gradient.zero_()
         each = task.model.loss(module(task.model.arranged(x)), y)
         each.mean().backward()

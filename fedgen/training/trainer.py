@@ -116,9 +116,9 @@ class Trainer:
         )
         kept = {KEPT + name: value for name, value in trained.optimizer_state.items()} if self.keep_optimizer else {}
         if trained.buffers:
-            kept |= {BUFFERS: torch.ones(len(trained.rows), dtype=torch.bool)}
+            kept |= {BUFFERS: torch.ones(len(trained.rows), dtype=torch.bool, device=trained.rows.device)}
             kept |= {BUFFER + name: value for name, value in trained.buffers.items()}
-        return replace(trained, client_state=kept)
+        return replace(trained, steps=trained.steps.to(trained.rows.device), client_state=kept)
 
     def _kept(self, block: Block) -> Tensors:
         """The optimiser's state from the rounds before; nothing where the block's clients hold none."""

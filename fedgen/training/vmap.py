@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from fedgen.device import beside
 from fedgen.models.model import Model, own_generator
 from fedgen.parameters import Tensors
 from fedgen.registry import register
@@ -44,9 +45,9 @@ def gradients_of(model: Model) -> StepGradients:
     def write(step: Step) -> Tensor:
         held = layout.view(step.rows[0] if step.common else step.rows)
         gradient = per_client(model.masked_loss, step.common)
-        tensors, losses = gradient(held, step.x, step.y, torch.from_numpy(step.real))
+        tensors, losses = gradient(held, step.x, step.y, beside(step.real, step.x))
         torch.cat([tensors[name].reshape(len(step.rows), -1) for name in layout.shapes], dim=1, out=step.gradients)
-        sums: Tensor = losses * torch.from_numpy(step.sizes)
+        sums: Tensor = losses * beside(step.sizes, losses)
         return sums
 
     return write

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedgen.device import on_host
 from fedgen.parameters import Layout
 
 Header = dict[str, Any]
@@ -45,7 +46,7 @@ def encode(row: Tensor, weight: float, layout: Layout, round: int, client: int) 
     (tensor([1., 2.]), 20.0)
     """
     metadata = {"round": str(round), "client": str(client), "weight": repr(weight)}
-    return seal({METADATA: metadata, **_tensors(layout)}, row.contiguous().view(torch.uint8).numpy().tobytes())
+    return seal({METADATA: metadata, **_tensors(layout)}, on_host(row).contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def decode(message: bytes, expects: Layout, round: int, client: int) -> tuple[Tensor, float]:

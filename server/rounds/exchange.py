@@ -50,7 +50,7 @@ class Outcome:
         for report in self.reports:
             if report.client_state:
                 kept = torch.isin(report.clients, self.inbox.clients)
-                state = {name: value[kept] for name, value in report.client_state.items()}
+                state = {name: value[kept.to(value.device)] for name, value in report.client_state.items()}
                 standing.clients.commit(report.clients[kept], state)
         if self.inbox.outcome is not None:
             standing.rule_memory = self.inbox.outcome.memory

@@ -62,6 +62,8 @@ def backend_of(federation: Federation, rounds: int, environment: Mapping[str, st
     runtime = federation.experiment.runtime
     if runtime.backend != "auto":
         return Backend(runtime.backend)
+    if federation.experiment.training.device != "cpu":
+        return Backend("serial", f'training.device = "{federation.experiment.training.device}" is used by one process')
     if asked := _asks_for_ray(runtime, environment):
         return Backend("ray", f"{asked} is given")
     return decided(load_of(federation, rounds))
@@ -98,10 +100,10 @@ def decided(load: Load) -> Backend:
 
 def load_of(federation: Federation, rounds: int) -> Load:
     """The mean round of a federation, as its experiment describes it."""
-    experiment, size = federation.experiment, federation.facts.model.layout.size
+    experiment, size = federation.experiment, federation.learner.model.layout.size
     clients = _clients_a_round(federation)
     block = min(int(experiment.training.block), clients)
-    flops = sample_flops(federation.facts.model, federation.dataset.x) * _samples_a_client(federation)
+    flops = sample_flops(federation.learner.model, federation.dataset.x) * _samples_a_client(federation)
     rows = 2 * block if experiment.federation.mode == "gossip" else 0  # a peer's model goes to its worker and back
     return Load(
         blocks=ceil(clients / block),

@@ -68,7 +68,7 @@ class Life:
         """The standing of the newest whole checkpoint; the logs are cut to it, blocks given up since are noted."""
         loaded = checkpoint.load_newest(self.folder)
         offsets = {parts.METRICS: 0, parts.EVENTS: 0} if loaded is None else loaded[1].offsets
-        standing = self.newborn() if loaded is None else loaded[0]
+        standing = self.newborn() if loaded is None else loaded[0].on(self.federation.learner.device)
         played = {record.round for record in read_rounds(self.folder)}
         for event in read_lines(self.folder / parts.EVENTS):
             if event.get("event") == "block_failed" and event["round"] >= standing.round and event["round"] in played:

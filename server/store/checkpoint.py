@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fedgen.clients.merging import Memories
+from fedgen.device import on_host
 from fedgen.errors import FedgenError
 from fedgen.parameters import Tensors, canonical
 from fedgen.server.store.client_store import ClientStore
@@ -54,6 +55,14 @@ class Standing:
         """ "<group>/<name>" of everything; "<group>/<receiver>/<name>" of memories."""
         return {f"{group}/{name}": tensor for group, held in self.groups().items() for name, tensor in held.items()}
 
+    def on(self, device: torch.device) -> Standing:
+        """With what the server computes with on that device; what clients keep stays on the host."""
+        state, rule, attack = (
+            {name: canonical(value.to(device)) for name, value in held.items()}
+            for held in (self.state, self.rule_memory, self.attack_memory)
+        )
+        return replace(self, state=state, rule_memory=rule, attack_memory=attack)
+
     @classmethod
     def restore(cls, round: int, tensors: Tensors) -> Standing:
         """The inverse of `tensors`."""
@@ -90,7 +99,7 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of sorted names, shapes, dtypes and little-endian bytes."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
+        tensor = on_host(tensors[name]).contiguous()
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         if tensor.numel() == 0:  # torch views no bytes of it
             continue
@@ -123,9 +132,10 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None
 
 
 def _apart(tensors: Tensors) -> Tensors:
-    """The tensors, each with memory of its own, as safetensors wants them; copied only where they share it."""
+    """The tensors on the host, each with memory of its own, as safetensors wants them; only shared ones are copied."""
     apart, taken = {}, set()
-    for name, tensor in tensors.items():
+    for name, given in tensors.items():
+        tensor = on_host(given)
         memory = tensor.untyped_storage()
         alone = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in taken
         taken.add(memory.data_ptr())

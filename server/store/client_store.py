@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedgen.device import on_host
 from fedgen.parameters import Tensors, place_rows
 
 
@@ -22,9 +23,10 @@ class ClientStore:
         return {name: held.take(clients.tolist()) for name, held in self._held.items()}
 
     def commit(self, clients: Tensor, state: Tensors) -> None:
-        """The new state[n, ...] of admitted clients, whose memory may become the store's."""
+        """The new state[n, ...] of admitted clients, whose memory may become the store's; it is kept on the host."""
         held = {page.data_ptr() for pages in self._held.values() for page in pages.pages}
-        for name, values in state.items():
+        for name, given in state.items():
+            values = on_host(given)
             alone = values.data_ptr() not in held
             held.add(values.data_ptr())
             self._held.setdefault(name, _Pages()).commit(clients.tolist(), values if alone else values.clone())
