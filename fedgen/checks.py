@@ -31,7 +31,8 @@ def check_batches(experiment: Experiment, model: Model, counts: Sequence[int], r
 
     counts: samples of each client.  root: sample numbers of the server, if it trains.
     """
-    smallest, name = model.smallest_batch, type(model.module).__name__
+    smallest = model.smallest_batch
+    name = type(model.module).__name__
     because = f"{name} cannot be trained on a single sample, as it normalises over its batch"
     if experiment.training.batch_size < smallest:
         raise SettingError(

@@ -84,12 +84,14 @@ class Federation:
         )
 
     def _method(self, experiment: Experiment) -> Method:
-        training, supplied = experiment.training, {"facts": self.facts, "learner": self.learner}
+        training = experiment.training
+        supplied = {"facts": self.facts, "learner": self.learner}
         method: Method = _wrapped("method", "wrapper", training.method, training.wrappers, supplied)
         return method
 
     def _rule(self, experiment: Experiment) -> Rule:
-        aggregation, supplied = experiment.aggregation, {"facts": self.facts}
+        aggregation = experiment.aggregation
+        supplied = {"facts": self.facts}
         rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, supplied)
         return rule
 
@@ -137,7 +139,8 @@ class Federation:
 
     def exported(self, row: Tensor) -> Tensors:
         """{name: tensor} of a model's row[d], as `load_state_dict` of its module takes it."""
-        model, layout = self.learner.model, self.method.layout
+        model = self.learner.model
+        layout = self.method.layout
         return model.state_dict(row) if layout == model.layout else layout.view(row)
 
     @property
@@ -158,7 +161,8 @@ class Federation:
 
     def block(self, clients: Tensor, start: Tensor, client_state: Tensors, round: int) -> Block:
         """The data of these clients on the device, zero padded; start is [d] for all or [n, d]."""
-        counts, device = self.counts.index_select(0, clients), self.learner.device
+        counts = self.counts.index_select(0, clients)
+        device = self.learner.device
         index = self._index.index_select(0, clients)[:, : int(counts.max())].to(device)
         state = {name: value.to(device) for name, value in client_state.items()}
         start = start.to(device).expand(len(clients), -1)

@@ -21,8 +21,10 @@ class Participants:
     """
 
     def __init__(self, experiment: Experiment, counts: Tensor, streams: Streams) -> None:
-        self._experiment, self._streams = experiment, streams
-        self._counts, self._all = counts, torch.arange(len(counts))
+        self._experiment = experiment
+        self._streams = streams
+        self._counts = counts
+        self._all = torch.arange(len(counts))
         self.byzantine = self._byzantine(0)
         self._redrawn = 0, self.byzantine
 
@@ -31,7 +33,8 @@ class Participants:
 
         row_bytes: of a client's row where it is no model, to keep blocks of large ones small.
         """
-        chosen, block = self._all.numpy(), self._experiment.training.block
+        chosen = self._all.numpy()
+        block = self._experiment.training.block
         assert isinstance(block, int)
         if row_bytes:
             block = max(1, min(block, BLOCK_BYTES_MOST // row_bytes))

@@ -43,7 +43,7 @@ class FunctionRule(BaseRule):
     def aggregate(self, rows: Rows, weights: Tensor, context: Context) -> Aggregation:
         updates = rows.collect().clone()  # which the function may write to
         try:
-            aggregate = torch.as_tensor(self.function(updates, context.f)).detach()
+            aggregate = torch.as_tensor(self.function(updates, context.f)).detach().to(updates.device)
         except Exception as error:
             raise FedgenError(f"aggregation.rule {self.name!r} failed ({explained(error)})") from error
         if aggregate.shape != updates.shape[1:] or aggregate.is_complex():

@@ -15,7 +15,8 @@ def loaded(experiment: Experiment) -> Dataset:
 
     Raises SettingError where it cannot be loaded, or lacks what the partition needs.
     """
-    choice, partition = experiment.data.dataset, experiment.data.partition
+    choice = experiment.data.dataset
+    partition = experiment.data.partition
     source: Source = registry.build("dataset", choice.name, choice.params)
     source.check_partition(partition.name, partition.params)
     try:

@@ -50,8 +50,10 @@ def learner_of(experiment: Experiment, model: Model, engine: str) -> Learner:
 
     Raises SettingError where there is no such device.
     """
-    training, device = experiment.training, device_of(experiment.training.device)
-    model, optimizer = replace(model, device=device), experiment.federation.server_optimizer
+    training = experiment.training
+    device = device_of(training.device)
+    model = replace(model, device=device)
+    optimizer = experiment.federation.server_optimizer
     trainer = Trainer(
         model=model,
         engine=registry.build("engine", engine, {}),
