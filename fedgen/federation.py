@@ -57,7 +57,8 @@ class Federation:
         model = tried_model(experiment, self.dataset, self.streams)
         self.engine, self.engine_reason = engine_of(experiment, model, self.dataset)
         self.learner = learner_of(experiment, model, self.engine)
-        self._x, self._y = x.to(self.learner.device), y.to(self.learner.device)
+        self._x = x.to(self.learner.device)
+        self._y = y.to(self.learner.device)
         self.experiment = resolved(experiment, model.layout.size, self.engine)
         # 3. The parts, and whether they fit.
         self.facts = self._facts(experiment)

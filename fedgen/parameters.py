@@ -111,7 +111,8 @@ class Layout:
 
     def view(self, rows: Tensor) -> Tensors:
         """rows[..., d] -> {name: [..., *shape]}, views of the same memory."""
-        lead, parts = rows.shape[:-1], torch.split(rows, self.sizes, dim=-1)
+        lead = rows.shape[:-1]
+        parts = torch.split(rows, self.sizes, dim=-1)
         return {
             name: part.view((*lead, *shape)) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }

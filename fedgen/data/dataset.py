@@ -114,7 +114,8 @@ class Dataset:
         """Every feature minus its training mean, over its training standard deviation (1 for constant features)."""
         if not self.x.is_floating_point():
             self._refuse(f"samples are {self.x.dtype}, which data.standardise cannot scale; leave it out")
-        mean, deviation = self.x.mean(0), self.x.std(0, correction=0)
+        mean = self.x.mean(0)
+        deviation = self.x.std(0, correction=0)
         deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
         return replace(self, x=(self.x - mean) / deviation, test_x=(self.test_x - mean) / deviation)
 

@@ -42,7 +42,8 @@ class Encoded(Source):
 
     def load(self, folder: Path) -> Dataset:
         inner: Dataset = self._inner().load(folder)
-        made, encoding = self._seeded(self._maker), Encoding(self.encoder, self.parameters, self.norm)
+        made = self._seeded(self._maker)
+        encoding = Encoding(self.encoder, self.parameters, self.norm)
         x, test_x = encoding.embeddings(folder, made, inner.sha256, lambda: self._encoded(made, inner, encoding))
         return replace(inner, name=f"{inner.name} by {self.encoder}", x=x, test_x=test_x)
 

@@ -37,7 +37,8 @@ class Features(Source):
     norm: Annotated[float | None, Field(gt=0, description="mean Euclidean length of a training embedding")] = None
 
     def load(self, folder: Path) -> Dataset:
-        path, names = folder / self.path, ("x_train", "y_train", "x_test", "y_test")
+        path = folder / self.path
+        names = ("x_train", "y_train", "x_test", "y_test")
         arrays = read_embeddings(folder, Path(self.path), names, "features", OPTIONAL, "data.dataset.path")
         x, test_x = (_samples(arrays, name) for name in ("x_train", "x_test"))
         if x.ndim != 2 or test_x.ndim != 2 or x.shape[1] != test_x.shape[1]:
@@ -77,7 +78,8 @@ def _samples(arrays: Arrays, name: str) -> Array:
 
 def _targets(path: Path, arrays: Arrays) -> tuple[TargetKind, tuple[str, ...], list[torch.Tensor]]:
     """What the file says that its targets are: their kind, names, and both parts."""
-    kind, both = str(arrays.get("targets", "classes")), [arrays["y_train"], arrays["y_test"]]
+    kind = str(arrays.get("targets", "classes"))
+    both = [arrays["y_train"], arrays["y_test"]]
     if kind not in KINDS:
         raise SettingError(f"data.dataset 'features': {path} has targets = {kind!r}; {suggest(kind, KINDS)}")
     if kind == "classes":

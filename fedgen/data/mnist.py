@@ -65,7 +65,8 @@ def _download(path: Path) -> Arrays:
             f"runtime.data_dir: MNIST is not at {path}, and downloading it failed ({type(error).__name__}: {error}); "
             "set runtime.data_dir, or the variable FEDGEN_DATA_DIR, to the folder that holds mnist/mnist.npz"
         ) from error
-    x, y = images.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.int64)
+    x = images.astype(np.uint8).reshape(-1, 28, 28)
+    y = labels.astype(np.int64)
     arrays = {"x_train": x[:60_000], "y_train": y[:60_000], "x_test": x[60_000:], "y_test": y[60_000:]}
     _store(path, arrays)
     return arrays

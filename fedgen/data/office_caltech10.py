@@ -55,7 +55,8 @@ class OfficeCaltech10(Source):
     def load(self, folder: Path) -> Dataset:
         names = ("x", "y", "domain", "domains", "classes")
         arrays = read_embeddings(folder, FILE, names, "the embeddings of Office-Caltech-10")
-        y, domain = arrays["y"].astype(np.int64), arrays["domain"].astype(np.int64)
+        y = arrays["y"].astype(np.int64)
+        domain = arrays["domain"].astype(np.int64)
         domains, classes = (tuple(map(str, arrays[name])) for name in ("domains", "classes"))
         training, test = self._cut(domain, len(domains), len(classes))
         rotated = self._rotated(arrays["x"].astype(np.float64))

@@ -88,7 +88,8 @@ class Quantiles(Partition):
             )
         shuffled = generator.permutation(len(labels))
         order = shuffled[np.argsort(sample_means(labels)[shuffled], kind="stable")]
-        ranges, dealt = np.array_split(order, pieces), generator.permutation(pieces).reshape(clients, -1)
+        ranges = np.array_split(order, pieces)
+        dealt = generator.permutation(pieces).reshape(clients, -1)
         return [np.sort(np.concatenate([ranges[each] for each in own])) for own in dealt]
 
 

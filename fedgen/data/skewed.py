@@ -91,7 +91,8 @@ class Domains(Partition):
         classes = 0 if self.beta is None else int(labels.max()) + 1
         shares = None if self.beta is None else generator.dirichlet([self.beta] * clients, classes).T
         for each in range(domains):
-            own, holders = domain == each, np.arange(each, clients, domains)
+            own = domain == each
+            holders = np.arange(each, clients, domains)
             if shares is None:
                 _deal(owner, np.flatnonzero(own), holders, np.full(len(holders), 1 / len(holders)))
                 continue

@@ -84,7 +84,9 @@ def complaint(kind: TargetKind, names: tuple[str, ...], y: Tensor) -> str:
                 f"targets are all {IGNORED} in {len(silent)} samples, first in {silent[0]}: every sample needs a token "
                 "that counts"
             )
-    low, high, what = int(counted.min()), int(counted.max()), "labels" if kind == "classes" else "tokens"
+    low = int(counted.min())
+    high = int(counted.max())
+    what = "labels" if kind == "classes" else "tokens"
     if low < 0 or high >= len(names):
         return f"{what} run from {low} to {high}, expected 0 to {len(names) - 1} for {len(names)} {kind}"
     return ""

@@ -25,7 +25,7 @@ from fedgen.geometry.shapes import Geometry, Scale, geometry_of
 from fedgen.geometry.statistics import Statistics
 from fedgen.geometry.uploads import Sums, Upload, dense_bytes, size_bytes, upload_of
 from fedgen.methods.ggeur_exhibits import MOST_CLIENTS, Uploads, exhibits_of
-from fedgen.methods.ggeur_statistics import PHASE, StatisticsExchange
+from fedgen.methods.ggeur_statistics import PHASE, StatisticsExchange, places_of, taken
 from fedgen.methods.recall import Recall
 from fedgen.methods.wrapper import MethodWrapper
 from fedgen.parameters import Tensors
@@ -192,7 +192,8 @@ class Ggeur(MethodWrapper):
         return super().common | {*self._geometry, TRUSTED}
 
     def initial_state(self, replica: int) -> Tensors:
-        classes, features = self.facts.targets.classes, self.features
+        classes = self.facts.targets.classes
+        features = self.features
         blocks = 1 if self.upload == "second_moment" else classes
         rows = min(self.rank, features) if self.upload == "low_rank" else features
         state = {
@@ -220,7 +221,7 @@ class Ggeur(MethodWrapper):
 
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
         if broadcast.phase == PHASE:
-            held = [_taken(block.samples, places) for places in _places(block)]
+            held = [taken(block.samples, places) for places in places_of(block)]
             rows = self.exchange.rows([(self._prepared(x), y) for x, y in held], block)
             return Update(rows.to(block.start.device), torch.ones(len(rows), dtype=torch.float64))
         if broadcast.phase != "train":
@@ -237,16 +238,17 @@ class Ggeur(MethodWrapper):
 
     def augmentations(self, tensors: Tensors, block: Block) -> list[Augmented]:
         """The real and generated samples of every participant of the block, on the host, where they are drawn."""
-        samples, given = block.samples, [value for name, value in tensors.items() if name.startswith("ggeur.")]
+        samples = block.samples
+        given = [value for name, value in tensors.items() if name.startswith("ggeur.")]
         tensors = {name: on_host(tensors[name]) for name in self._geometry}
         made = []
-        for client, places in zip(block.clients.tolist(), _places(block), strict=True):
+        for client, places in zip(block.clients.tolist(), places_of(block), strict=True):
             make = partial(self._augment, client, samples, places, tensors)
             made.append(self.recall.get(client, (samples.pool_x, samples.pool_y, *given), places, make))
         return made
 
     def _augment(self, client: int, samples: Samples, places: Tensor, tensors: Tensors) -> Augmented:
-        x, y = _taken(samples, places)
+        x, y = taken(samples, places)
         others = None
         if self.prototypes:
             others = tensors[PROTOTYPES][torch.arange(self.facts.clients) != client]
@@ -327,24 +329,15 @@ class Ggeur(MethodWrapper):
 
     def _before_and_after(self, state: Tensors, occasion: Occasion) -> Iterator[tuple[Augmented, Tensor | None]]:
         """The samples of the first clients, one client after another, with the domains of the real ones."""
-        tensors, domain = self.broadcast(state, 0).tensors, occasion.dataset.domain
+        tensors = self.broadcast(state, 0).tensors
+        domain = occasion.dataset.domain
         for client in range(min(self.facts.clients, MOST_CLIENTS)):
             block = occasion.block(torch.tensor([client]))
-            (places,), (augmented,) = _places(block), self.augmentations(tensors, block)
+            (places,) = places_of(block)
+            (augmented,) = self.augmentations(tensors, block)
             yield augmented, None if domain is None else domain[on_host(places)]
 
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:
         if self.normalise:
             x = self._prepared(x).view_as(x)
         return self.inner.evaluate(state, x, y)
-
-
-def _taken(samples: Samples, places: Tensor) -> tuple[Tensor, Tensor]:
-    """(x, y) at these places, on the host: what is made of geometry is computed and drawn there."""
-    x, y = samples.take(places)
-    return on_host(x), on_host(y)
-
-
-def _places(block: Block) -> list[Tensor]:
-    """Where the samples of every client lie."""
-    return [places[:count] for places, count in zip(block.samples.index, block.counts.tolist(), strict=True)]

@@ -147,11 +147,13 @@ def _decimals(pair: Tensor) -> str:
 def _sentence(changes: Changes, uploads: Uploads, occasion: Occasion) -> str:
     before, after = changes.counts.sum((1, 2)).tolist()
     times = uploads.dense_bytes / max(uploads.size_bytes, 1)
-    size, shown = human_bytes(uploads.size_bytes), changes.counts.shape[1]
+    size = human_bytes(uploads.size_bytes)
+    shown = changes.counts.shape[1]
     some = f"Of the first {shown} of {human_count(uploads.clients)} clients, " if shown < uploads.clients else ""
     flooded = f"The statistics of every peer, {size}, were passed on from neighbour to neighbour until all had them"
     sent = f"Every client sent {size} of statistics once" if occasion.members == "clients" else flooded
-    labels, embeddings = changes.label_distance.mean(1).tolist(), changes.embedding_distance.mean(1).tolist()
+    labels = changes.label_distance.mean(1).tolist()
+    embeddings = changes.embedding_distance.mean(1).tolist()
     sentence = (
         f"{some}{human_count(before)} samples became {human_count(after)}. {sent}, {times:.3g} times less than counts, "
         "means and whole covariances in float64. Half the sum of the differences between the class shares of a client "

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedgen.contracts import Block, Broadcast, Inbox
+from fedgen.contracts import Block, Broadcast, Inbox, Samples
 from fedgen.device import on_host
 from fedgen.errors import FedgenError
 from fedgen.geometry.pooling import Pooled, robust_pooled
@@ -90,3 +90,14 @@ class StatisticsExchange:
     def _mended(self, statistics: Statistics) -> Statistics:
         """With noise: without classes that it leaves less than one sample of."""
         return statistics if self.noise is None else statistics.only(statistics.counts >= 1)
+
+
+def taken(samples: Samples, places: Tensor) -> tuple[Tensor, Tensor]:
+    """(x, y) at these places, on the host: what is made of geometry is computed and drawn there."""
+    x, y = samples.take(places)
+    return on_host(x), on_host(y)
+
+
+def places_of(block: Block) -> list[Tensor]:
+    """Where the samples of every client lie."""
+    return [places[:count] for places, count in zip(block.samples.index, block.counts.tolist(), strict=True)]

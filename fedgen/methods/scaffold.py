@@ -52,7 +52,8 @@ class Scaffold(LocalSgd):
         return Broadcast(state["model"], expects, {CONTROL: state[CONTROL]})
 
     def client_update(self, broadcast: Broadcast, block: Block) -> Update:
-        trainer, common = self.learner.trainer, broadcast.tensors[CONTROL]
+        trainer = self.learner.trainer
+        common = broadcast.tensors[CONTROL]
         own = block.stored(CONTROL, block.start[:, : len(common)])
         correction = common - own
         trained = trainer.train(block, control=correction)

@@ -118,7 +118,8 @@ class Model:
 
     def state_dict(self, row: Tensor) -> Tensors:
         """What `state_dict()` of the module holds with the tensors of row[d], so that `load_state_dict` takes it."""
-        module, values = self.fresh(), self.layout.view(row)
+        module = self.fresh()
+        values = self.layout.view(row)
         vectors = derived(module, values)
         held = {**travelling(module), **{name: module.get_buffer(name) for name in vectors}}
         for name, value in {**values, **vectors}.items():

@@ -65,7 +65,8 @@ def _whole(counts: Array, samples: int, steps: int) -> Batches:
 
 def _shuffled(block: Block, epoch: int, batch_size: int) -> Array:
     """int64[n, m]: the client's samples in the order of this epoch, padding last."""
-    counts, samples = block.counts.numpy()[:, None], np.arange(block.longest, dtype=np.uint64)
+    counts = block.counts.numpy()[:, None]
+    samples = np.arange(block.longest, dtype=np.uint64)
     words = block.streams.words(f"shuffle.{epoch}", block.round, block.clients, len(samples))
     # By the 23 bits that a uniform number has, then by place: no two keys are equal, so any sort is a stable one.
     keys = (words >> np.uint32(9)).astype(np.uint64) << np.uint64(32) | samples

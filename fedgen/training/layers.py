@@ -79,7 +79,8 @@ class Linear:
     """y = x W^T + b, with W[k, o, i], b[k, o]."""
 
     def __init__(self, module: nn.Linear, prefix: str) -> None:
-        self.weight, self.bias = f"{prefix}weight", _named(module, f"{prefix}bias")
+        self.weight = f"{prefix}weight"
+        self.bias = _named(module, f"{prefix}bias")
 
     def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         y = _times(x, parameters[self.weight].swapaxes(1, 2))
@@ -172,7 +173,8 @@ class LayerNorm:
     """y = w (x - mean) / sqrt(variance + eps) + b over the last dimensions, with w[k, *shape], b[k, *shape]."""
 
     def __init__(self, module: nn.LayerNorm, prefix: str) -> None:
-        self.size, self.eps = prod(module.normalized_shape), module.eps
+        self.size = prod(module.normalized_shape)
+        self.eps = module.eps
         self.weight, self.bias = _named(module, f"{prefix}weight"), _named(module, f"{prefix}bias")
 
     def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
@@ -236,7 +238,8 @@ class Conv2d:
 
     def __init__(self, module: nn.Conv2d, prefix: str) -> None:
         self.window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
-        self.weight, self.bias = f"{prefix}weight", _named(module, f"{prefix}bias")
+        self.weight = f"{prefix}weight"
+        self.bias = _named(module, f"{prefix}bias")
 
     def forward(self, parameters: Arrays, x: Array, draws: Draws) -> tuple[Array, Saved]:
         n, b, c, height, width = x.shape
@@ -328,7 +331,8 @@ class AvgPool2d:
         return np.add.reduce(parts) / self.size, x.shape
 
     def backward(self, parameters: Arrays, saved: Saved, dy: Array, gradients: Arrays, inner: bool) -> Array | None:
-        dx, share = np.zeros(saved, np.float32), dy / self.size
+        dx = np.zeros(saved, np.float32)
+        share = dy / self.size
         for position in self.window.positions():
             part = self.window.part(dx, *position, dy.shape[-2:])
             part += share

@@ -53,10 +53,12 @@ def in_lockstep(task: Task, gradients_of: StepGradients) -> Trained:
     common = task.start.stride(0) == 0 or len(task.start) == 1
     start = task.start if common else _ordered(task.start, order)
     control = None if task.adjustment.control is None else _ordered(task.adjustment.control, order)
-    rows, gradients = start.clone(memory_format=torch.contiguous_format), start.new_empty(start.shape)
+    rows = start.clone(memory_format=torch.contiguous_format)
+    gradients = start.new_empty(start.shape)
     state = {name: _ordered(value, order).clone() for name, value in task.optimizer_state.items()}
     sizes = task.batches.sizes if order is None else task.batches.sizes[order]
-    samples, generators = _samples(task, order), _generators(task, order)
+    samples = _samples(task, order)
+    generators = _generators(task, order)
     total = rows.new_zeros(len(rows))
 
     for number, (active, width) in enumerate(zip((sizes > 0).sum(0).tolist(), sizes.max(0).tolist(), strict=True)):

@@ -112,7 +112,9 @@ class Adam:
     def step(self, rows: Tensor, gradients: Tensor, state: Tensors) -> None:
         if self.weight_decay:
             gradients.add_(rows, alpha=self.weight_decay)
-        first, second, steps = state["first"], state["second"], state["steps"].add_(1)
+        first = state["first"]
+        second = state["second"]
+        steps = state["steps"].add_(1)
         first.lerp_(gradients, 1 - self.beta1)
         second.mul_(self.beta2).addcmul_(gradients, gradients, value=1 - self.beta2)
         powers = steps.double()

@@ -32,7 +32,9 @@ class Reference:
 
 
 def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors, Tensors]:
-    module, layout, adjustment = task.model.fresh(), task.model.parameters, task.adjustment
+    module = task.model.fresh()
+    layout = task.model.parameters
+    adjustment = task.adjustment
     parameters = {name: each for name, each in module.named_parameters() if each.requires_grad}
     anchors = task.model.layout.view(task.start[client])
     for name, held in travelling(module).items():
@@ -47,7 +49,8 @@ def _train_one(task: Task, client: int) -> tuple[Tensor, Tensor, Tensors, Tensor
 
     held = task.samples.index[client]
     task.seed(client)
-    total, seen = task.start.new_zeros(()), 0
+    total = task.start.new_zeros(())
+    seen = 0
     for index, size in zip(task.batches.index[client], task.batches.sizes[client].tolist(), strict=True):
         if size == 0:
             break
@@ -75,7 +78,8 @@ def _split(task: Task, value: Tensor) -> Tensors:
 
 
 def _joined(task: Task, optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], name: str) -> Tensor:
-    torch_name, layout = task.optimizer.reference_names[name], task.model.parameters
+    torch_name = task.optimizer.reference_names[name]
+    layout = task.model.parameters
     held = {key: optimizer.state[parameter][torch_name] for key, parameter in parameters.items()}
     if task.optimizer_state[name].shape[1] == layout.size:
         return layout.flatten(held)

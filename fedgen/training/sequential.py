@@ -35,8 +35,10 @@ class Sequential:
 def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: Tensors, buffers: Tensors) -> Tensor:
     """One client's steps, in place in rows[client]; returns its mean loss."""
     module = task.model.fresh() if task.model.remembers else task.model.scratch
-    here, trained = slice(client, client + 1), task.model.parameters.size
-    values, slopes = task.model.layout.view(rows[client]), task.model.parameters.view(gradient[0])
+    here = slice(client, client + 1)
+    trained = task.model.parameters.size
+    values = task.model.layout.view(rows[client])
+    slopes = task.model.parameters.view(gradient[0])
     for name, parameter in module.named_parameters():
         if name in slopes:
             parameter.data, parameter.grad = values[name], slopes[name]
@@ -50,7 +52,8 @@ def _train_one(task: Task, client: int, rows: Tensor, gradient: Tensor, states: 
     control = None if task.adjustment.control is None else task.adjustment.control[here]
     held = task.samples.index[client]
     task.seed(client)
-    total, seen = row.new_zeros(()), 0
+    total = row.new_zeros(())
+    seen = 0
     for index, size in zip(task.batches.index[client], task.batches.sizes[client].tolist(), strict=True):
         if size == 0:
             break

@@ -45,7 +45,9 @@ def stepped(optimizer: ServerOptimizer, state: Tensors, update: Tensor, layout: 
     Statistics are what their aggregate says, whatever the optimiser: model <- model + update, variances from 0 on, as
     rounding may leave them below.
     """
-    model, trained, measured = state["model"], layout.parameters, layout.measured
+    model = state["model"]
+    trained = layout.parameters
+    measured = layout.measured
     moved, changed = optimizer.step(model[..., trained], update[..., trained], state)
     if layout.statistics:
         moved = torch.cat([moved, model[..., measured] + update[..., measured]], dim=-1)

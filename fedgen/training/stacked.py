@@ -55,7 +55,9 @@ class Network:
     def gradients_of(self, step: Step) -> Tensor:
         """As `lockstep.StepGradients`."""
         held = self._views(step.rows[:1] if step.common else step.rows)
-        targets, x, real = self._views(step.gradients), step.x.numpy(), step.real
+        targets = self._views(step.gradients)
+        x = step.x.numpy()
+        real = step.real
         saved = []
         draws = Draws(step.generators, step.sizes)
         for layer in self.layers:

@@ -104,7 +104,8 @@ def lockstep_fails(model: Model, x: Tensor, y: Tensor, gradients_of: StepGradien
     Two clients hold two samples each and a third place that is padding, a sample of zeros or a real one: neither may
     change anything, as the samples of a batch are to be treated one by one.
     """
-    held, count = x[:2], len(x[:2])
+    held = x[:2]
+    count = len(x[:2])
     row = model.row_of(model.fresh())[None].requires_grad_()
     with own_generator():
         seed_generator(0)
@@ -154,7 +155,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
 @contextmanager
 def _others_kept() -> Iterator[Callable[[], bool]]:
     """Yields whether numpy's or Python's generator was used in here; both are left as they were."""
-    ours, numpys = random.getstate(), np.random.get_state()
+    ours = random.getstate()
+    numpys = np.random.get_state()
 
     def used() -> bool:
         return repr(np.random.get_state()) != repr(numpys) or random.getstate() != ours
