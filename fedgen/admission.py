@@ -19,7 +19,7 @@ WEIGHT_LIMIT = 1e9
 
 
 VARIANCE_SLACK = 1e-6
-"""How far below 0 a variance may lie: rounding leaves what honest clients send there."""
+"""Tolerance below 0 for a variance, as rounding makes honest ones slightly negative."""
 
 
 @dataclass(frozen=True)

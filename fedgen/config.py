@@ -248,7 +248,7 @@ class RuntimeSection(Section):
         "auto", description="Ray workers; auto: one a CPU core, of the cluster where one is joined"
     )
     address: str | None = Field(
-        None, description="address of a Ray cluster that is there, or local; default: RAY_ADDRESS, else local"
+        None, description="address of a running Ray cluster, or local; default: RAY_ADDRESS, else local"
     )
     data_dir: str | None = Field(
         None, description="folder of the data sets; default: environment variable FEDGEN_DATA_DIR, then ~/.cache/fedgen"

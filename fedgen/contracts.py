@@ -158,8 +158,8 @@ class Context:
     reference[d]: what the rows are differences from (global model, or own model in gossip; zeros for columns that are
     no model).  clients[n]: who sent each row.  f: how many rows may be Byzantine, rejected ones already deducted.
     memory: what this rule returned last round.  round, streams: for rules that draw.  root[d]: the holder's own update
-    from data it trusts, for rules that ask for it.  share: the part of the aggregate that is added to the reference: 1
-    in a star, what all others together are to a peer in gossip.
+    from data it trusts, for rules that ask for it.  share: total mixing weight of the neighbours, 1 - self-weight; 1 in
+    a star.
     """
 
     reference: Tensor
@@ -219,7 +219,8 @@ class Inboxes:
     """What k peers merge at once.
 
     own[k, d]: their own models.  sent[N, d]: every peer's model as it was sent.  weights: csr float64[k, N], whose rows
-    add up to 1, or are empty where nothing arrived.  share float64[k]: what all others together are to a peer.
+    add up to 1, or are empty where nothing arrived.  share float64[k]: total mixing weight
+    of the neighbours.
     seen {name: [N, ...]}, own_seen {name: [k, ...]}: what the rule's `observe` said of the models sent, and of the own
     ones.  memory {name: [k, ...]}: what the rule returned last round.
     """
@@ -296,7 +297,7 @@ class Inbox:
 
     @property
     def outcome(self) -> Aggregation | None:
-        """What the rule returned, None where nobody has asked for it."""
+        """What the rule returned, None where it has not run."""
         return vars(self).get("aggregation")
 
     @property
@@ -360,7 +361,7 @@ class Method(ABC):
 
     @abstractmethod
     def server_update(self, state: Tensors, inbox: Inbox, round: int) -> Tensors:
-        """Run by whoever holds a state; written over leading dimensions so that one code serves 1 and N holders."""
+        """Runs at the server or at each peer, over leading dimensions, so that one code serves 1 and N states."""
 
     @abstractmethod
     def evaluate(self, state: Tensors, x: Tensor, y: Tensor) -> Tensors:

@@ -98,7 +98,7 @@ class Federation:
 
     @cached_property
     def network(self) -> Network:
-        """Who hears whom in gossip; only the coordinator asks."""
+        """Communication graph of gossip; used by the coordinator only."""
         return network_of(self.experiment)
 
     @property
@@ -157,7 +157,7 @@ class Federation:
         return Limits(aggregation.norm_limit if phase == "train" else inf, aggregation.statistics_limit)
 
     def lies_to_each(self, phase: str) -> bool:
-        """Whether every neighbour of a liar is told something else: of models, as what is flooded is one for all."""
+        """Whether Byzantine peers send each neighbour another model; setup exchanges are flooded and never differ."""
         return self.experiment.byzantine.per_neighbour and phase == "train"
 
     def block(self, clients: Tensor, start: Tensor, client_state: Tensors, round: int) -> Block:

@@ -21,7 +21,7 @@ ALIGNMENT_BYTES = 64
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named tensor lies in a flat row of one dtype, and what it is.
+    """Places of named tensors in a flat row of one dtype, and the kind of each.
 
     A tensor of a row is a statistic where `statistics` names it: what a module measures of its inputs, such as a
     running mean.  Any other is a parameter, or something else that is added up like one.  Statistics lie side by side.

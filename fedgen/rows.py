@@ -34,7 +34,7 @@ def columns_of(size: int, width: int) -> list[Columns]:
 
 
 def inside(part: Columns, columns: Columns) -> Columns:
-    """Where columns of a row lie in a slab of it, counted from the slab's first; empty where they do not.
+    """The part of `columns` that holds `part`, counted from the slab's first column; empty where none.
 
     >>> inside(slice(60, 70), slice(64, 128)), inside(slice(0, 10), slice(64, 128))
     (slice(0, 6, None), slice(0, 0, None))

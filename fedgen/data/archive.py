@@ -32,7 +32,7 @@ def read_arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) 
 def read_embeddings(
     folder: Path, name: Path, names: Sequence[str], what: str, optional: Sequence[str] = (), key: str = ""
 ) -> Arrays:
-    """The named arrays of a file below the data directory that nobody else can make; key: the setting that names it.
+    """The named arrays of a file below the data directory that cannot be downloaded; key: the setting that names it.
 
     Raises SettingError where it is not there or damaged.
     """

@@ -1,4 +1,4 @@
-"""The training samples divided among the clients, whoever wrote the partition."""
+"""Divides the training samples among the clients and checks the shards of any partition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where data sets lie."""
+"""The data directory."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Dirichlet(Partition):
     """Label skew: every class is divided by shares p ~ Dirichlet(alpha, ..., alpha) over the clients.
 
     alpha: 0 exclusive .. infinity; .1 gives most clients one or two classes, 100 is close to iid.  A client left with
-    fewer than `minimum` samples takes random ones from whoever holds most (the paper leaves it empty).
+    fewer than `minimum` samples takes random ones from the client with the most (the paper leaves it empty).
 
     >>> shards = Dirichlet(alpha=0.1).split(np.arange(1000) % 10, 20, np.random.default_rng(0))
     >>> sum(map(len, shards)), min(map(len, shards)) >= 1
@@ -205,7 +205,7 @@ class ClassesPerClient(Partition):
 
 
 def fill(owner: Labels, clients: int, minimum: int, generator: np.random.Generator) -> None:
-    """Give clients with fewer than `minimum` samples random ones of whoever holds most; writes owner[s]."""
+    """Give clients with fewer than `minimum` samples random ones of the client with the most; writes owner[s]."""
     counts = np.bincount(owner, minlength=clients)
     for client in np.flatnonzero(counts < minimum):
         while counts[client] < minimum:

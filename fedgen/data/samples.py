@@ -11,9 +11,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Samples:
-    """What n clients hold, as places in arrays that many share; gathered where somebody asks, and only what is asked.
+    """Samples of n clients, as places in shared arrays; gathered on demand.
 
-    pool_x[t, ...], pool_y[t, ...]; index int64[n, m]: where sample j of client i lies. Padding lies at a sample of
+    pool_x[t, ...], pool_y[t, ...]; index int64[n, m]: place of sample j of client i. Padding points at a sample of
     zeros.
     """
 

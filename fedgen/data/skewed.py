@@ -1,4 +1,4 @@
-"""The partitions of published experiments on embeddings: label skew that spares nobody, and domains with label skew."""
+"""The partitions of published experiments on embeddings: label skew of all clients, and domains with label skew."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedgen.registry import register
 
 Shares = NDArray[np.float64]
 Beta = Annotated[float, Field(gt=0, description="concentration; smaller is more skewed")]
-Seed = Annotated[int | None, Field(ge=0, description="seed of a generator of its own; else experiment.seed decides")]
+Seed = Annotated[int | None, Field(ge=0, description="seed of the partition; default: experiment.seed")]
 
 
 @register("partition", "label_skew")
@@ -27,7 +27,7 @@ class LabelSkew(Partition):
     Class by class: shuffle, one sample to each of K clients, round(p_k n) of the n others to client k, where
     p ~ Dirichlet(beta, ..., beta); the last client takes what rounding leaves.
 
-    A client that classes with fewer samples than clients leave empty takes one of whoever holds most.
+    A client that classes with fewer samples than clients leave empty takes one sample of the client with the most.
 
     >>> shards = LabelSkew(beta=0.1).split(np.arange(1000) % 10, 20, np.random.default_rng(0))
     >>> {len(set(shard % 10)) for shard in shards}, sum(map(len, shards))

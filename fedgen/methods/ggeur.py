@@ -1,4 +1,4 @@
-"""GGEUR: participants add samples drawn from the geometry of everybody's embeddings to their own."""
+"""GGEUR: participants add samples drawn from the geometry of all embeddings to their own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MODES: dict[str, tuple[Centre, Scale]] = {
     "code": ("sample", "standard_deviation"),
     "paper": ("sample", "eigenvalue"),
 }
-"""Where new samples lie, and how far the eigenvalues of a covariance let them stray."""
+"""Centre of new samples, and their spread by the eigenvalues of a covariance."""
 
 
 @register("wrapper", "ggeur")
@@ -96,7 +96,7 @@ class Ggeur(MethodWrapper):
     rank: Annotated[int, Field(ge=1, description="axes of a class that low_rank keeps")] = 32
     pooling: Annotated[
         Literal["plain", "bounded"],
-        Field(description="bounded: nobody has more weight, or longer embeddings, than is common"),
+        Field(description="bounded: weight and length of each participant's embeddings are limited"),
     ] = "plain"
     bound: Annotated[
         float,
@@ -150,7 +150,7 @@ class Ggeur(MethodWrapper):
 
     @property
     def modes(self) -> frozenset[str]:
-        """Noise protects the sum alone, and in gossip everybody sees the rows."""
+        """Noise protects only the sum, and in gossip peers see single rows."""
         return self.inner.modes if self.epsilon is None else self.inner.modes - {"gossip"}
 
     @property

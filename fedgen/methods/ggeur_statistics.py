@@ -71,7 +71,7 @@ class StatisticsExchange:
         return whole.only(whole.counts >= self.minimum_count)
 
     def pool(self, inbox: Inbox) -> Pool:
-        """Raises FedgenError where a robust pool believes nobody."""
+        """Raises FedgenError where a robust pool accepts no participant."""
         if self.summed:
             return Pool(self._mended(self.encoding.decode(on_host(inbox.aggregate))), inbox.clients, torch.empty(0))
         assert inbox.rows is not None
@@ -99,5 +99,5 @@ def taken(samples: Samples, places: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def places_of(block: Block) -> list[Tensor]:
-    """Where the samples of every client lie."""
+    """The places of every client's samples."""
     return [places[:count] for places, count in zip(block.samples.index, block.counts.tolist(), strict=True)]

@@ -1,4 +1,4 @@
-"""Worker momentum: clients send a running mean of their updates, which liars cannot hide behind."""
+"""Worker momentum: clients send a running mean of their updates, whose small variance exposes Byzantine ones."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ class Model:
 
     make() -> a fresh module, initialised from torch's generator; loss and metrics give one number a sample;
     channels_last: images reach the module in torch's memory format of that name.  xavier: first parameters are
-    drawn by Xavier's law instead.  seed: from which replica 0 is initialised; its constants are everybody's.  kept:
-    names of the constants that training changes, which stay with whoever trains.  remembers: an attribute that is
+    drawn by Xavier's law instead.  seed: from which replica 0 is initialised; all clients have its constants.  kept:
+    names of the constants that training changes, which stay with the client.  remembers: an attribute that is
     no buffer and that training changes, so that each client trains a module of its own.  smallest_batch: fewest
     samples of a step.  device: of rows and samples; modules are initialised on the host, the same for any device.
     """
@@ -74,7 +74,7 @@ class Model:
         return self.fresh()
 
     def fresh(self) -> nn.Module:
-        """A module of its own, as replica 0 is initialised; torch's generator is left as it was."""
+        """A new module, initialised as replica 0; torch's generator keeps its state."""
         with own_generator():
             seed_generator(self.seed)
             return self._placed(self.make())

@@ -27,7 +27,7 @@ class Normalised(NamedTuple):
 def derived(module: nn.Module, tensors: Tensors) -> Tensors:
     """{name of a buffer: singular vector} of every weight that torch's spectral norm divides, for the weights given.
 
-    A module in training refines its vectors by one iteration a step, and they stay with whoever trains.  Averaged
+    A module in training refines its vectors by one iteration a step, and they stay with the client.  Averaged
     weights have others, which follow from the weights alone: power iterations from the module's own vectors on.
     """
     found: Tensors = {}

@@ -20,7 +20,7 @@ from fedgen.parameters import Array
 Arrays = dict[str, Array]
 T = TypeVar("T", bound=type)
 Saved = Any
-"""What a layer keeps for its own backward pass; nobody else looks into it."""
+"""What a layer keeps for its own backward pass; opaque elsewhere."""
 
 LAYERS: dict[type[nn.Module], Callable[[nn.Module, str], Layer]] = {}
 """torch module class -> stacked layer."""

@@ -1,4 +1,4 @@
-"""What a module remembers outside its parameters and buffers: counters, caches, generators of its own."""
+"""State of a module outside its parameters and buffers: counters, caches, random generators."""
 
 from __future__ import annotations
 
