@@ -1,1 +1,1 @@
-"""Measurements behind docs/benchmarks.md: one command a table."""
+"""Measurements behind docs/benchmarks/: one command per table."""

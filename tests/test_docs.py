@@ -1,6 +1,6 @@
 """What the documents say is true: code blocks run, experiments parse, commands exist, links lead somewhere.
 
-`.venv/bin/python tests/test_docs.py` writes the table of docs/configuration.md anew.
+`.venv/bin/python tests/test_docs.py` writes the table of docs/reference/configuration.md anew.
 """
 
 import json
@@ -19,6 +19,7 @@ import pytest
 
 from fedgen.config import parse_experiment, parse_override
 from fedgen.errors import SettingError
+from fedgen.moved import MOVED
 from fedgen.server.cli import parser
 from fedgen.server.experiment_file import load_experiment, starter
 from fedgen.server.run.result import Result
@@ -28,11 +29,12 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 EXAMPLES = sorted(ROOT.glob("examples/*.toml"))
 API_EXAMPLE, MODULE_EXAMPLE = ROOT / "examples/python_api.py", ROOT / "examples/own_module.py"
-CONFIGURATION = ROOT / "docs/configuration.md"
+CONFIGURATION = ROOT / "docs/reference/configuration.md"
 
 LANGUAGES = {"console", "json", "python", "sh", "text", "toml"}
 FOLDERS = ("benchmarks", "clients", "deploy", "docs", "examples", "fedgen", "server", "tests")
 FENCED = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
 TABLE = re.compile(r"(<!-- begin table .*?-->\n).*?(<!-- end table -->)", re.DOTALL)
 
 EXECUTE = """
@@ -154,7 +156,7 @@ def spans(text: str) -> list[str]:
 def link_problems(text: str, home: Path) -> list[str]:
     """Relative links, anchors and files of the repository named in a sentence that do not exist."""
     found = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", FENCED.sub("", text))):
+    for target in LINK.findall(re.sub(r"`[^`\n]*`", "", FENCED.sub("", text))):
         path, _, anchor = target.partition("#")
         file = home / path if path else None
         if "://" in target:
@@ -176,7 +178,7 @@ def anchors(text: str) -> set[str]:
 
 
 def with_table(text: str) -> str:
-    """docs/configuration.md with the table as the code has it now."""
+    """docs/reference/configuration.md with the table as the code has it now."""
     renewed, count = TABLE.subn(lambda match: f"{match[1]}\n{key_table()}\n{match[2]}", text)
     assert count == 1, f"the two marker comments of the table are not in {CONFIGURATION}"
     return renewed
@@ -215,9 +217,27 @@ def test_document_is_true(document: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_documents_and_examples_are_there() -> None:
     expected = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"}
-    expected |= {f"docs/{name}.md" for name in ("configuration", "design", "running")}
+    expected |= {f"docs/{name}.md" for name in ("start", "design", "reference/configuration", "reference/run-folder")}
     assert expected <= set(names(DOCUMENTS))
     assert "examples/quickstart.toml" in names(EXAMPLES)
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    """Through any number of links."""
+    reached, left = set[Path](), [ROOT / "README.md"]
+    while left:
+        document = left.pop()
+        if document not in reached:
+            reached.add(document)
+            paths = [target.partition("#")[0] for target in LINK.findall(FENCED.sub("", document.read_text()))]
+            left += [(document.parent / path).resolve() for path in paths if re.fullmatch(r"[\w./-]+\.md", path)]
+    assert set(DOCUMENTS) - reached == set()
+
+
+def test_changelog_has_the_table_of_moved_keys() -> None:
+    rows = re.findall(r"^\| `(federation\.\w+)` \| `([\w.]+)` \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert dict(rows) == MOVED
+    assert len(rows) == len(MOVED)
 
 
 def test_configuration_table_is_current() -> None:
@@ -226,7 +246,7 @@ def test_configuration_table_is_current() -> None:
 
 
 def test_json_object_has_the_fields_of_a_result() -> None:
-    (fence,) = fences((ROOT / "docs/running.md").read_text(), "json")
+    (fence,) = fences((ROOT / "docs/reference/run-folder.md").read_text(), "json")
     assert set(json.loads(fence.text)) == {field.name for field in fields(Result)} - {"folder", "records", "report"} | {
         "run"
     }

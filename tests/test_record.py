@@ -114,8 +114,8 @@ def test_a_field_that_every_line_has_is_missed_by_name(name: str) -> None:
 
 
 def test_the_document_names_every_field() -> None:
-    """docs/running.md, in the order of the class."""
-    text = (Path(__file__).parents[1] / "docs/running.md").read_text()
+    """docs/reference/run-folder.md, in the order of the class."""
+    text = (Path(__file__).parents[1] / "docs/reference/run-folder.md").read_text()
     table = text[text.index("| field |") :].partition("\n\n")[0]
     named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert named == ["version", *(field.name for field in fields(RoundRecord))]
