@@ -1,4 +1,4 @@
-"""A method of your own with pictures of its own: local SGD, judged by the running mean of the server's models.
+"""Your own method with two pictures in the report: local SGD, evaluated at the running mean of the server's models.
 
 fedgen run examples/averaged.toml
 """
@@ -32,9 +32,9 @@ class Averaged(LocalSgd):
         return super().evaluate({**state, "model": state["average"]}, x, y)
 
     def exhibits(self, state: dict[str, Tensor], occasion: Occasion) -> Sequence[Exhibit]:
-        """What the logistic model looks for in each digit, and which digits it takes for which."""
+        """The weights of each digit as an image, and the confusion matrix of the test set."""
         weights, bias = self.layout.view(state["average"]).values()
-        looks = weights.view(10, 8, 8) / (2 * weights.abs().max()) + 0.5  # grey: this pixel says nothing
+        looks = weights.view(10, 8, 8) / (2 * weights.abs().max()) + 0.5  # grey: weight 0
         digits, x, y = occasion.dataset.classes, occasion.dataset.test_x, occasion.dataset.test_y
         confused = torch.zeros(10, 10)
         confused.index_put_((y, (x.flatten(1) @ weights.T + bias).argmax(1)), torch.ones(len(y)), accumulate=True)

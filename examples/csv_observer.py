@@ -1,4 +1,4 @@
-"""Write some metrics of every round into a CSV of the run folder; csv_observer.toml names the class."""
+"""Writes metrics of every round into a CSV file of the run folder; csv_observer.toml runs it."""
 
 import csv
 
@@ -12,7 +12,7 @@ class CsvObserver(Observer):
     def start(self, plan: Plan) -> None:
         self.path = plan.folder / "rounds.csv"
         self.path.write_text(",".join(["round", *self.metrics]) + "\n")
-        for record in plan.earlier:  # a run that goes on, perhaps from before the last lines that it wrote
+        for record in plan.earlier:  # a resumed run: its last rounds may be played again
             self.round(record)
 
     def round(self, record: RoundRecord) -> None:

@@ -1,4 +1,4 @@
-"""A Flower app whose server aggregates with fedgen's rules: digits over 10 nodes, three of which lie.
+"""A Flower app whose server aggregates with fedgen's rules: digits over 10 nodes, three of them Byzantine.
 
 python examples/flower_app.py [RULE]
 """
@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from fedgen.server.flower import RuleStrategy
 
-NODES, LIARS = 10, 3
+NODES, BYZANTINE = 10, 3
 pixels, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
 x, y = pixels.float() / 16, labels.long()
 client_app, server_app = ClientApp(), ServerApp()
@@ -36,7 +36,7 @@ def train(message: Message, context: Context) -> Message:
         torch.nn.functional.cross_entropy(module(x[mine]), y[mine]).backward()
         optimizer.step()
     sent = module.state_dict()
-    if node < LIARS:
+    if node < BYZANTINE:
         sent = {name: start[name] - 10 * (value - start[name]) for name, value in sent.items()}
     metrics = MetricRecord({"num-examples": len(y[mine])})
     return Message(RecordDict({"arrays": ArrayRecord(sent), "metrics": metrics}), reply_to=message)
@@ -49,7 +49,7 @@ def main(grid: Grid, context: Context) -> None:
         module.load_state_dict(arrays.to_torch_state_dict())
         return MetricRecord({"accuracy": float((module(x[:300]).argmax(1) == y[:300]).float().mean())})
 
-    strategy = RuleStrategy(sys.argv[1] if sys.argv[1:] else "geometric_median", f=LIARS, fraction_evaluate=0.0)
+    strategy = RuleStrategy(sys.argv[1] if sys.argv[1:] else "geometric_median", f=BYZANTINE, fraction_evaluate=0.0)
     torch.manual_seed(0)
     result = strategy.start(grid, ArrayRecord(network().state_dict()), num_rounds=15, evaluate_fn=evaluate)
     print("accuracy", round(float(result.evaluate_metrics_serverapp[15]["accuracy"]), 3))

@@ -1,7 +1,7 @@
-"""GGEUR in a Flower app of your own: digits over 8 nodes with skewed labels.
+"""GGEUR in a Flower app: digits over 8 nodes with skewed labels.
 
-Round 1: every node sends statistics of its samples, and the server makes a head of their pool without any training.
-Round 2: every node gets head and geometry, fills its classes with generated samples, and trains; the server averages.
+Round 1: every node sends statistics of its samples; the server pools them and computes a head without training.
+Round 2: every node receives head and geometry, adds generated samples, and trains; the server averages the heads.
 
 python examples/flower_ggeur.py
 """

@@ -1,4 +1,4 @@
-"""Federate a torch module of your own, with a loss and a metric of your own, all named by import path."""
+"""Trains your own torch module with your own loss and metric, all named by import path."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from fedgen import Experiment, run
 
 
 class Net(nn.Module):
-    """A hidden layer with a way around it; the arguments are keys of [model]."""
+    """Two hidden layers with a residual connection; the arguments are keys of [model]."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class Net(nn.Module):
 
 
 def smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross entropy with smoothed labels: outputs[b, c], targets[b] -> one number a sample, [b]."""
+    """Cross entropy with smoothed labels: outputs[b, c], targets[b] -> one number per sample, [b]."""
     return nn.functional.cross_entropy(outputs, targets, reduction="none", label_smoothing=0.1)
 
 
@@ -27,9 +27,9 @@ def top_two(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.topk(2).indices == targets[:, None]).any(1).double()
 
 
-top_two.lower_is_better = False  # so that reports can say when it was best
+top_two.lower_is_better = False  # the report can then show the best round
 
-if __name__ == "__main__":  # fedgen imports this file as own_module: Python searches a script's own folder
+if __name__ == "__main__":  # fedgen imports this file as own_module from the script's folder
     experiment = Experiment(
         data={"clients": 10, "standardise": True},
         model={"name": "own_module:Net", "loss": "own_module:smoothed", "metrics": ["own_module:top_two", "accuracy"]},

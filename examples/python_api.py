@@ -1,4 +1,4 @@
-"""Build an experiment in code, run it, and read its histories as arrays."""
+"""Builds an experiment in code, runs it, and reads its histories as arrays."""
 
 from fedgen import Experiment, run
 

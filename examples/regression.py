@@ -1,4 +1,4 @@
-"""Regression on data of your own: scikit-learn's diabetes data, a score of 442 patients a year after ten measurements.
+"""Regression on your own data: the diabetes data of scikit-learn, with ten measurements and one score per patient.
 
 fedgen run examples/regression.toml        or        python examples/regression.py
 """
@@ -13,7 +13,7 @@ from fedgen.data.dataset import Dataset, Source
 
 
 class Diabetes(Source):
-    """x[s, 10], y[s]: the score in units of its standard deviation; every fifth patient is for testing."""
+    """x[s, 10], y[s]: the score in units of its standard deviation; every fifth patient is a test sample."""
 
     def load(self, folder: Path) -> Dataset:
         measured, score = load_diabetes(return_X_y=True)
