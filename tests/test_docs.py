@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from fedgen import registry
 from fedgen.config import parse_experiment, parse_override
 from fedgen.errors import SettingError
 from fedgen.moved import MOVED
@@ -289,6 +290,14 @@ def test_own_module_example_runs_in_forty_lines(tmp_path: Path) -> None:
 def test_readme_shows_python_in_ten_lines() -> None:
     (fence,) = fences((ROOT / "README.md").read_text(), "python")
     assert code_lines(fence.text) <= 10
+
+
+def test_readme_counts_the_parts_that_are_registered() -> None:
+    """The attack "none" and the topology "file" are named apart."""
+    counts = {"aggregation rules": ("rule", 0), "attacks": ("attack", 1), "topologies": ("topology", 1)}
+    for words, (kind, apart) in counts.items():
+        (count,) = re.findall(rf"(\d+) {words}", (ROOT / "README.md").read_text())
+        assert int(count) == len(registry.members(kind)) - apart, kind
 
 
 FORMS = {
