@@ -37,7 +37,7 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
-def liars_of(n: int) -> int:
+def byzantine_of(n: int) -> int:
     return n // 5
 
 
@@ -45,7 +45,7 @@ def rows_of(n: int, d: int) -> torch.Tensor:
     """float32[n, d], the same in every process."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1, d, generator=generator) + torch.randn(n, d, generator=generator)
-    rows[: liars_of(n)] *= -10
+    rows[: byzantine_of(n)] *= -10
     return rows
 
 
@@ -90,7 +90,7 @@ def passes(rule: Any, rows: torch.Tensor) -> int:
 
     n, d = rows.shape
     counted = Counted(rows)
-    context = Context(torch.zeros(d), Layout({"row": (d,)}), torch.arange(n), liars_of(n))
+    context = Context(torch.zeros(d), Layout({"row": (d,)}), torch.arange(n), byzantine_of(n))
     rule.aggregate(counted, torch.ones(n, dtype=torch.float64), context)
     return len(counted.reads)
 
@@ -127,13 +127,13 @@ def own(name: str, n: int, d: int, repeats: int) -> dict[str, float]:
     prepare_process(threads=1)
     rows = rows_of(n, d)
     if name in FLAGS:
-        ours = seconds(lambda: aggregate(rows, "flag", f=liars_of(n), **FLAGS[name]), repeats)
+        ours = seconds(lambda: aggregate(rows, "flag", f=byzantine_of(n), **FLAGS[name]), repeats)
         return {"seconds": ours, "svd": seconds(lambda: by_singular_values(rows, **FLAGS[name]), min(repeats, 2))}
     if name == ALIE:
         attack, deceived = ALittleIsEnough(optimize=True), rule_of("geometric_median", ["nnm"], {})
-        return {"seconds": seconds(lambda: attack(rows, range(liars_of(n)), rule=deceived), repeats)}
+        return {"seconds": seconds(lambda: attack(rows, range(byzantine_of(n)), rule=deceived), repeats)}
     *wrappers, rule = name.split()
-    took = seconds(lambda: aggregate(rows, rule, f=liars_of(n), wrappers=wrappers), repeats)
+    took = seconds(lambda: aggregate(rows, rule, f=byzantine_of(n), wrappers=wrappers), repeats)
     return {"seconds": took, "passes": passes(rule_of(rule, wrappers, {}), rows)}
 
 

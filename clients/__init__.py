@@ -1,1 +1,1 @@
-"""The participant: one block of simulated clients, the Ray worker, the gossip peer."""
+"""The client side: one block of simulated clients or gossip peers, and the worker process that trains it."""

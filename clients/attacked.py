@@ -1,4 +1,4 @@
-"""What an attack is shown, wherever it acts: on a block, a round, an inbox, or the answer to a pull."""
+"""Builds the view of an attack, the same for a block, a round, an inbox and the answer to a pull."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def view_of(
     receiver: int | None = None,
     start: Tensor | None = None,
 ) -> View:
-    """The view of the rows that `context` describes, with weights[n]; the rest as in `View`."""
-    byzantine = federation.liars(context.clients, context.round)
+    """The view of the rows that `context` describes, with weights[n]; other arguments as in `View`."""
+    byzantine = federation.byzantine_among(context.clients, context.round)
     return View(byzantine, weights, context, federation.rule, memory or {}, receiver, start)

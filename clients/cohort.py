@@ -1,6 +1,6 @@
-"""One block of simulated clients, from broadcast to admitted rows.
+"""One block of a star's clients, from broadcast to admitted rows.
 
-Pure: result = f(federation, training, members), so any worker may compute any block.
+The tasks are pure: result = f(federation, training, members). Any worker can compute any block.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from fedgen.wire.message import Malformed, decode, encode
 
 @dataclass(frozen=True)
 class Training:
-    """One exchange, as all its blocks see it.
+    """The inputs of an exchange that all its blocks share.
 
-    summed: a block returns one sum instead of rows, weighted unless the sum itself is wanted.
+    summed: a block returns the sum of its rows instead of the rows. The sum is weighted unless `plain`.
     """
 
     round: int
@@ -37,13 +37,13 @@ class Training:
 
     @property
     def plain(self) -> bool:
-        """Whether rows are added as they are, not averaged."""
+        """Whether rows are added without weights."""
         return self.broadcast.reduce == "sum"
 
 
 @dataclass(frozen=True)
 class Members:
-    """A block of clients[n], and what they keep: client_state {name: [n, ...]}."""
+    """A block of clients[n] and their state: client_state {name: [n, ...]}."""
 
     clients: Tensor
     client_state: Tensors
@@ -51,9 +51,9 @@ class Members:
 
 @dataclass(frozen=True)
 class BlockReport:
-    """What a block tells the coordinator: whose updates arrived, with weights and state, and why others' did not.
+    """The result of a block without its rows: admitted clients with weights, state and metrics.
 
-    rejected, failed: client -> why it was turned away, or sent nothing.
+    rejected, failed: client -> reason why its update was rejected, or why it sent none.
     """
 
     clients: Tensor
@@ -66,8 +66,10 @@ class BlockReport:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a block of a star's clients sends: slices of its admitted rows, or where the exchange is summed
-    total float64[d]: weights @ rows, or their plain sum."""
+    """The result of a block of a star's clients.
+
+    slabs: column slices of the admitted rows. total float64[d], in a summed exchange: their weighted or plain sum.
+    """
 
     report: BlockReport
     slabs: tuple[Held[Tensor], ...] = ()
@@ -75,7 +77,7 @@ class Trained:
 
 
 def train_block(federation: Federation, training: Training, members: Members) -> Trained:
-    """One block trains; attacks of single clients and admission act."""
+    """Train one block, apply row-wise attacks, and admit the rows."""
     broadcast, expects = training.broadcast, training.broadcast.expects
     block = federation.block(members.clients, broadcast.start, members.client_state, training.round)
     update, block, failed = surviving(federation, broadcast, block)
@@ -103,11 +105,11 @@ def train_block(federation: Federation, training: Training, members: Members) ->
         shares = torch.ones_like(report.weights) if training.plain else report.weights
         return Trained(report, total=shares.to(sent.device) @ sent)
     columns = columns_of(expects.size, federation.slice_width)
-    return Trained(report, tuple(Held(sent[:, each].contiguous()) for each in columns))
+    return Trained(report, tuple(Held(sent[:, part].contiguous()) for part in columns))
 
 
 def train_root(federation: Federation, training: Training, item: None) -> Tensor:
-    """[d]: the server's own row, from its root samples; it keeps no state, and nobody attacks it."""
+    """[d]: the server's own update, trained on its root samples; it has no state and is never attacked."""
     broadcast = training.broadcast
     block = federation.block(federation.server, broadcast.start, {}, training.round)
     update = federation.method.client_update(broadcast, block)
@@ -124,15 +126,15 @@ def sent_by(
     reference: Tensor,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Rows and weights as they leave the clients: a row-wise attack acts here, an omniscient one on the whole round, an
-    attack on single inboxes where they are merged.
+    """Rows and weights as the clients send them.
 
-    layout: of the rows.  start[n, d]: what training began from, where rows are models.
+    Row-wise attacks are applied here. Omniscient attacks are applied to the whole round, inbox attacks at the merge.
+    layout: of the rows. start[n, d]: models before training, if rows are models.
     """
-    attack, liars = federation.attack, federation.liars(block.clients, training.round)
+    attack, byzantine = federation.attack, federation.byzantine_among(block.clients, training.round)
     aggregation = federation.experiment.aggregation
     weights = torch.ones_like(update.weights) if aggregation.weights == "equal" else update.weights
-    if attack.omniscient or federation.lies_to_each(training.broadcast.phase) or not liars.any():
+    if attack.omniscient or federation.attacks_inboxes(training.broadcast.phase) or not byzantine.any():
         return update.rows, weights
     context = Context(reference, layout, block.clients, aggregation.f, round=training.round, streams=federation.streams)
     view = view_of(federation, context, weights, start=start)
@@ -143,17 +145,17 @@ def sent_by(
 def arrived(
     federation: Federation, expects: Layout, round: int, clients: Tensor, rows: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, dict[int, str]]:
-    """Rows and weights as they arrive, and why a message does not, by position.
+    """(rows, weights, {position: why the message could not be decoded}).
 
-    Only where liars forge messages does it matter that they are bytes; then every row becomes one.
+    Rows are encoded as messages only if Byzantine clients forge message bytes.
     """
-    forge, liars = federation.attack.forger(), federation.liars(clients, round)
-    if forge is None or not liars.any():
+    forge, byzantine = federation.attack.forger(), federation.byzantine_among(clients, round)
+    if forge is None or not byzantine.any():
         return rows, weights, {}
     rows, weights, reasons = rows.clone(), weights.clone(), {}
     for position, client in enumerate(clients.tolist()):
         message = encode(rows[position], float(weights[position]), expects, round, client)
-        if liars[position]:
+        if byzantine[position]:
             message = forge(message)
         try:
             rows[position], weights[position] = decode(message, expects, round, client)
@@ -163,7 +165,10 @@ def arrived(
 
 
 def surviving(federation: Federation, broadcast: Broadcast, block: Block) -> tuple[Update, Block, dict[int, str]]:
-    """The block's update; after an exception, of the clients that train alone without one, and the others' reasons."""
+    """(update, block, {client: reason}) of the clients that trained.
+
+    If the block raises an exception, its clients train one by one, and those that raise again are left out.
+    """
     try:
         return _update(federation, broadcast, block), block, {}
     except FedgenError:
@@ -190,8 +195,8 @@ def _one_by_one(federation: Federation, broadcast: Broadcast, block: Block) -> t
 
 
 def _update(federation: Federation, broadcast: Broadcast, block: Block) -> Update:
-    liars = federation.liars(block.clients, block.round)
-    poisoned = federation.attack.poison(block, liars.to(block.start.device)) if liars.any() else block
+    byzantine = federation.byzantine_among(block.clients, block.round)
+    poisoned = federation.attack.poison(block, byzantine.to(block.start.device)) if byzantine.any() else block
     update = federation.method.client_update(broadcast, poisoned)
     check_update(update, broadcast.expects, len(block.clients))
     metrics = {name: on_host(value) for name, value in update.metrics.items()}
@@ -221,15 +226,15 @@ def _joined(updates: Sequence[Update]) -> Update:
 
 @dataclass(frozen=True)
 class Part:
-    """Samples of one of the held-back sets, by its number."""
+    """A slice of the samples of evaluation set `number`."""
 
     number: int
     samples: slice
 
 
 def evaluate_state(federation: Federation, state: Tensors, part: Part) -> dict[str, tuple[float, int]]:
-    """Mean metrics and number of samples of one part of a held-back set: {metric: (mean, samples)}."""
-    held = federation.evaluations[part.number]
-    x, y = held.x[part.samples], held.y[part.samples]
+    """{metric: (mean, number of samples)} of a state on one part of an evaluation set."""
+    evaluation = federation.evaluations[part.number]
+    x, y = evaluation.x[part.samples], evaluation.y[part.samples]
     metrics = federation.method.evaluate(state, x, y)
-    return {name: (float(value.mean()), len(y)) for name, value in held.named(metrics).items()}
+    return {name: (float(value.mean()), len(y)) for name, value in evaluation.named(metrics).items()}

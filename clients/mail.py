@@ -1,4 +1,4 @@
-"""What reaches a block of peers: messages, and who hears which."""
+"""Messages between gossip peers, and which receiver gets which message."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ LENGTH, SOUND = "length", "sound"
 
 @dataclass(frozen=True)
 class Messages:
-    """Models as they were sent: models[m, d], senders[m], weights[m], and what is seen of them {name: [m, ...]} (see
-    `observe`)."""
+    """Sent models[m, d] with senders[m] and weights[m]; seen {name: [m, ...]}: their observations (see `observe`)."""
 
     models: Tensor
     senders: Array
@@ -28,7 +27,7 @@ class Messages:
     seen: Tensors
 
     def of(self, places: Array) -> Messages:
-        """Those at some places; copies."""
+        """Copies of the messages at these places."""
         rows = torch.from_numpy(places)
         seen = {name: value.index_select(0, rows) for name, value in self.seen.items()}
         return Messages(self.models.index_select(0, rows), self.senders[places], self.weights[places], seen)
@@ -46,17 +45,17 @@ class Messages:
 
 @dataclass(frozen=True)
 class Mail:
-    """m messages, and the mixing weights of those that reached k receivers: heard csr[k, m]."""
+    """m messages and k receivers; heard csr[k, m]: mixing weights of the messages that each receiver got."""
 
     messages: Messages
     heard: Matrix
 
     def inbox(self, place: int) -> slice:
-        """Where the messages of one receiver lie among the numbers of `heard`."""
+        """The entries of `heard` that belong to one receiver."""
         return slice(int(self.heard.indptr[place]), int(self.heard.indptr[place + 1]))
 
     def heard_only(self) -> Mail:
-        """Without the messages that none of the receivers hears; the others' rows are copies."""
+        """Only the messages that at least one receiver got; their rows are copied."""
         used, columns = np.unique(self.heard.indices, return_inverse=True)
         heard = csr_array(
             (self.heard.data, columns.astype(np.int64), self.heard.indptr), shape=(self.heard.shape[0], len(used))
@@ -64,8 +63,10 @@ class Mail:
         return Mail(self.messages.of(used.astype(np.int64)), heard)
 
     def with_replies(self, places: Array, models: Tensor, weights: Array, seen: Tensors) -> Mail:
-        """New messages models[j, d], weights[j], seen {name: [j, ...]}, each in the place of one that a receiver hears:
-        places[j] among the numbers of `heard`."""
+        """Replace the messages at entries places[j] of `heard` by models[j, d], weights[j], seen {name: [j, ...]}.
+
+        Other receivers still get the original message.
+        """
         first = len(self.messages.senders)
         columns = self.heard.indices.copy()
         senders = self.messages.senders[columns[places]]
@@ -76,10 +77,10 @@ class Mail:
 
 
 def observe(federation: Federation, models: Tensor) -> Tensors:
-    """{name: [n, ...]}: what is wanted of models[n, d] once, not once for everybody who hears them.
+    """{name: [n, ...]}: quantities of models[n, d] that are computed once and used by every receiver.
 
-    LENGTH: their Euclidean lengths without statistics, rounded up; infinite or NaN where float32 does not hold their
-    squares.  SOUND, where there are statistics: bool[n], whether these can be admitted.  The rest is the rule's.
+    LENGTH: Euclidean norms without statistics, rounded up; infinite or NaN if a square overflows float32.
+    SOUND, if the layout has statistics: bool[n], whether they pass admission. Other names belong to the rule.
     """
     layout = federation.method.layout
     seen = {LENGTH: _lengths(models, layout).double().mul_(1 + 1e-4)}

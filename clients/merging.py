@@ -1,6 +1,6 @@
-"""A block of gossip peers merges what reached it. No clock, no messages of its own.
+"""A block of gossip peers merges its inboxes; the same for both clocks.
 
-Pure: result = f(federation, merge, delivery), for rounds and for events, so any worker may compute any block.
+The task is pure: result = f(federation, merge, delivery). Any worker can compute any block.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedgen.admission import WEIGHT_LIMIT, judge
 from fedgen.aggregation.statistics import apply_rule
-from fedgen.clients.lies import Known, lies_to_each
+from fedgen.clients.inbox_attacks import AttackKnowledge, attack_inboxes
 from fedgen.clients.mail import LENGTH, SOUND, Mail, Messages, observe
 from fedgen.contracts import Aggregation, Context, Diagnostics, Inbox, Inboxes
 from fedgen.federation import Federation
@@ -25,16 +25,16 @@ from fedgen.topology.graph import Matrix, by_row
 from fedgen.topology.mixing import mixing_of, normalised
 
 Refused = dict[int, tuple[str, int]]
-"""Sender -> (why it was turned away, by how many receivers)."""
+"""Sender -> (reason of the rejection, number of receivers that rejected it)."""
 
 
 @dataclass(frozen=True)
 class Merge:
-    """One merging, as all its blocks see it.
+    """The inputs of a merge that all its blocks share.
 
-    own[N, d]: all peers' models, with what training changed behind them where the rule wants that, as messages have it.
-    others {name: [N, ...]}: the rest of their states.  own_seen {name: [N, ...]}: what is seen of their models (see
-    `observe`), None where each block is to look.
+    own[N, d]: models of all peers in the layout of messages; for a rule with `sends_change`, followed by the change in
+    training. others {name: [N, ...]}: the rest of the peers' state. own_seen {name: [N, ...]}: observations of `own`
+    (see `observe`); None: each block computes them.
     """
 
     round: int
@@ -47,13 +47,13 @@ class Merge:
 
 @dataclass(frozen=True)
 class Memories:
-    """What is remembered of single inboxes: receiver -> what the rule, and an attack on that inbox, returned last."""
+    """Memory of single inboxes: receiver -> the memory that the rule, or an attack on that inbox, last returned."""
 
     rule: dict[int, Tensors] = field(default_factory=dict)
     attack: dict[int, Tensors] = field(default_factory=dict)
 
     def of(self, receivers: Sequence[int]) -> Memories:
-        """Those of some receivers."""
+        """The memories of these receivers."""
         rule = {receiver: self.rule[receiver] for receiver in receivers if receiver in self.rule}
         return Memories(rule, {receiver: self.attack[receiver] for receiver in receivers if receiver in self.attack})
 
@@ -63,9 +63,9 @@ class Memories:
 
 @dataclass(frozen=True)
 class Delivery:
-    """What reached receivers[k]: heard csr[k, m], the mixing weights of the messages that arrived.
+    """The inboxes of receivers[k]; heard csr[k, m]: mixing weights of the messages that arrived.
 
-    stacked {name: [k, ...]}: what a rule that merges all inboxes at once returned last; memories: of single inboxes.
+    stacked {name: [k, ...]}: memory of a rule that merges all inboxes at once. memories: of single inboxes.
     """
 
     receivers: Tensor
@@ -76,10 +76,10 @@ class Delivery:
 
 @dataclass(frozen=True)
 class MergeReport:
-    """Peers after merging: state {name: [k, ...]}.
+    """k peers after the merge: state {name: [k, ...]}.
 
-    alone: receivers of fewer messages than the rule needs.  stacked, memories: as in `Delivery`, for the next round.
-    diagnostics: of all k inboxes, NaN where the rule said nothing of one.
+    alone: receivers with fewer messages than the rule needs. stacked, memories: as in `Delivery`, for the next round.
+    diagnostics: of all k inboxes, NaN for inboxes without a value.
     """
 
     receivers: Tensor
@@ -93,7 +93,7 @@ class MergeReport:
 
 @dataclass(frozen=True)
 class Receivers:
-    """k peers before they merge: own[k, d], what is seen of it, their mail, and what is remembered of their inboxes."""
+    """k peers before the merge: own[k, d], its observations `seen`, their mail, and the memories of their inboxes."""
 
     clients: Tensor
     own: Tensor
@@ -105,7 +105,7 @@ class Receivers:
 
 @dataclass(frozen=True)
 class Merged:
-    """models[k, d] after merging; the rest is as in `MergeReport`, memories of the rule alone."""
+    """models[k, d] after the merge; other fields as in `MergeReport`, with the memories of the rule only."""
 
     models: Tensor
     alone: list[int]
@@ -115,30 +115,30 @@ class Merged:
 
 
 def merge_peers(federation: Federation, merge: Merge, delivery: Delivery) -> MergeReport:
-    """Every receiver merges its inbox into its own model, and runs the server half of the method on its own state."""
+    """Every receiver merges its inbox into its own model, then runs `server_update` of the method on its own state."""
     clients = delivery.receivers
-    mine = canonical(merge.own.index_select(0, clients))
+    own = canonical(merge.own.index_select(0, clients))
     known = merge.own_seen
-    seen = observe(federation, mine) if known is None else {name: value[clients] for name, value in known.items()}
+    seen = observe(federation, own) if known is None else {name: value[clients] for name, value in known.items()}
     mail = Mail(merge.messages, delivery.heard)
-    peers = Receivers(clients, mine, seen, mail, delivery.stacked, delivery.memories)
-    if federation.lies_to_each("train"):
-        peers = _lied_to(federation, merge, peers)
+    peers = Receivers(clients, own, seen, mail, delivery.stacked, delivery.memories)
+    if federation.attacks_inboxes("train"):
+        peers = _attacked(federation, merge, peers)
     admitted, refused = _admitted(federation, merge.layout, peers)
     merged = (_mixed if federation.mixes else _each)(federation, merge, peers, admitted)
     size = federation.method.layout.size
     state = {name: tensor.index_select(0, clients) for name, tensor in merge.others.items()}
     equal = torch.ones(len(clients), dtype=torch.float64)
-    inbox = Inbox(clients, equal, None, lambda: Aggregation(merged.models.sub_(mine)[:, :size]))
-    state = federation.method.server_update({**state, "model": mine[:, :size]}, inbox, merge.round)
+    inbox = Inbox(clients, equal, None, lambda: Aggregation(merged.models.sub_(own)[:, :size]))
+    state = federation.method.server_update({**state, "model": own[:, :size]}, inbox, merge.round)
     memories = Memories(merged.memories, peers.memories.attack)
     return MergeReport(clients, state, refused, merged.alone, merged.stacked, memories, merged.diagnostics)
 
 
-def _lied_to(federation: Federation, merge: Merge, peers: Receivers) -> Receivers:
-    """The receivers when each of them has heard lies of its own, with what the attack remembers of each."""
+def _attacked(federation: Federation, merge: Merge, peers: Receivers) -> Receivers:
+    """The receivers after the attack on each inbox, with the memories of the attack."""
     mail, clients, memories = peers.mail.heard_only(), peers.clients.tolist(), peers.memories
-    known = Known(
+    known = AttackKnowledge(
         receivers=peers.clients,
         own=peers.own,
         share=_share(federation, normalised(mail.heard)[1]),
@@ -150,14 +150,14 @@ def _lied_to(federation: Federation, merge: Merge, peers: Receivers) -> Receiver
             for place, client in enumerate(clients)
         ],
     )
-    lies = lies_to_each(federation, mail, known)
-    mail = mail.with_replies(lies.places, lies.sent, lies.weights, observe(federation, lies.sent))
-    told = {client: memory for client, memory in zip(clients, lies.memory, strict=True) if memory}
-    return replace(peers, mail=mail, memories=replace(memories, attack=told))
+    attacked = attack_inboxes(federation, mail, known)
+    mail = mail.with_replies(attacked.places, attacked.sent, attacked.weights, observe(federation, attacked.sent))
+    remembered = {client: memory for client, memory in zip(clients, attacked.memory, strict=True) if memory}
+    return replace(peers, mail=mail, memories=replace(memories, attack=remembered))
 
 
 def _mixed(federation: Federation, merge: Merge, peers: Receivers, admitted: Matrix) -> Merged:
-    """All inboxes at once."""
+    """Merge all inboxes at once, for a rule with a batched form."""
     weights, received = normalised(admitted)
     inboxes = Inboxes(
         own=peers.own,
@@ -176,11 +176,11 @@ def _mixed(federation: Federation, merge: Merge, peers: Receivers, admitted: Mat
 
 
 def _each(federation: Federation, merge: Merge, peers: Receivers, admitted: Matrix) -> Merged:
-    """One inbox after another, by any rule: rows are differences from the receiver's own model."""
+    """Merge one inbox after another, with any rule; rows are differences from the receiver's model."""
     merged, messages = peers.own.clone(), peers.mail.messages
     alone: list[int] = []
     kept: dict[int, Tensors] = {}
-    told: list[Diagnostics] = []
+    reported: list[Diagnostics] = []
     shares = _share(federation, normalised(admitted)[1])
     lacking = np.diff(peers.mail.heard.indptr) - np.diff(admitted.indptr)
     for place, receiver in enumerate(peers.clients.tolist()):
@@ -189,7 +189,7 @@ def _each(federation: Federation, merge: Merge, peers: Receivers, admitted: Matr
         allowed = max(0, federation.experiment.aggregation.f - int(lacking[place]))
         if len(heard) < max(1, federation.rule.minimum(allowed)):
             alone.append(receiver)
-            told.append(Diagnostics())
+            reported.append(Diagnostics())
             continue
         context = Context(
             reference=peers.own[place],
@@ -206,33 +206,34 @@ def _each(federation: Federation, merge: Merge, peers: Receivers, admitted: Matr
         merged[place].add_(result.aggregate, alpha=context.share)
         if result.memory:
             kept[receiver] = result.memory
-        trust = trust_in(federation.liars(context.clients, merge.round), result.coefficients)
-        told.append(result.diagnostics | Diagnostics(scalars=trust))
-    return Merged(merged, alone, {}, kept, _stacked(told))
+        trust = trust_in(federation.byzantine_among(context.clients, merge.round), result.coefficients)
+        reported.append(result.diagnostics | Diagnostics(scalars=trust))
+    return Merged(merged, alone, {}, kept, _stacked(reported))
 
 
 def trust_in(byzantine: Tensor, coefficients: Tensor | None) -> Tensors:
-    """Mean coefficients of honest and of Byzantine senders, in equal shares 1 / n; byzantine bool[n]."""
+    """Mean coefficients of honest and of Byzantine senders, in units of the equal share 1 / n; byzantine bool[n]."""
     if coefficients is None:
         return {}
     groups = {"honest": coefficients[~byzantine], "byzantine": coefficients[byzantine]}
     return {name: part.mean() * len(coefficients) for name, part in groups.items() if len(part)}
 
 
-def _stacked(told: Sequence[Diagnostics]) -> Diagnostics:
-    """Of k inboxes at once; without what is of every row, as inboxes have no common number of rows."""
+def _stacked(inboxes: Sequence[Diagnostics]) -> Diagnostics:
+    """Diagnostics of k inboxes in one; values per row are left out, as inboxes differ in their number of rows."""
     return Diagnostics(
-        scalars=_with_blanks([each.scalars for each in told]), by_weight=_with_blanks([each.by_weight for each in told])
+        scalars=_with_blanks([inbox.scalars for inbox in inboxes]),
+        by_weight=_with_blanks([inbox.by_weight for inbox in inboxes]),
     )
 
 
-def _with_blanks(told: Sequence[Tensors]) -> Tensors:
-    """{name: float64[k, ...]}, NaN where one of k lacks the name."""
+def _with_blanks(inboxes: Sequence[Tensors]) -> Tensors:
+    """{name: float64[k, ...]}, NaN for inboxes without the name."""
     stacked = {}
-    for name in dict.fromkeys(name for each in told for name in each):
-        shape = next(each[name].shape for each in told if name in each)
+    for name in dict.fromkeys(name for values in inboxes for name in values):
+        shape = next(values[name].shape for values in inboxes if name in values)
         blank = torch.full(shape, torch.nan, dtype=torch.float64)
-        stacked[name] = torch.stack([each.get(name, blank).double() for each in told])
+        stacked[name] = torch.stack([values.get(name, blank).double() for values in inboxes])
     return stacked
 
 
@@ -242,9 +243,9 @@ def _share(federation: Federation, received: Array) -> Array:
 
 
 def _admitted(federation: Federation, layout: Layout, peers: Receivers) -> tuple[Matrix, Refused]:
-    """The messages that pass admission, with their weights, and why others do not.
+    """(weights of the messages that pass admission, senders of rejected messages with the reason).
 
-    |sent - own| <= |sent| + |own| spares almost every message the way to its own difference.
+    As |sent - own| <= |sent| + |own|, almost no message needs its difference from the receiver's model.
     """
     limits, messages = federation.limits("train"), peers.mail.messages
     heard, message = peers.mail.heard, peers.mail.heard.indices

@@ -1,4 +1,4 @@
-"""A user's own modules, by value: what the coordinator imports from files of its own, workers elsewhere import too."""
+"""Sends a user's own modules by value, so that workers on other machines import the coordinator's files."""
 
 from __future__ import annotations
 
@@ -20,39 +20,41 @@ SIZE_LIMIT_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Source:
-    """A module's file: its path at the coordinator, and its bytes."""
+    """A module's file: its path at the coordinator and its contents."""
 
     path: str
     code: bytes
 
     @property
     def folder(self) -> list[str] | None:
-        """Where the modules of a package lie; None for a module that is none."""
+        """The folder of a package's modules; None for a module that is not a package."""
         path = Path(self.path)
         return [str(path.parent)] if path.name == "__init__.py" else None
 
 
 @dataclass(frozen=True)
 class OwnModules:
-    """search_path: folders that hold own modules.  imported: by name, those that the coordinator has imported.  beside:
-    the others in the same folders and packages, which these may import later."""
+    """A user's modules by name.
+
+    search_path: folders to search. imported: modules that the coordinator has imported. beside: other modules in the
+    same folders and packages, which may be imported later.
+    """
 
     search_path: tuple[str, ...] = ()
     imported: Mapping[str, Source] = field(default_factory=dict)
     beside: Mapping[str, Source] = field(default_factory=dict)
 
     def install(self) -> None:
-        """Let this process import them: those of the coordinator before any of that name that may lie here."""
+        """Let this process import them; `imported` takes precedence over local modules of the same name."""
         registry.search_in(self.search_path)
         sys.meta_path.insert(0, _Finder(self.imported))
         sys.meta_path.append(_Finder(self.beside))
 
 
 def packed(search_path: Sequence[str], names: Collection[str] = ()) -> OwnModules:
-    """The own modules that this process has imported from the folders of search_path, or from those in which the
-    modules of these names lie, with those beside them.
+    """The user's modules that this process has imported, with other modules in the same folders.
 
-    Raises FedgenError where they are too large.
+    Folders are those of search_path and those of the modules in `names`. Raises FedgenError if the files are too large.
     """
     loaded = dict(_loaded_files())
     roots = {_root(name, loaded[name]) for name in names if name in loaded}
@@ -62,15 +64,15 @@ def packed(search_path: Sequence[str], names: Collection[str] = ()) -> OwnModule
     size = sum(path.stat().st_size for path in (*imported.values(), *beside.values()))
     if size > SIZE_LIMIT_BYTES:
         raise FedgenError(
-            f"own modules in {' and '.join(sorted(map(str, roots)))} have {size / 2**20:.1f} MiB of Python files, and "
-            f"at most {SIZE_LIMIT_BYTES >> 20} MiB are sent to the nodes of a cluster; put the experiment file and its "
-            "modules into a folder of their own"
+            f"own modules in {' and '.join(sorted(map(str, roots)))} have {size / 2**20:.1f} MiB of Python files; at "
+            f"most {SIZE_LIMIT_BYTES >> 20} MiB can be sent to the nodes of a cluster; put the experiment file and its "
+            "modules into a separate folder"
         )
     return OwnModules(tuple(search_path), _read(imported), _read(beside))
 
 
 def _loaded_files() -> Iterator[tuple[str, Path]]:
-    """Imported modules whose files are no installed ones, fedgen's neither."""
+    """Imported modules that are neither installed nor part of fedgen."""
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or name == "__main__" or name.partition(".")[0] == "fedgen":
@@ -81,13 +83,13 @@ def _loaded_files() -> Iterator[tuple[str, Path]]:
 
 
 def _root(name: str, path: Path) -> Path:
-    """The folder that was searched for the module: above its outermost package."""
+    """The folder in which the module was found: the parent of its outermost package."""
     depth = name.count(".") + (path.name == "__init__.py")
     return path.resolve().parents[depth]
 
 
 def _beside(imported: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
-    """Modules in the same folders, and all those in the same packages."""
+    """Modules in the same folders, and all modules of the same packages."""
     for root in {_root(name, path) for name, path in imported.items()}:
         for path in root.glob("*.py"):
             yield path.stem, path
@@ -125,5 +127,5 @@ class _Loader(SourceLoader):
 
     def get_data(self, path: str | bytes) -> bytes:
         if path != self._source.path:
-            raise OSError(f"{path!r} was not sent")  # such as the cached bytecode of a file of that name here
+            raise OSError(f"{path!r} was not sent")  # e.g. cached bytecode of a local file with this name
         return self._source.code

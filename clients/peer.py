@@ -1,6 +1,6 @@
-"""A block of gossip peers: they train and send, and are evaluated; `merging` is what they do with what they hear.
+"""Training and evaluation of a block of gossip peers; see `merging` for what follows; the same for both clocks.
 
-Pure: result = f(federation, training, members), for rounds and for events, so any worker may compute any block.
+The tasks are pure: result = f(federation, training, members). Any worker can compute any block.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from fedgen.parameters import Tensors, canonical
 
 @dataclass(frozen=True)
 class Models:
-    """Of a block of peers after training: own[n, d], and what is seen of them; sent[n, d]: what leaves them, None where
-    that is the same."""
+    """A block of peers after training: models own[n, d] and the models that they send, sent[n, d].
+
+    seen, sent_seen: their observations. sent, sent_seen are None if no attack changed the models.
+    """
 
     own: Tensor
     seen: Tensors
@@ -30,7 +32,7 @@ class Models:
 
 @dataclass(frozen=True)
 class TrainedPeers:
-    """What a block of peers tells the coordinator, and apart from it their models."""
+    """The result of a block of peers: its report, and a handle of its models."""
 
     report: BlockReport
     models: Held[Models]
@@ -38,7 +40,7 @@ class TrainedPeers:
 
 @dataclass(frozen=True)
 class PeersPart:
-    """Some peers, and samples of one of the held-back sets, by its number."""
+    """A slice of the peers, and a slice of the samples of evaluation set `number`."""
 
     number: int
     samples: slice
@@ -46,7 +48,7 @@ class PeersPart:
 
 
 def train_peers(federation: Federation, training: Training, members: Members) -> TrainedPeers:
-    """One block of peers, each from its own row of start[N, d]."""
+    """Train one block of peers, peer i from row i of start[N, d]."""
     broadcast, round = training.broadcast, training.round
     start = canonical(broadcast.start.index_select(0, members.clients))
     block = federation.block(members.clients, start, members.client_state, round)
@@ -76,11 +78,11 @@ def train_peers(federation: Federation, training: Training, members: Members) ->
 
 
 def evaluate_peers(federation: Federation, state: Tensors, part: PeersPart) -> tuple[Tensors, int]:
-    """({metric: float64[k]} of k peers on one part of a held-back set, its number of samples).
+    """({metric: float64[k]} of k peers, number of samples) on one part of an evaluation set.
 
     state {name: [N, ...]}: of all peers.
     """
-    held = federation.evaluations[part.number]
-    x, y = held.x[part.samples], held.y[part.samples]
-    theirs = {name: tensor[part.peers] for name, tensor in state.items()}
-    return held.named(federation.method.evaluate(theirs, x, y)), len(y)
+    evaluation = federation.evaluations[part.number]
+    x, y = evaluation.x[part.samples], evaluation.y[part.samples]
+    evaluated = {name: tensor[part.peers] for name, tensor in state.items()}
+    return evaluation.named(federation.method.evaluate(evaluated, x, y)), len(y)

@@ -1,4 +1,4 @@
-"""The process that trains: holds what the experiment rebuilds, and nothing else."""
+"""A worker: it builds the federation from the experiment and runs tasks on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Greeting:
-    """What a worker says when it has started: its process and node, and what decides its bits; or why it could not."""
+    """The first message of a worker: process, node and machine, or why it could not start."""
 
     pid: int
     node: str = ""
@@ -34,13 +34,12 @@ class Greeting:
 
 
 class Worker:
-    """One federation, any number of pure tasks."""
+    """Runs pure tasks on one federation."""
 
     federation: Federation
 
     def start(self, experiment: Experiment, modules: OwnModules) -> Greeting:
-        """Build the federation; what keeps it from that is told, not raised, as a traceback of another process says
-        less."""
+        """Build the federation. An error is returned, not raised, as a remote traceback is hard to read."""
         modules.install()
         try:
             self.federation = Federation(experiment)
@@ -59,12 +58,12 @@ class Worker:
 def _why(error: Exception) -> str:
     missing = error.__cause__ if isinstance(error.__cause__, ModuleNotFoundError) else error
     if isinstance(missing, ModuleNotFoundError):
-        return f"{missing}; install it there, or put it beside the experiment file"
+        return f"{missing}; install it on that machine or put it beside the experiment file"
     return str(error) if isinstance(error, FedgenError) else f"{type(error).__name__}: {error}"
 
 
 def introduction(federation: Federation) -> dict[str, str]:
-    """What decides a machine's bits: processor, versions and data."""
+    """Processor, versions and data of a machine: results are equal bit for bit where these are."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return {"processor": processor(), **versions, "data": federation.dataset.sha256}
 

@@ -115,9 +115,9 @@ class Federation:
         """The round's clients in blocks; see `Participants`."""
         return self.participants.cohort(round, everyone, row_bytes)
 
-    def liars(self, clients: Tensor, round: int) -> Tensor:
+    def byzantine_among(self, clients: Tensor, round: int) -> Tensor:
         """bool[n]: which of these clients lie in this round."""
-        return self.participants.liars(clients, round)
+        return self.participants.byzantine_among(clients, round)
 
     @property
     def server(self) -> Tensor:
@@ -156,7 +156,7 @@ class Federation:
         aggregation = self.experiment.aggregation
         return Limits(aggregation.norm_limit if phase == "train" else inf, aggregation.statistics_limit)
 
-    def lies_to_each(self, phase: str) -> bool:
+    def attacks_inboxes(self, phase: str) -> bool:
         """Whether Byzantine peers send each neighbour another model; setup exchanges are flooded and never differ."""
         return self.experiment.byzantine.per_neighbour and phase == "train"
 

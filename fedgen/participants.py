@@ -43,7 +43,7 @@ class Participants:
         heaviest_first = np.argsort(-self._counts.numpy()[chosen], kind="stable")
         return list(torch.from_numpy(chosen[heaviest_first]).split(block))
 
-    def liars(self, clients: Tensor, round: int) -> Tensor:
+    def byzantine_among(self, clients: Tensor, round: int) -> Tensor:
         """bool[n]: which of these clients are Byzantine in this round."""
         section = self._experiment.byzantine
         if section.start > 0 and round < section.start:

@@ -24,7 +24,14 @@ settings.register_profile("fedgen", deadline=None, derandomize=os.environ.get("C
 settings.load_profile("fedgen")
 
 
-RAY = {"test_ray_pool", "test_ray_nodes", "test_surroundings", "test_gossip_survives", "test_lies", "test_delta_sum"}
+RAY = {
+    "test_ray_pool",
+    "test_ray_nodes",
+    "test_surroundings",
+    "test_gossip_survives",
+    "test_inbox_attacks",
+    "test_delta_sum",
+}
 """Files whose tests start a Ray of their own, or ask for `cluster` by case."""
 
 

@@ -402,7 +402,7 @@ def test_a_round_of_garbage_alone_is_skipped_and_keeps_the_state(
     )
     assert (result.state, result.rounds) == ("degraded", 2)
     assert result.message.startswith(
-        "2 rounds skipped (0 updates were admitted, aggregation needs 1 to withstand f = 0, what 4 rejected of "
+        "2 rounds skipped (0 updates were admitted, aggregation needs 1 to tolerate f = 0 (aggregation.f = "
     )
     assert result.sha256 == untrained.sha256
     assert [record["skipped"] for record in read_lines(result.folder / "metrics.jsonl")] == [True, True]

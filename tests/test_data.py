@@ -470,8 +470,8 @@ def test_a_block_is_padded_with_zeros(tiny: Callable[..., Experiment]) -> None:
 def test_liars_are_those_named_and_lie_from_their_round_on(tiny: Callable[..., Experiment]) -> None:
     federation = Federation(tiny(byzantine={"attack": "sign_flip", "clients": [2, 5], "start": 3}))
     clients = torch.tensor([5, 1, 2])
-    assert federation.liars(clients, 2).tolist() == [False, False, False]
-    assert federation.liars(clients, 3).tolist() == [True, False, True]
+    assert federation.byzantine_among(clients, 2).tolist() == [False, False, False]
+    assert federation.byzantine_among(clients, 3).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 11])
@@ -487,11 +487,11 @@ def test_a_number_of_liars_is_drawn_from_the_seed(count: int, tiny: Callable[...
 def test_liars_may_be_drawn_anew_every_round(tiny: Callable[..., Experiment]) -> None:
     federation = Federation(tiny(byzantine={"attack": "sign_flip", "clients": 3, "redraw": True, "start": 1}))
     everyone = torch.arange(12)
-    masks = [federation.liars(everyone, round) for round in range(20)]
+    masks = [federation.byzantine_among(everyone, round) for round in range(20)]
     assert [int(mask.sum()) for mask in masks] == [0] + [3] * 19
     assert len({tuple(mask.tolist()) for mask in masks}) > 10
     assert torch.stack(masks).any(0).all(), "in 19 rounds everybody's turn comes"
-    assert torch.equal(federation.liars(torch.tensor([5, 0]), 7), masks[7][[5, 0]])
+    assert torch.equal(federation.byzantine_among(torch.tensor([5, 0]), 7), masks[7][[5, 0]])
 
 
 def test_more_clients_than_samples_is_refused(tiny: Callable[..., Experiment]) -> None:

@@ -226,5 +226,5 @@ def test_a_bound_broken_in_an_inbox_is_an_event(clock: str, tiny: Any, run_in: C
     broken = run_in(tiny(**tables, byzantine={"clients": [0, 2], "attack": "sign_flip"}), "broken")
     told = events(broken, "bound_broken")
     assert told
-    assert told[0]["liars"] == 2
-    assert told[0]["reason"] == "10 of 10 honest peers hear more liars than aggregation.f = 1, up to 2"
+    assert told[0]["byzantine"] == 2
+    assert told[0]["reason"] == "10 honest peers receive more than aggregation.f = 1 Byzantine messages, up to 2"

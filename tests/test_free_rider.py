@@ -80,6 +80,6 @@ def test_the_disguise_lies_on_the_model() -> None:
 
 
 def test_in_a_star_nothing_is_no_difference() -> None:
-    sent = FreeRider(update="zeros")(torch.ones(3, 4), liars=[0])
+    sent = FreeRider(update="zeros")(torch.ones(3, 4), byzantine=[0])
     assert not sent[0].any()
     assert (sent[1:] == 1).all()

@@ -311,9 +311,9 @@ def test_liars_lie_in_the_setup_exchange_unless_they_start_later() -> None:
     clients = torch.arange(8)
     liars = {"attack": "sign_flip", "clients": [3]}
     early, late = (Federation(experiment(byzantine={**liars, "start": start})) for start in (0, 1))
-    assert early.liars(clients, -1).tolist() == (clients == 3).tolist()
-    assert not late.liars(clients, -1).any()
-    assert not late.liars(clients, 0).any()
+    assert early.byzantine_among(clients, -1).tolist() == (clients == 3).tolist()
+    assert not late.byzantine_among(clients, -1).any()
+    assert not late.byzantine_among(clients, 0).any()
 
 
 @pytest.mark.parametrize(
@@ -497,7 +497,7 @@ def test_settings_that_do_not_fit_are_explained() -> None:
         Federation(experiment({"start": "ridge"}, model={"name": "mlp"}))
     with pytest.raises(SettingError, match="target has 3 numbers for 10 classes"):
         Federation(experiment({"target": [1, 2, 3]}))
-    with pytest.raises(SettingError, match=r"federation\.rounds = 0 leaves only what a method exchanges"):
+    with pytest.raises(SettingError, match=r"federation\.rounds = 0 plays setup exchanges only"):
         checked(experiment(training={"wrappers": []}, federation={"rounds": 0}))
 
 

@@ -127,10 +127,10 @@ def test_token_that_is_missing_or_another_is_named(
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(FedgenError, match=r"asks for a token, and this process has none: set RAY_AUTH_TOKEN_PATH"):
+    with pytest.raises(FedgenError, match=r"requires a token, and this process has none: set RAY_AUTH_TOKEN_PATH"):
         admitted(cluster.address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another-token-that-is-long-enough-for-ray")
-    with pytest.raises(FedgenError, match=r"asks for a token, and the one of RAY_AUTH_TOKEN is another"):
+    with pytest.raises(FedgenError, match=r"requires a token, and rejects the one of RAY_AUTH_TOKEN"):
         admitted(cluster.address)
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     (tmp_path / ".ray").mkdir()
@@ -142,7 +142,7 @@ def test_whoever_listens_but_is_no_cluster_is_named_within_seconds(monkeypatch: 
     monkeypatch.setattr(cluster_door, "PROBE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
-        with pytest.raises(FedgenError, match="somebody listens there, but does not answer as Ray does"):
+        with pytest.raises(FedgenError, match="what listens there does not answer as Ray does"):
             admitted(f"127.0.0.1:{silent.getsockname()[1]}")
         assert time.monotonic() - began < 10
     with pytest.raises(FedgenError, match="the address of a dashboard"):

@@ -152,7 +152,7 @@ def test_block_that_kills_its_worker_ends_as_that_blocks_failure(
     monkeypatch.setattr(ray_pool, "DEATHS", 1)
     deadly = with_deed(tmp_path, "os._exit(1)", monkeypatch)
     result = run(deadly, tmp_path / "run", search_path=(str(tmp_path),))
-    assert_one_client_lost(result, "2 workers died of it, the last 1 of them alone with it")
+    assert_one_client_lost(result, "2 workers died while they computed it, the last 1 with no other block")
     assert "lower runtime.workers or training.block where memory runs out" in result.message
 
 
@@ -266,7 +266,7 @@ def in_first_worker(folder: Path, deed: str, monkeypatch: pytest.MonkeyPatch, **
 def test_worker_that_hangs_while_it_starts_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_pool, "PATIENCE_S", 0.5)
     with pool_of(2, in_first_worker(tmp_path, "time.sleep(3600)", monkeypatch), tmp_path) as (pool, told):
-        assert told[-1] == "workers: 1 of 2 Ray workers run: starting one takes long, or hangs"
+        assert told[-1] == "workers: 1 of 2 Ray workers run: their start takes long or hangs"
         [hung] = [seat for seat in pool._seats if not seat.greeted]
         hung.since -= pool._worker_timeout_s
         deadline = time.monotonic() + 60
@@ -307,8 +307,8 @@ def test_what_keeps_a_worker_from_starting_is_said_in_a_sentence(
     with pytest.raises(FedgenError) as raised:
         RayPool(Federation(lacking), 1, Interrupt(), (str(tmp_path),))
     assert str(raised.value) == (
-        "a Ray worker on this machine did not start: No module named 'not_there_at_all'; install it there, or put it "
-        "beside the experiment file"
+        "a Ray worker on this machine did not start: No module named 'not_there_at_all'; install it on that machine or "
+        "put it beside the experiment file"
     )
 
 
@@ -381,7 +381,7 @@ def test_machines_of_a_cluster_are_compared(foreign: None, monkeypatch: pytest.M
     assert "node" in reason
     assert "another" in reason
     monkeypatch.setattr(ray_pool, "introduction", lambda _: {**real, "data": "other"})
-    with pytest.raises(FedgenError, match=r"holds other data .*runtime.data_dir"):
+    with pytest.raises(FedgenError, match=r"has different data .*runtime.data_dir"):
         RayPool(federation, 1, Interrupt())
 
 

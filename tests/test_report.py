@@ -763,14 +763,15 @@ def test_a_broken_bound_is_said_where_the_state_is(tmp_path: Path) -> None:
     (folder / "events.jsonl").write_text("")
     assert "Nothing out of the ordinary happened" in report_of(folder).text
     for number in range(3):
-        event = {"event": "bound_broken", "round": number, "reason": "5 of 9 clients lie", "liars": 5 + number, "f": 2}
+        reason = "5 of 9 clients are Byzantine"
+        event = {"event": "bound_broken", "round": number, "reason": reason, "byzantine": 5 + number, "f": 2}
         append(folder / "events.jsonl", event)
     page = report_of(folder)
     state = re.search(r'<p class="state.*?</p>', page.source, flags=re.DOTALL)
     assert state
-    assert "in 3 rounds more clients lied than aggregation.f = 2, up to 7" in state[0]
+    assert "in 3 rounds more clients were Byzantine than aggregation.f = 2, up to 7" in state[0]
     assert "Nothing out of the ordinary happened" not in page.text
-    assert "0 bound broken 5 of 9 clients lie; liars 5; f 2, and in 2 more rounds" in page.text
+    assert "0 bound broken 5 of 9 clients are Byzantine; byzantine 5; f 2, and in 2 more rounds" in page.text
 
 
 def test_peers_are_called_peers(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_own_modules_have_a_size_limit_that_is_said(tmp_path: Path, monkeypatch:
     (tmp_path / "own_large.py").write_text("#" * (3 << 20))
     monkeypatch.syspath_prepend(str(tmp_path))
     registry.find("loss", "own_small:Part")
-    with pytest.raises(FedgenError, match=r"have 3.0 MiB of Python files, and at most 2 MiB are sent to the nodes"):
+    with pytest.raises(FedgenError, match=r"have 3.0 MiB of Python files; at most 2 MiB can be sent to the nodes"):
         packed((str(tmp_path),), {"own_small"})
 
 

@@ -66,7 +66,7 @@ def test_rounds_in_which_more_lie_than_the_rule_withstands_are_named(tmp_path: P
     )
     folder = run(experiment, tmp_path / "run").folder
     broken = [line for line in read_lines(folder / "events.jsonl") if line["event"] == "bound_broken"]
-    assert [(line["round"], line["liars"], line["f"]) for line in broken] == [(1, 4, 2), (2, 4, 2)]
+    assert [(line["round"], line["byzantine"], line["f"]) for line in broken] == [(1, 4, 2), (2, 4, 2)]
     report = (folder / "report.html").read_text()
-    assert "in 2 rounds more clients lied than aggregation.f = 2" in report
+    assert "in 2 rounds more clients were Byzantine than aggregation.f = 2" in report
     assert "Nothing out of the ordinary happened" not in report

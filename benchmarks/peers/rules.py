@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.rules import ALIE, liars_of, rows_of, seconds
+from benchmarks.rules import ALIE, byzantine_of, rows_of, seconds
 
 
 def byzfl_rule(rule: str, f: int) -> Callable[[torch.Tensor], Any]:
@@ -58,7 +58,7 @@ def byzpy_rule(rule: str, f: int) -> Callable[[torch.Tensor], Any]:
 def main(peer: str, rule: str, n: int, d: int, repeats: int) -> None:
     torch.set_num_threads(1)
     rows = rows_of(n, d)
-    call = (byzfl_rule if peer == "ByzFL" else byzpy_rule)(rule, liars_of(n))
+    call = (byzfl_rule if peer == "ByzFL" else byzpy_rule)(rule, byzantine_of(n))
     print(json.dumps({"seconds": seconds(lambda: call(rows), repeats)}))
 
 

@@ -32,7 +32,7 @@ class ALittleIsEnough(BaseAttack):
     (16 points evenly spaced by ratio, then 8 golden sections, on inner products where the rule needs no more).
     Without honest rows nothing is changed.
 
-    >>> ALittleIsEnough(z=2.0)([[1.0, 5.0], [3.0, 5.0], [0.0, 0.0]], liars=[2])
+    >>> ALittleIsEnough(z=2.0)([[1.0, 5.0], [3.0, 5.0], [0.0, 0.0]], byzantine=[2])
     tensor([[1., 5.],
             [3., 5.],
             [4., 5.]])

@@ -92,12 +92,12 @@ class Augmented(BaseAttack):
 
     def _noise(self, block: Block, byzantine: Tensor) -> Tensor:
         """[k, m, ...]: of each Byzantine client and sample, the same in every round."""
-        liars = block.clients[on_host(byzantine)]
+        clients = block.clients[on_host(byzantine)]
         m = block.longest
         features = prod(self.facts.input_shape)
-        levels = block.streams.uniform("attack.augmented.level", 0, liars, m)
-        noise = block.streams.normal("attack.augmented.noise", 0, liars, m * features)
-        made = self.noise * over_samples(levels, block.x) * noise.view(len(liars), m, *self.facts.input_shape)
+        levels = block.streams.uniform("attack.augmented.level", 0, clients, m)
+        noise = block.streams.normal("attack.augmented.noise", 0, clients, m * features)
+        made = self.noise * over_samples(levels, block.x) * noise.view(len(clients), m, *self.facts.input_shape)
         return made.to(block.x.device)
 
 

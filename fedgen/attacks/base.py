@@ -24,7 +24,7 @@ class BaseAttack(Attack):
     def __call__(
         self,
         rows: ArrayLike | Tensor,
-        liars: Sequence[int],
+        byzantine: Sequence[int],
         *,
         rule: Rule | None = None,
         f: int | None = None,
@@ -32,25 +32,25 @@ class BaseAttack(Attack):
         seed: int = 0,
         root: ArrayLike | Tensor | None = None,
     ) -> Tensor:
-        """rows[n, d] as they are sent where the rows numbered `liars` are Byzantine, to `rule`, else to the mean.
+        """rows[n, d] as they are sent where the rows numbered `byzantine` are Byzantine, to `rule`, else to the mean.
 
         f: Byzantine rows that the rule tolerates; their actual number unless given.  root[d]: the update that the rule
         trusts, if it trusts one.
         """
         data = rows if isinstance(rows, Tensor) else torch.from_numpy(np.asarray(rows, np.float32))
         n, d = data.shape
-        byzantine = torch.zeros(n, dtype=torch.bool)
-        byzantine[list(liars)] = True
+        mask = torch.zeros(n, dtype=torch.bool)
+        mask[list(byzantine)] = True
         context = Context(
             reference=torch.zeros(d),
             layout=Layout({"row": (d,)}, data.dtype),
             clients=torch.arange(n),
-            f=len(liars) if f is None else f,
+            f=len(byzantine) if f is None else f,
             round=round,
             streams=Streams(seed),
             root=None if root is None else torch.as_tensor(root).to(data),
         )
-        view = View(byzantine, torch.ones(n, dtype=torch.float64), context, rule or Mean())
+        view = View(mask, torch.ones(n, dtype=torch.float64), context, rule or Mean())
         return self.corrupt(LocalRows(data), view)[0].collect()
 
 

@@ -25,7 +25,7 @@ class Dissensus(BaseAttack):
     In gossip with byzantine.per_neighbour, where rows are differences from the receiver's own model, this keeps every
     peer away from its neighbours, each by another model.
 
-    >>> Dissensus()([[1.0, 3.0], [9.0, 9.0], [3.0, 5.0]], liars=[1])
+    >>> Dissensus()([[1.0, 3.0], [9.0, 9.0], [3.0, 5.0]], byzantine=[1])
     tensor([[ 1.,  3.],
             [-4., -8.],
             [ 3.,  5.]])

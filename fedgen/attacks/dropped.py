@@ -21,7 +21,7 @@ class Dropped(BaseAttack):
 
     g_ij <- 0 where u_ij < share, u_ij uniform in (0, 1), drawn by client i, round and column j
 
-    >>> sent = Dropped(share=0.25)([[1.0] * 1000, [1.0] * 1000], liars=[1])
+    >>> sent = Dropped(share=0.25)([[1.0] * 1000, [1.0] * 1000], byzantine=[1])
     >>> [round(float(part), 1) for part in (sent == 0).double().mean(1)]
     [0.0, 0.2]
 

@@ -33,7 +33,7 @@ class FangKrum(BaseAttack):
 
     All distances come from one extended Gram matrix.  Without honest rows nothing is changed.
 
-    >>> FangKrum()([[-1.0], [1.0], [9.0], [11.0], [13.0], [0.0], [0.0]], liars=[5, 6])[5]
+    >>> FangKrum()([[-1.0], [1.0], [9.0], [11.0], [13.0], [0.0], [0.0]], byzantine=[5, 6])[5]
     tensor([-0.6088])
 
     Source: M. Fang et al., arXiv 1911.11815 (2020), "attacking Krum", full knowledge.  Rows are differences from the
@@ -54,23 +54,23 @@ class FangKrum(BaseAttack):
     def _size(self, geometry: Geometry, d: int) -> float:
         """lambda."""
         honest = geometry.honest
-        liars = int((~honest).sum())
-        size = _bound(geometry, d, liars)
+        byzantine = int((~honest).sum())
+        size = _bound(geometry, d, byzantine)
         while size >= self.least:
             gram = geometry.sent(-size * geometry.statistic)
-            if liars and not honest[by_score(squared_distances(gram.numpy()), liars)[0]]:
+            if byzantine and not honest[by_score(squared_distances(gram.numpy()), byzantine)[0]]:
                 return size
             size /= 2
         return size
 
 
-def _bound(geometry: Geometry, d: int, liars: int) -> float:
+def _bound(geometry: Geometry, d: int, byzantine: int) -> float:
     honest = geometry.honest
     n = len(geometry.honest)
-    nearest = geometry.distances().sort(1).values[:, 1 : 1 + max(n - liars - 2, 1)].sum(1)
+    nearest = geometry.distances().sort(1).values[:, 1 : 1 + max(n - byzantine - 2, 1)].sum(1)
     spread = float(nearest.min()) if len(nearest) else 0.0
     longest = float(geometry.gram.diagonal()[:n][honest].max())
-    return sqrt(spread / (max(n - 2 * liars - 1, 1) * d)) + sqrt(max(longest, 0.0) / d)
+    return sqrt(spread / (max(n - 2 * byzantine - 1, 1) * d)) + sqrt(max(longest, 0.0) / d)
 
 
 @register("attack", "fang_trimmed_mean")
@@ -84,7 +84,7 @@ class FangTrimmedMean(BaseAttack):
 
     Without honest rows nothing is changed.
 
-    >>> sent = FangTrimmedMean()([[1.0, -4.0], [2.0, -2.0], [0.0, 0.0]], liars=[2])[2]
+    >>> sent = FangTrimmedMean()([[1.0, -4.0], [2.0, -2.0], [0.0, 0.0]], byzantine=[2])[2]
     >>> bool(0.5 <= sent[0] <= 1), bool(-2 <= sent[1] <= -1)
     (True, True)
 
@@ -118,6 +118,6 @@ class Beyond:
         extreme = torch.where(sign > 0, honest.amin(0), honest.amax(0))
         stretch = torch.where(extreme * sign > 0, 1 / self.b, self.b)
         reach = (stretch - 1) * extreme * self.draws.uniform(columns).to(slab)
-        lies = torch.zeros_like(slab)
-        lies[byzantine] = torch.where(sign == 0, 0.0, extreme + reach)
-        return lies
+        sent = torch.zeros_like(slab)
+        sent[byzantine] = torch.where(sign == 0, 0.0, extreme + reach)
+        return sent

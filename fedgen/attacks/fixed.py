@@ -22,7 +22,7 @@ class Constant(BaseAttack):
 
     g_i <- (value, ..., value) for Byzantine i
 
-    >>> Constant(value=5.0)([[1.0, 2.0], [3.0, 4.0]], liars=[0])
+    >>> Constant(value=5.0)([[1.0, 2.0], [3.0, 4.0]], byzantine=[0])
     tensor([[5., 5.],
             [3., 4.]])
 
@@ -42,7 +42,7 @@ class Zeros(BaseAttack):
 
     g_i <- 0 for Byzantine i
 
-    >>> Zeros()([[1.0, 2.0], [3.0, 4.0]], liars=[0])
+    >>> Zeros()([[1.0, 2.0], [3.0, 4.0]], byzantine=[0])
     tensor([[0., 0.],
             [3., 4.]])
 

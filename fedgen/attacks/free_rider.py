@@ -32,7 +32,7 @@ class FreeRider(BaseAttack):
     In gossip, where models are sent, a free rider sends the model that its training would have begun from, which holds
     what the others achieved: g_i <- start_i + noise.
 
-    >>> FreeRider()([[1.0, 2.0], [3.0, 4.0]], liars=[1])
+    >>> FreeRider()([[1.0, 2.0], [3.0, 4.0]], byzantine=[1])
     tensor([[1., 2.],
             [0., 0.]])
 

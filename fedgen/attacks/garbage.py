@@ -29,7 +29,7 @@ class Garbage(BaseAttack):
 
     Integers carry neither NaN nor infinity: there it is 0, or the largest number of the type.
 
-    >>> Garbage(kind="inf")([[1.0], [2.0]], liars=[1])
+    >>> Garbage(kind="inf")([[1.0], [2.0]], byzantine=[1])
     tensor([[1.],
             [inf]])
     """

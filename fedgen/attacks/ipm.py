@@ -27,7 +27,7 @@ class InnerProductManipulation(BaseAttack):
     evenly spaced by ratio, then 8 golden sections, on inner products where the rule needs no more).
     A large epsilon is what others call FOE, fall of empires.
 
-    >>> InnerProductManipulation(epsilon=0.5)([[1.0, 3.0], [9.0, 9.0], [3.0, 5.0]], liars=[1])
+    >>> InnerProductManipulation(epsilon=0.5)([[1.0, 3.0], [9.0, 9.0], [3.0, 5.0]], byzantine=[1])
     tensor([[ 1.,  3.],
             [-1., -2.],
             [ 3.,  5.]])

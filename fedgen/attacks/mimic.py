@@ -31,7 +31,7 @@ class Mimic(BaseAttack):
     `client` names v instead.  Where v is not in the round, or is Byzantine, a new v is chosen and copied from then on.
     Without honest rows nothing is changed.
 
-    >>> Mimic()([[0.0, 1.0], [0.0, -1.0], [0.0, 5.0], [7.0, 7.0]], liars=[3])
+    >>> Mimic()([[0.0, 1.0], [0.0, -1.0], [0.0, 5.0], [7.0, 7.0]], byzantine=[3])
     tensor([[ 0.,  1.],
             [ 0., -1.],
             [ 0.,  5.],

@@ -76,7 +76,7 @@ class MinMax(Bounded):
     p ("perturbation"): -mean / |mean| ("unit"), std ("std") or -sign(mean) ("sign") of the honest rows, std with 1 / h;
     the papers' -std is of gradients, whose negatives updates are.  Without honest rows nothing is changed.
 
-    >>> MinMax(perturbation="sign")([[1.0], [3.0], [9.0]], liars=[2])
+    >>> MinMax(perturbation="sign")([[1.0], [3.0], [9.0]], byzantine=[2])
     tensor([[1.],
             [3.],
             [1.]])
@@ -101,7 +101,7 @@ class MinSum(Bounded):
     p ("perturbation"): -mean / |mean| ("unit"), std ("std") or -sign(mean) ("sign") of the honest rows, std with 1 / h;
     the papers' -std is of gradients, whose negatives updates are.  Without honest rows nothing is changed.
 
-    >>> MinSum(perturbation="sign")([[1.0], [3.0], [9.0]], liars=[2])
+    >>> MinSum(perturbation="sign")([[1.0], [3.0], [9.0]], byzantine=[2])
     tensor([[1.],
             [3.],
             [1.]])

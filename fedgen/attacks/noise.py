@@ -22,7 +22,7 @@ class Gaussian(BaseAttack):
 
     g_ij <- scale * z_ij, z_ij ~ N(0, 1), drawn by client i, round and column j
 
-    >>> sent = Gaussian(scale=2.0)([[0.0] * 1000, [7.0] * 1000], liars=[0])
+    >>> sent = Gaussian(scale=2.0)([[0.0] * 1000, [7.0] * 1000], byzantine=[0])
     >>> [round(float(number), 1) for number in (sent[0].std(), sent[1].mean())]
     [2.0, 7.0]
 
@@ -45,7 +45,7 @@ class Uniform(BaseAttack):
 
     Two rows of U(0, 1) have the cosine 3/4.
 
-    >>> sent = Uniform()([[0.0] * 1000, [0.0] * 1000], liars=[0, 1])
+    >>> sent = Uniform()([[0.0] * 1000, [0.0] * 1000], byzantine=[0, 1])
     >>> 0.7 < sent[0] @ sent[1] / (sent[0].norm() * sent[1].norm()) < 0.8
     tensor(True)
 

@@ -21,7 +21,7 @@ class SignFlip(BaseAttack):
 
     g_i <- -scale * g_i for Byzantine i
 
-    >>> SignFlip(scale=10.0)([[1.0, 2.0], [3.0, 4.0]], liars=[1])
+    >>> SignFlip(scale=10.0)([[1.0, 2.0], [3.0, 4.0]], byzantine=[1])
     tensor([[  1.,   2.],
             [-30., -40.]])
 
@@ -41,7 +41,7 @@ class Scaling(BaseAttack):
 
     g_i <- scale * g_i for Byzantine i
 
-    >>> Scaling()([[1.0], [2.0]], liars=[0])
+    >>> Scaling()([[1.0], [2.0]], byzantine=[0])
     tensor([[30.],
             [ 2.]])
 

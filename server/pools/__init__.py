@@ -1,4 +1,4 @@
-"""Where blocks are computed: in this process, or by workers on Ray; and rows whose slices stay with the workers.
+"""Pools, which compute blocks in this process or on Ray workers; and rows whose slices stay with the workers.
 
-It may import `store` and the modules beside these packages.
+May import `store` and the modules beside these packages.
 """

@@ -1,4 +1,4 @@
-"""Where blocks are computed: what every pool promises, and the serial one."""
+"""The interface of a pool, which computes blocks, and the serial pool."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ Kept = TypeVar("Kept")
 
 
 class StopRequested(FedgenError):
-    """Ctrl-C or SIGTERM: the round in progress is dropped, everything before it is kept."""
+    """Ctrl-C or SIGTERM: the round in progress is dropped, all rounds before it are kept."""
 
 
 class WorkLost(FedgenError):
-    """What a round had computed is gone with a machine: the round has to be played again."""
+    """Results of a round were lost with a machine: the round must be played again."""
 
 
 @dataclass(frozen=True)
 class BlockFailure:
-    """In place of a result that no worker could give."""
+    """Takes the place of a result that no worker could compute."""
 
     reason: str
 
 
 class Pool(Protocol):
-    """Runs pure tasks on workers that each hold the federation; how many there are, or die, changes no result."""
+    """Runs pure tasks on workers that have the federation; results do not depend on the number of workers or deaths."""
 
     def map(
         self, task: Callable[[Federation, Shared, Item], Result], items: Sequence[Item], shared: Shared, keep: int = 0
     ) -> Iterator[Result | BlockFailure]:
-        """task(federation, shared, item) in the order of items, each as soon as it and those before it are computed.
+        """Yield task(federation, shared, item) for every item, in order.
 
-        shared and items are frozen dataclasses, or made of dicts, tuples and values.  Tensors of `shared` travel once:
-        one that is unchanged since the last call is not sent again.  keep: how many `Held` values a result has; they
-        stay with the workers and come as handles, which later items may hold.
+        shared and items are frozen dataclasses, dicts, tuples or plain values. A tensor of `shared` is sent once; one
+        that was in the last call is not sent again. keep: number of `Held` values in a result; these stay with the
+        workers, and the result has handles in their place, which later items may contain.
 
-        Nothing is computed before somebody asks, and no result is held once it was given.  An item that cannot be
-        computed gives a `BlockFailure` in its place.
+        The iterator is lazy and keeps no result that it has yielded. An item that no worker can compute yields a
+        `BlockFailure`.
         """
         ...
 
     def fetch(self, held: Held[Kept]) -> Kept:
-        """What stayed with the workers, here."""
+        """Copy a value that stayed with the workers into this process."""
         ...
 
     def close(self) -> None: ...
 
 
 class Interrupt:
-    """Set by a signal, looked at between blocks.
+    """Set by a signal handler, checked between blocks.
 
-    listen: take the signals again, where a library may have taken them over.
+    listen: install the signal handlers again, after a library may have replaced them.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Interrupt:
 
 
 class SerialPool:
-    """Runs tasks on the driver's own federation; a task that kills its process ends the run."""
+    """Runs tasks in this process; a task that kills the process ends the run."""
 
     def __init__(self, federation: Federation, interrupt: Interrupt) -> None:
         self._federation, self._interrupt = federation, interrupt
@@ -97,5 +97,5 @@ class SerialPool:
 
 
 def default_workers() -> int:
-    """One a CPU core that this process may use."""
+    """One worker per CPU core that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

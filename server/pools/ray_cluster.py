@@ -1,4 +1,4 @@
-"""This process's connection to Ray: the one that is there, a cluster that is joined, or one of its own."""
+"""The connection of this process to Ray: an existing connection, a cluster that it joins, or its own Ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POLL_S = 0.05
 CONNECT_S = 120.0
 LEAVE_S = 20.0
 OWN = "local"
-"""The address that asks for a Ray of the run's own, as Ray writes it."""
+"""The address that starts a Ray for this run, in Ray's spelling."""
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -34,10 +34,10 @@ QUIET = {
 
 
 class Connection:
-    """Ray, connected.
+    """A connection to Ray.
 
-    own: it was started for runs of this process, and has room for all their workers.  note: what a person should know
-    of where the run went, "" where nothing.
+    own: Ray was started for runs of this process, with CPUs for all workers. note: message for the user about the
+    cluster, may be empty.
     """
 
     def __init__(self, ray: ModuleType, own: bool, note: str, home: _Home | None) -> None:
@@ -45,7 +45,7 @@ class Connection:
         self._home = home
 
     def leave(self) -> None:
-        """The last run that leaves ends what was started or joined for runs; the Ray of others is left running."""
+        """The last run that leaves stops or disconnects Ray, unless Ray was connected before the first run."""
         global _home
         with _LOCK:
             _USERS.remove(self)
@@ -63,17 +63,17 @@ _home: _Home | None = None
 
 
 def connect(address: str | None, workers: int, interrupt: Interrupt | None = None) -> Connection:
-    """Ray, connected: as this process is already; else to the cluster at `address`, or at RAY_ADDRESS; else, and for
-    the address "local", to a Ray of its own with that many CPUs.
+    """Connect to Ray: use the existing connection; else join the cluster at `address` or RAY_ADDRESS; else, and for the
+    address "local", start a Ray with `workers` CPUs.
 
-    Raises FedgenError where that fails.
+    Raises FedgenError if that fails.
     """
     global _home
     interrupt = interrupt or Interrupt()
     while not _LOCK.acquire(timeout=POLL_S):
         interrupt.check()
     try:
-        with _environment({}):  # the import sets a variable
+        with _environment({}):  # the import sets an environment variable
             import ray
         named = address or os.environ.get("RAY_ADDRESS") or OWN
         if ray.is_initialized():
@@ -93,12 +93,12 @@ def connect(address: str | None, workers: int, interrupt: Interrupt | None = Non
 
 
 def _note_of_present(ray: ModuleType, address: str | None) -> str:
-    """What to say where this process is connected already; of runs of its own nothing."""
+    """Message about an existing connection; empty if it was made for runs of this process."""
     present = ray.get_runtime_context().gcs_address
     if address == OWN and not (_home is not None and _home.own):
         raise FedgenError(
-            f"runtime.address = 'local': this process is connected to the Ray at {present} already, and can have one "
-            "Ray only; leave the address out to use that one, or call ray.shutdown() first"
+            f"runtime.address = 'local': this process is already connected to the Ray at {present}, and only one "
+            "connection is possible; leave the address out to use it, or call ray.shutdown() first"
         )
     if _home is not None and (address is None or _home.address == address):
         return ""
@@ -125,10 +125,10 @@ def _opened(ray: ModuleType, address: str, named_by: str, workers: int, interrup
 
 
 class _Home(threading.Thread):
-    """The thread in which Ray is started and ended.
+    """The thread in which Ray starts and stops.
 
-    Not the main one, as Ray's own signal handlers would end the run without a word, and its waiting cannot be
-    interrupted; not one that ends before, as Linux ends a process with the thread that started it.
+    It is not the main thread, where Ray's signal handlers would end the run silently and its waits cannot be
+    interrupted. It lives as long as Ray, because Linux ends a child process with the thread that started it.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class _Home(threading.Thread):
         self.own, self.address = address == OWN, address
         self._ray, self._environment = ray, environment
         self._settings = {"address": address, "log_to_driver": False, "logging_level": "ERROR", **settings}
-        self._there, self._over = threading.Event(), threading.Event()
+        self._connected, self._over = threading.Event(), threading.Event()
         self._error: BaseException | None = None
         self.start()
         self._await(interrupt)
@@ -151,7 +151,7 @@ class _Home(threading.Thread):
     def _await(self, interrupt: Interrupt) -> None:
         began = monotonic()
         try:
-            while not self._there.wait(POLL_S):
+            while not self._connected.wait(POLL_S):
                 interrupt.listen()
                 interrupt.check()
                 if monotonic() - began > CONNECT_S:
@@ -169,22 +169,22 @@ class _Home(threading.Thread):
             with _environment(self._environment):
                 _read_environment()
                 self._ray.init(**self._settings)
-        except BaseException as error:  # SystemExit is one way of Ray's to say that it gave up
+        except BaseException as error:  # Ray may raise SystemExit when it gives up
             self._error = error if isinstance(error, Exception) else FedgenError("no answer")
-        self._there.set()
+        self._connected.set()
         if self._error is None:
             self._over.wait()
             self._ray.shutdown()
         _read_environment()
 
     def close(self) -> None:
-        """End Ray; not waited for without end, as its head may be gone."""
+        """Stop Ray; the wait is bounded, as its head may be gone."""
         self._over.set()
         self.join(LEAVE_S)
 
 
 def _own_token() -> dict[str, str | None]:
-    """Variables by which a Ray of this process's own keeps others out, whatever others have set for theirs."""
+    """Variables that protect this process's own Ray with a new token."""
     path = ray_home() / "token"
     path.touch(mode=0o600)
     path.write_text(uuid4().hex)
@@ -193,7 +193,7 @@ def _own_token() -> dict[str, str | None]:
 
 @contextmanager
 def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """The environment that Ray's processes inherit; this process's own is afterwards what it was."""
+    """Set variables that Ray's processes inherit; afterwards restore the environment of this process."""
     before = dict(os.environ)
     wanted = {**QUIET, **before, **changes}
     try:
@@ -208,7 +208,7 @@ def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
 
 
 def _read_environment() -> None:
-    """Ray reads how it authenticates when it is imported, which may have been before: have it read that anew."""
+    """Make Ray read its authentication variables again; by itself it reads them only on import."""
     with suppress(ImportError):  # a Ray without tokens
         from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
@@ -217,7 +217,7 @@ def _read_environment() -> None:
 
 
 def _settle(ray: ModuleType) -> None:
-    """Ray prints a notice of every dead worker to stdout, which `--json` owns; our events log has them already."""
+    """Silence Ray's notices of dead workers on stdout, which is reserved for `--json`; events.jsonl has them."""
     worker = ray._private.worker
     if hasattr(worker, "print_to_stdstream"):
         _PRINTS.append(worker.print_to_stdstream)
@@ -226,7 +226,7 @@ def _settle(ray: ModuleType) -> None:
 
 
 def _unsettle(ray: ModuleType) -> None:
-    """Others may use this Ray afterwards."""
+    """Undo `_settle` for later users of this Ray."""
     if _PRINTS:
         ray._private.worker.print_to_stdstream = _PRINTS.pop()
     ray.util.deregister_serializer(Tensor)
@@ -236,7 +236,7 @@ _PRINTS: list[Callable[..., None]] = []
 
 
 def register_serializer(ray: ModuleType) -> None:
-    """Tensors cross as numpy arrays: 40 MB are put in 23 ms instead of 101 and got in 0.4 ms instead of 57."""
+    """Send tensors as numpy arrays: 40 MB take 23 ms to put instead of 101, and 0.4 ms to get instead of 57."""
     ray.util.register_serializer(Tensor, serializer=_to_array, deserializer=_to_tensor)
 
 
@@ -246,6 +246,6 @@ def _to_array(tensor: Tensor) -> Array:
 
 def _to_tensor(array: ModuleType) -> Tensor:
     with warnings.catch_warnings():
-        # The array is shared memory and read only, which torch warns about; nothing here writes in place.
+        # torch warns that the array, in shared memory, is read only; no code here writes to it.
         warnings.simplefilter("ignore", UserWarning)
         return canonical(torch.from_numpy(array))

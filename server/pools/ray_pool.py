@@ -1,4 +1,4 @@
-"""The Ray pool: persistent worker processes that may die, and results that do not depend on it."""
+"""The Ray pool: persistent worker processes that may die without an effect on results."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from fedgen.server.store.user_code import named
 from fedgen.server.words import counted
 
 IN_FLIGHT = 2
-"""Blocks sent to a worker at a time: the next one waits there while the driver handles the last."""
+"""Blocks sent to a worker at a time, so that the next one waits there while the driver handles a result."""
 
 DEATHS = 10
-"""How many workers may die of a block, all but the first alone with it, and how many on their way to a seat."""
+"""Worker deaths after which a block fails; also failed starts after which a worker is not replaced."""
 
 PATIENCE_S = 20.0
-"""A worker that has not started by then is not waited for where others have."""
+"""Time after which missing workers are reported."""
 
 POLL_S, TEND_S = 0.25, 1.0
 
 OnEvent = Callable[[str, str], None]
-"""Told of (event, reason)."""
+"""Called with (event, reason)."""
 
 
 def _nothing(federation: Federation, shared: None, item: None) -> None:
-    """The task of nobody."""
+    """A task that is never called."""
 
 
 class RayPool:
-    """Workers on Ray, each with a federation like this one.
+    """Workers on Ray, each with its own copy of the federation.
 
-    workers: how many; "auto" is one a CPU core, of the cluster where one is joined, those that it gains included.
-    search_path: folders of a user's own modules.  on_event: told of workers that die, are missing or come, and of
-    machines that differ.
+    workers: their number; "auto": one per CPU core of this machine, or of the cluster, even if it grows.
+    search_path: folders of a user's own modules. on_event: called when workers die, are missing or start, and when
+    machines differ.
 
-    Blocks go to workers that have answered.  One that is lost is replaced where the cluster has room, now or later; the
-    others go on meanwhile.
+    Only workers that have started get blocks. A lost worker is replaced as soon as the cluster has a free CPU; the
+    other workers continue.
 
-    Raises FedgenError where Ray or every worker does not start, or a machine of a cluster holds other data.
+    Raises FedgenError if Ray or all workers fail to start, or if a machine of the cluster has different data.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class RayPool:
             self._grows = workers == "auto" and not own
             self._actor = self._ray.remote(num_cpus=self._cpus, max_restarts=0, max_task_retries=0)(RayWorker)
             modules = OwnModules(search_path) if own else packed(search_path, named(federation.experiment))
-            self._told_workers = self._ray.put((federation.experiment, modules))
+            self._setup = self._ray.put((federation.experiment, modules))
             self._introduction = introduction(federation)
             self._differing: set[str] = set()
             self._start(max(1, self._room()) if self._grows else local)
@@ -84,7 +84,7 @@ class RayPool:
             raise
 
     def _start(self, workers: int) -> None:
-        """Hire, and wait for those that start."""
+        """Hire workers, and wait until all run or a shortage has been reported."""
         self._seats = [self._hire() for _ in range(workers)]
         self._said, self._answered, self._tended = workers, monotonic(), 0.0
         nothing = Job(_nothing, [], Parcel(None, []), 0, deque())
@@ -93,7 +93,7 @@ class RayPool:
 
     def _hire(self, failed: int = 0) -> Seat:
         actor = self._actor.remote()
-        return Seat(actor, actor.greet.remote(self._told_workers), failed)
+        return Seat(actor, actor.greet.remote(self._setup), failed)
 
     def _running(self) -> int:
         return sum(seat.greeted for seat in self._seats)
@@ -113,7 +113,7 @@ class RayPool:
         while not self._ray.wait([handle], timeout=POLL_S)[0]:
             self._interrupt.check()
             if monotonic() - began > self._block_timeout_s:
-                raise WorkLost(f"what a worker had computed did not come within {self._block_timeout_s:g} s")
+                raise WorkLost(f"a result of a worker did not arrive within {self._block_timeout_s:g} s")
         try:
             value: Kept = self._ray.get(handle)
             return value
@@ -121,7 +121,7 @@ class RayPool:
             raise self._lost(error) from error
 
     def _step(self, job: Job) -> None:
-        """Hand out what workers are ready for, take what they have done meanwhile, look after those that are silent."""
+        """Send blocks to ready workers, receive results, and handle workers that time out."""
         self._send(job)
         ready = self._ready()
         self._interrupt.check()
@@ -136,7 +136,7 @@ class RayPool:
             self._tend()
 
     def _ready(self) -> set[Ref]:
-        """What has come, within a moment."""
+        """Greetings and results that have arrived."""
         owed = [seat.greeting for seat in self._seats if not seat.greeted]
         refs = owed + [flight.ref for seat in self._seats for flight in seat.running]
         if not refs:
@@ -146,13 +146,13 @@ class RayPool:
         return {*first, *(self._ray.wait(rest, num_returns=len(rest), timeout=0)[0] if first and rest else ())}
 
     def _sent(self, shared: object) -> Parcel:
-        """Tensors go out once: an unchanged one keeps its handle from call to call; the others' room is free first."""
+        """Store the tensors with Ray. A tensor of the last call keeps its handle; others are freed first."""
         outline, leaves = taken_apart(shared, (Tensor, self._ray.ObjectRef))
-        self._put = {id(each): self._put[id(each)] for each in leaves if id(each) in self._put}
-        for each in leaves:
-            if isinstance(each, Tensor) and id(each) not in self._put:
-                self._put[id(each)] = each, self._ray.put(each)
-        return Parcel(outline, [self._put[id(each)][1] if isinstance(each, Tensor) else each for each in leaves])
+        self._put = {id(leaf): self._put[id(leaf)] for leaf in leaves if id(leaf) in self._put}
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and id(leaf) not in self._put:
+                self._put[id(leaf)] = leaf, self._ray.put(leaf)
+        return Parcel(outline, [self._put[id(leaf)][1] if isinstance(leaf, Tensor) else leaf for leaf in leaves])
 
     def _send(self, job: Job) -> None:
         for depth in range(IN_FLIGHT):
@@ -160,7 +160,7 @@ class RayPool:
                 if not job.waiting or not seat.greeted or len(seat.running) > depth:
                     continue
                 if seat.running and (
-                    job.waiting[0] in job.deaths or any(each.number in each.job.deaths for each in seat.running)
+                    job.waiting[0] in job.deaths or any(flight.number in flight.job.deaths for flight in seat.running)
                 ):
                     continue
                 number = job.waiting.popleft()
@@ -171,14 +171,14 @@ class RayPool:
                 seat.running.append(Flight(job, number, first, kept))
 
     def _ask(self, seat: Seat, job: Job, item: object) -> Ref:
-        """Ray resolves handles that are arguments themselves, not those inside of one."""
+        """Send a block. Its handles are arguments of the call, as Ray does not resolve handles inside of others."""
         call = seat.actor.answer.options(num_returns=1 + job.keep)
         handles = job.shared.handles
         outline, held = taken_apart(item, self._ray.ObjectRef, first=len(handles))
         return call.remote(job.keep, job.task, (job.shared.outline, outline), *handles, *held)
 
     def _greet(self, seat: Seat) -> None:
-        """A worker has started: from now on it is given blocks, and its silence counts."""
+        """The worker has started: it gets blocks, and its block timeout runs from now."""
         try:
             greeting: Greeting = self._ray.get(seat.greeting)
         except self._ray.exceptions.RayError as error:
@@ -192,7 +192,7 @@ class RayPool:
         seat.name = f"process {greeting.pid} on {where}"
 
     def _miss(self, seat: Seat, error: Exception) -> None:
-        """A worker died before it had started: try again, not without end."""
+        """A worker died before it had started: try again, at most DEATHS times."""
         self._seats.remove(seat)
         if seat.failed < DEATHS:
             self._seats.append(self._hire(seat.failed + 1))
@@ -203,21 +203,21 @@ class RayPool:
         self._on_event("workers", f"{tries}; the run goes on with {counted(len(self._seats), 'other')}")
 
     def _compare(self, greeting: Greeting, where: str) -> None:
-        """Workers on other machines must hold the same data; where other things differ, so may hashes."""
-        ours, theirs = self._introduction, greeting.introduction
-        differing = {key for key in ours if theirs[key] != ours[key]}
+        """Refuse a machine with different data; report one with other versions, where hashes may differ."""
+        here, there = self._introduction, greeting.introduction
+        differing = {key for key in here if there[key] != here[key]}
         if "data" in differing:
             raise FedgenError(
-                f"{where} holds other data than this machine (its hash differs); give runtime.data_dir a folder with "
-                "the same files on every machine"
+                f"{where} has different data than this machine (its hash differs); set runtime.data_dir to a folder "
+                "with the same files on every machine"
             )
         if differing - self._differing:
             self._differing |= differing
-            values = "; ".join(f"{key} {theirs[key]!r}, here {ours[key]!r}" for key in sorted(differing))
-            self._on_event("mixed_machines", f"{where} differs from this machine, and with it the hash may: {values}")
+            values = "; ".join(f"{key} {there[key]!r}, here {here[key]!r}" for key in sorted(differing))
+            self._on_event("mixed_machines", f"{where} differs from this machine, so the hash may differ: {values}")
 
     def _receive(self, job: Job, seat: Seat, flight: Flight) -> None:
-        """job: the one that is waited for; what is left of others that were broken off interests nobody."""
+        """Take a result. job: the current call; errors in blocks of earlier, abandoned calls are ignored."""
         exceptions = self._ray.exceptions
         try:
             value = self._ray.get(flight.ref)
@@ -226,7 +226,7 @@ class RayPool:
             seat.since = monotonic()
             if flight.job is job:
                 raise self._cause(error) from error
-        except exceptions.ObjectLostError:  # the answer, with a machine; the worker itself will tell
+        except exceptions.ObjectLostError:  # the result was lost with a machine; the worker may still be alive
             seat.running.remove(flight)
             self._again(flight, died=True)
         except exceptions.RayError as error:
@@ -237,17 +237,17 @@ class RayPool:
             flight.job.results[flight.number] = put_together(value, [Held(ref) for ref in flight.kept])
 
     def _cause(self, error: Any) -> Exception:
-        """What a task raised; where it is Ray's, something that the task was to read."""
+        """The exception of a task; a RayError in it means that an input of the task was lost."""
         cause: Exception = error.cause
         if isinstance(cause, self._ray.exceptions.RayError):
             return self._lost(cause)
         return cause
 
     def _lost(self, error: Exception) -> WorkLost:
-        return WorkLost(f"what a worker had computed was lost with its machine ({type(error).__name__})")
+        return WorkLost(f"a result of a worker was lost with its machine ({type(error).__name__})")
 
     def _lose(self, seat: Seat, error: Exception) -> None:
-        """A worker died: the block that it was at is suspected, all that it had are computed again."""
+        """A worker died: all its blocks are computed again, and the death counts against the first one."""
         self._on_event("retried", f"worker {seat.name} died ({type(error).__name__}); its blocks are computed again")
         first, *others = self._dismiss(seat)
         for flight in reversed(others):
@@ -255,7 +255,7 @@ class RayPool:
         self._again(first, died=True)
 
     def _dismiss(self, seat: Seat) -> list[Flight]:
-        """End a worker and hire another, which Ray starts as soon as there is room; returns the blocks that it had."""
+        """End a worker and hire another, which starts when a CPU is free; returns the blocks of the old one."""
         self._ray.kill(seat.actor)
         self._seats[self._seats.index(seat)] = self._hire()
         flights = list(seat.running)
@@ -272,12 +272,12 @@ class RayPool:
             job.waiting.append(number)
             return
         job.results[number] = BlockFailure(
-            f"{deaths} workers died of it, the last {DEATHS} of them alone with it; lower runtime.workers or "
-            "training.block where memory runs out"
+            f"{deaths} workers died while they computed it, the last {DEATHS} with no other block; if memory runs out, "
+            "lower runtime.workers or training.block"
         )
 
     def _tend(self) -> None:
-        """Give up what has been silent for too long, and say how many workers there are where that has changed."""
+        """Give up workers that have timed out, and report a change in the number of running workers."""
         now = monotonic()
         for seat in tuple(self._seats):
             if seat.running and now - seat.since > self._block_timeout_s:
@@ -294,7 +294,7 @@ class RayPool:
             self._count(running, now)
 
     def _give_up(self, seat: Seat) -> None:
-        """Its oldest block is stuck; the next ones are computed elsewhere."""
+        """The oldest block of the worker fails; its other blocks are computed by other workers."""
         stuck, *others = self._dismiss(seat)
         reason = f"no answer within runtime.block_timeout_s = {self._block_timeout_s:g}"
         stuck.job.results[stuck.number] = BlockFailure(reason)
@@ -302,7 +302,7 @@ class RayPool:
             self._again(flight, died=False)
 
     def _count(self, running: int, now: float) -> None:
-        """Say that workers are missing, at once where Ray has no more room, else after a while; later that all run."""
+        """Report missing workers, at once if the cluster has no free CPU, else after PATIENCE_S; later that all run."""
         room = self._room()
         if self._grows:
             self._seats += [self._hire() for _ in range(room - len(self._seats))]
@@ -318,23 +318,24 @@ class RayPool:
         self._said = running
 
     def _room(self) -> int:
-        """How many workers the cluster has CPUs for."""
+        """Number of workers for which the cluster has CPUs."""
         if not self._cpus:
             return len(self._seats)
         return int(self._ray.cluster_resources().get("CPU", 0)) // self._cpus
 
     def _shortage(self) -> str:
-        """Why workers may be missing, and what helps."""
+        """Why workers may be missing."""
         if not self._cpus:
-            return "starting one takes long, or hangs"
+            return "their start takes long or hangs"
         cpus = counted(int(self._ray.cluster_resources().get("CPU", 0)), "CPU")
-        free, each = int(self._ray.available_resources().get("CPU", 0)), counted(self._cpus, "CPU")
+        free = int(self._ray.available_resources().get("CPU", 0))
         return (
-            f"the cluster has {cpus}, {free} of them free, and a worker takes {each}; more are taken on as they start"
+            f"the cluster has {cpus}, {free} of them free, and a worker takes {counted(self._cpus, 'CPU')}; others "
+            "join as they start"
         )
 
     def close(self) -> None:
-        """Ends the workers, and the connection to Ray where it was made for runs."""
+        """End the workers, and the connection to Ray if it was made for runs."""
         self._put.clear()
         if self._ray.is_initialized():
             for seat in self._seats:

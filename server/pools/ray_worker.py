@@ -1,4 +1,4 @@
-"""What runs in a Ray actor, and how its failures read."""
+"""The worker in a Ray actor, and short forms of Ray's error messages."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class RayWorker(Worker):
-    """A worker in a Ray actor."""
+    """A worker as a Ray actor."""
 
     def __init__(self) -> None:
         import ray
 
         register_serializer(ray)
 
-    def greet(self, told: tuple[Experiment, OwnModules]) -> Greeting:
+    def greet(self, setup: tuple[Experiment, OwnModules]) -> Greeting:
         import ray
 
-        return replace(self.start(*told), node=str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
+        return replace(self.start(*setup), node=str(ray.util.get_node_ip_address()))  # type: ignore[no-untyped-call]
 
     def answer(self, keep: int, task: Task, outlines: tuple[object, object], *leaves: object) -> object:
-        """The result or, with keep, (its outline, what is held, ...)."""
+        """The result or, with keep, (its outline, held value, ...)."""
         result = self.run(task, *put_together(outlines, leaves))
         if not keep:
             return result
         outline, held = taken_apart(result, Held)
-        return (outline, *(each.value for each in held))
+        return (outline, *(leaf.value for leaf in held))
 
 
 def in_short(error: Exception) -> str:
-    """A long message of Ray's in short: its beginning, and the end of a coloured traceback, where there is one."""
+    """A long message of Ray in short: its first line, or the last line of a traceback in it."""
     lines = [line.strip() for line in COLOUR.sub("", str(error)).splitlines() if line.strip()]
     if "creation task" in str(error):  # "... ray::RayWorker.__init__() (pid=1, ip=10.0.0.5, ...)", then a traceback
         node = re.search(r"ip=([^,)\s]+)", lines[0])

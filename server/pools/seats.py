@@ -1,4 +1,4 @@
-"""What the Ray pool keeps count of: its workers, the blocks that each has, and the calls that these belong to."""
+"""The records of the Ray pool: its workers, their blocks, and the calls of `map` to which these belong."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from fedgen.server.pools.ray_worker import Task
 
 Ref = Any
-"""A handle of Ray's: of an object that is computed or stored somewhere, or of an actor."""
+"""A Ray handle of an object or an actor."""
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A record whose leaves are with Ray already: its outline, and their handles."""
+    """A record whose leaves are stored with Ray: its outline and the handles of the leaves."""
 
     outline: object
     handles: list[Ref]
@@ -24,8 +24,11 @@ class Parcel:
 
 @dataclass(eq=False)
 class Job:
-    """One call of `map`.  results: by number, until they are given.  deaths: of workers, by the number of the block
-    that they were at; whoever stands here runs alone."""
+    """One call of `map`.
+
+    results: by block number, until they are yielded. deaths: number of workers that died while they computed a block;
+    such a block is sent to a worker without other blocks.
+    """
 
     task: Task
     items: Sequence[object]
@@ -38,7 +41,7 @@ class Job:
 
 @dataclass(eq=False)
 class Flight:
-    """A block that a worker has: what is waited for, and what stays there."""
+    """A block that was sent to a worker: the handle of its result, and those of values that stay there."""
 
     job: Job
     number: int
@@ -48,9 +51,9 @@ class Flight:
 
 @dataclass(eq=False)
 class Seat:
-    """One worker.  Hired, it owes its greeting; greeted, it is given blocks, which run oldest first.
+    """One worker. It gets blocks once its greeting has arrived, and computes the oldest first.
 
-    since: when it was hired, and later when it was heard of last.  failed: workers that died on their way to this seat.
+    since: time of its start, later of its last answer. failed: earlier workers of this seat that did not start.
     """
 
     actor: Ref

@@ -1,4 +1,4 @@
-"""Rows whose column slices stay with the workers: the driver sees n x n and d numbers only."""
+"""Rows whose column slices stay with the workers; the driver receives only n x n and d numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class SlicedRows:
-    """parts[slice][block]: handles of slabs[rows of the block, columns of the slice], blocks in cohort order."""
+    """parts[slice][block]: handles of slabs[rows of the block, columns of the slice]; blocks in cohort order."""
 
     pool: Pool
     parts: tuple[tuple[Held[Tensor], ...], ...]
@@ -46,7 +46,7 @@ class SlicedRows:
 
     def _each(self, reduction: str) -> list[Tensor]:
         columns = columns_of(self.size, self.slice)
-        items = [Slice(each, held) for each, held in zip(columns, self.parts, strict=True)]
+        items = [Slice(part, slabs) for part, slabs in zip(columns, self.parts, strict=True)]
         slabs = []
         for result in list(self.pool.map(reduce_slice, items, Reduction(reduction, self.functions))):
             if isinstance(result, BlockFailure):
@@ -57,7 +57,7 @@ class SlicedRows:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What becomes of every slice: functions in order, then one of REDUCTIONS."""
+    """Computed on every slice: `functions` in order, then one of REDUCTIONS."""
 
     name: str
     functions: tuple[SlabFunction, ...]
@@ -65,13 +65,13 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Slice:
-    """Some columns of all rows: slabs of the blocks, in cohort order."""
+    """Some columns of all rows, as slabs of the blocks in cohort order."""
 
     columns: Columns
     slabs: tuple[Held[Tensor], ...]
 
 
 def reduce_slice(federation: Federation, reduction: Reduction, part: Slice) -> Tensor:
-    """One slice of all blocks, mapped and reduced: a Gram matrix, squared lengths or the slab itself."""
-    slab = apply(reduction.functions, torch.cat([each.value for each in part.slabs]), part.columns)
+    """Map and reduce one slice of all rows: to a Gram matrix, squared norms or the slab itself."""
+    slab = apply(reduction.functions, torch.cat([slab.value for slab in part.slabs]), part.columns)
     return REDUCTIONS[reduction.name](slab)

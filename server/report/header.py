@@ -38,15 +38,15 @@ def state_words(run: RunFolder) -> str:
 
 
 def bound_sentence(run: RunFolder) -> str:
-    """In how many rounds more lied than the rule was to withstand; nothing where that never was so."""
+    """In how many rounds more than f clients were Byzantine; empty if in none."""
     broken = [event for event in run.events if event.get("event") == "bound_broken"]
     if not broken:
         return ""
-    most, f = max(int(finite(event.get("liars")) or 0) for event in broken), broken[0].get("f")
+    most, f = max(int(finite(event.get("byzantine")) or 0) for event in broken), broken[0].get("f")
     where = "in an inbox, " if run.members == "peers" else ""
     return (
-        f"The rule's bound was broken: in {counted(len(broken), 'round')} more {run.members} lied than aggregation.f = "
-        f"{f}, {where}up to {most}; what the rule promises does not hold there."
+        f"The rule's bound was broken: in {counted(len(broken), 'round')} more {run.members} were Byzantine than "
+        f"aggregation.f = {f}, {where}up to {most}; what the rule promises does not hold there."
     )
 
 

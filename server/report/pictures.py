@@ -154,12 +154,12 @@ def _network_pictures(run: RunFolder, network: NetworkFacts) -> list[Picture]:
     told = [record.peers for record in run.records if record.peers]
     values = [finite(value) for value in (told[-1].get("accuracy") or [] if told else [])]
     known = len(values) == network.peers and None not in values
-    lying = sorted(peer for peer in run.byzantine if peer < network.peers)
+    byzantine = sorted(peer for peer in run.byzantine if peer < network.peers)
     with report_canvas.drawing(560, 460) as figure:
         shares = [100 * value for value in values if value is not None] if known else None
-        plot_graph(figure, network.edges, network.peers, shares, "accuracy (%)", lying)
+        plot_graph(figure, network.edges, network.peers, shares, "accuracy (%)", byzantine)
         svg = report_canvas.written(figure, "network")
-    caption = "Who hears whom" + (", coloured by accuracy" if known else "") + ("; a cross lies" if lying else "")
+    caption = "Who hears whom" + (", coloured by accuracy" if known else "") + ("; a cross lies" if byzantine else "")
     return [Picture("network", svg, caption, f"graph of {network.peers} peers")]
 
 

@@ -38,8 +38,10 @@ def _sentence(events: Sequence[Record], byzantine: set[int], member: str) -> str
     clients = set(by_client(events)) - {None}
     text = f"{' and '.join(words)}, of {counted(len(clients), member)}"
     if byzantine:
-        liars, honest = len(clients & byzantine), len(clients - byzantine)
-        text += f"; {liars} of the {counted(len(byzantine), f'Byzantine {member}')} and {honest} honest are among them"
+        attacking, honest = len(clients & byzantine), len(clients - byzantine)
+        text += (
+            f"; {attacking} of the {counted(len(byzantine), f'Byzantine {member}')} and {honest} honest are among them"
+        )
     return text + "."
 
 

@@ -1,4 +1,4 @@
-"""The rounds of a star, of gossip, and of gossip in virtual time, played on a pool.
+"""The rounds of a star, of gossip in rounds and of gossip in virtual time, computed on a pool.
 
-It may import `store`, `pools` and the modules beside these packages; it knows no run, no screen and no report.
+May import `store`, `pools` and the modules beside these packages; not `run`, `screen` or `report`.
 """

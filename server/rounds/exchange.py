@@ -1,4 +1,4 @@
-"""One exchange with a star's clients: train, attack, admit; reduction waits until somebody asks for it."""
+"""One exchange with a star's clients: train, attack, admit; the rows are aggregated when the method asks for it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from fedgen.server.words import round_name
 
 @dataclass(frozen=True)
 class Outcome:
-    """An exchange after its last admission: what the server half may use, and what is kept if the round counts.
+    """An exchange after admission: the inbox for the method, and the state to keep if the round is committed.
 
-    rejected: client -> why.  failed: how many sent nothing.
+    rejected: client -> reason. failed: number of clients that sent no update.
     """
 
     inbox: Inbox
@@ -46,7 +46,7 @@ class Outcome:
         return {"admitted": len(self.inbox.clients), "rejected": len(self.rejected), "failed": self.failed, "late": 0}
 
     def commit(self, standing: Standing) -> None:
-        """Keep the state of admitted clients, of the rule where it ran, and of the attack."""
+        """Keep the state of the admitted clients, of the rule (if it ran) and of the attack."""
         for report in self.reports:
             if report.client_state:
                 kept = torch.isin(report.clients, self.inbox.clients)
@@ -58,9 +58,9 @@ class Outcome:
 
 
 def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Outcome:
-    """Send `broadcast` to the clients of `blocks` and gather what they return.
+    """Send `broadcast` to the clients of `blocks` and gather their updates.
 
-    Raises FedgenError where every client failed.
+    Raises FedgenError if every client failed.
     """
     federation, standing = session.federation, session.standing
     attack, f = federation.attack, federation.experiment.aggregation.f
@@ -75,7 +75,7 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     rejected = {client: reason for report in reports for client, reason in report.rejected.items()}
     clients = torch.cat([report.clients for report in reports])
     weights = torch.cat([report.weights for report in reports])
-    # Memories are of rows of the training; an exchange of anything else neither sees nor changes them.
+    # Memories are about training updates; setup exchanges neither see nor change them.
     lasts = broadcast.phase == "train"
     memory, rule_memory = (standing.attack_memory, standing.rule_memory) if lasts else ({}, {})
     if summed:
@@ -118,7 +118,7 @@ def _report_of(result: Trained | BlockFailure) -> BlockReport | BlockFailure:
 
 @dataclass(frozen=True)
 class Assignments(Sequence[Members]):
-    """Blocks of clients, each with what they keep, which is looked up when a worker is ready for it."""
+    """Blocks of clients with their state, which is looked up only when a worker is ready for the block."""
 
     blocks: list[Tensor]
     kept: ClientStore
@@ -144,7 +144,7 @@ def train(
     blocks: list[Tensor],
     keep: int = 0,
 ) -> Iterator[Result | BlockFailure]:
-    """One result a block; blocks that were given up before stay given up."""
+    """One result per block; a block that failed before this run was resumed counts as failed again."""
     standing = session.standing
     reasons = [session.given_up.get((standing.round, number)) for number in range(len(blocks))]
     wanted = [clients for clients, reason in zip(blocks, reasons, strict=True) if reason is None]
@@ -153,9 +153,9 @@ def train(
 
 
 def _root(session: Session, training: Training) -> Tensor | None:
-    """[d]: the server's own update, where the rule trusts one.
+    """[d]: the server's own update, if the rule trusts one.
 
-    Raises FedgenError where it cannot be computed.
+    Raises FedgenError if it cannot be computed.
     """
     if session.federation.root is None or training.broadcast.reduce != "aggregate":
         return None
@@ -176,9 +176,9 @@ def _root(session: Session, training: Training) -> Tensor | None:
 def note_failures(
     session: Session, blocks: list[Tensor], answers: Sequence[BlockReport | BlockFailure], fatal: bool = True
 ) -> int:
-    """Log who sent nothing and who was rejected; returns how many sent nothing.
+    """Log failed and rejected clients; returns the number of failed ones.
 
-    fatal: raise FedgenError where that is everyone.
+    fatal: raise FedgenError if every client failed.
     """
     journal, round = session.journal, session.standing.round
     failed: dict[int, str] = {}
@@ -195,7 +195,7 @@ def note_failures(
     if fatal and len(failed) == sum(map(len, blocks)):
         client, reason = next(iter(failed.items()))
         raise FedgenError(
-            f"{round_name(round)}: every one of its {len(failed)} {session.members} failed; {session.members[:-1]} "
+            f"{round_name(round)}: all {len(failed)} {session.members} failed; {session.members[:-1]} "
             f"{client}: {reason}{session.suspects}"
         )
     return len(failed)
@@ -204,7 +204,7 @@ def note_failures(
 def _admit_again(
     session: Session, broadcast: Broadcast, rows: Rows, clients: Tensor, weights: Tensor
 ) -> tuple[Tensor, dict[int, str]]:
-    """(bool[n]: the rows that pass admission after an omniscient attack; client -> why it does not)."""
+    """(bool[n]: rows admitted after an omniscient attack, {client: reason} of the rejected ones)."""
     limits = session.federation.limits(broadcast.phase)
     admission = judge(rows, weights, broadcast.reference, broadcast.expects, limits)
     refused = {int(clients[row]): reason for row, reason in admission.reasons.items()}
@@ -214,7 +214,7 @@ def _admit_again(
 
 
 def _block_sums(totals: list[Tensor], weights: Tensor, plain: bool) -> Aggregation:
-    """The blocks' float64 sums added in order, over the admitted weights unless the sum itself is wanted."""
+    """The blocks' float64 sums, added in order; divided by the total weight unless `plain`."""
     whole = reduce(torch.add, totals)
     return Aggregation(whole if plain else (whole / weights.sum()).float())
 

@@ -1,4 +1,4 @@
-"""Asks method, rule and attack for what there is to see of them, and keeps it with the round; see `fedgen.exhibits`."""
+"""Asks method, rule and attack for their exhibits and logs them with the round; see `fedgen.exhibits`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Ask = Callable[[Occasion], Sequence[Exhibit]]
 
 
 def note_exhibits(session: Session, note: Callable[[str], None]) -> None:
-    """Keep the exhibits of the round that was just played and evaluated.
+    """Log the exhibits of the round that was just played and evaluated.
 
-    A part that raises, or returns anything else, does not end the run: the event "exhibits_failed" and `note` say so.
+    A part that raises, or returns something else, does not end the run; event "exhibits_failed" and `note` report it.
     """
     federation, standing = session.federation, session.standing
     rounds = federation.experiment.federation.rounds
@@ -49,14 +49,14 @@ def note_exhibits(session: Session, note: Callable[[str], None]) -> None:
 
 
 def _given(part: str, ask: Ask, occasion: Occasion) -> Iterator[Exhibit | str]:
-    """The exhibits of a part, and in words what is wrong with what it gave."""
+    """The exhibits of a part, or a message for each that is invalid."""
     try:
-        with own_generator():  # what a part draws for a picture must not move what training draws
+        with own_generator():  # random numbers drawn for a picture must not change those of training
             exhibits: object = ask(occasion)
     except Exception as error:
         yield f"{part}: its exhibits are left out ({explained(error)})"
         return
-    kinds = ", ".join(each.__name__ for each in KINDS.values())
+    kinds = ", ".join(kind.__name__ for kind in KINDS.values())
     if not isinstance(exhibits, list | tuple):
         yield f"{part}: exhibits must return a list of fedgen.exhibits ({kinds}); it returned {type(exhibits).__name__}"
         return
@@ -68,7 +68,7 @@ def _given(part: str, ask: Ask, occasion: Occasion) -> Iterator[Exhibit | str]:
 
 
 def _named(session: Session, part: str) -> str:
-    """The part in its wrappers, as the experiment names it."""
+    """Key and name of a part with its wrappers, as in the experiment file."""
     experiment = session.federation.experiment
     chosen, wrappers = {
         "method": (f"training.method {experiment.training.method.name!r}", experiment.training.wrappers),

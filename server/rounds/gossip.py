@@ -1,4 +1,4 @@
-"""Gossip in rounds: every peer trains, sends its model to those that hear it, and merges what it hears."""
+"""Gossip in rounds: every peer trains, sends its model to its neighbours, and merges the models it receives."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fedgen.server.rounds.loop import Loop
 from fedgen.server.rounds.measures import note_not_finite, own_metrics
 from fedgen.server.rounds.peer_metrics import (
     consensus_distance,
+    honest_means,
     honest_peers,
     mean_of,
     measured,
     summary,
-    told_of_honest,
 )
 from fedgen.server.rounds.peers import Merging, Sending, merge, send
 from fedgen.server.rounds.rejoin import pulled
@@ -33,10 +33,10 @@ from fedgen.tracking.record import Outcomes, RoundRecord, Traffic
 
 
 class Gossip(Loop):
-    """Peers without a server, in rounds."""
+    """Peers without a server; all train and merge in every round."""
 
     def check(self, federation: Federation) -> None:
-        """Also refused: a graph that is none, or that leaves peers with fewer neighbours than the rule needs."""
+        """Also refuses an invalid graph, and one in which a peer has fewer neighbours than the rule needs."""
         super().check(federation)
         network, aggregation = federation.network, federation.experiment.aggregation
         graph = network.graph(0)
@@ -48,20 +48,20 @@ class Gossip(Loop):
             )
         if federation.root is not None:
             raise SettingError(
-                f"aggregation.rule {aggregation.rule.name!r} learns from samples at a server, and gossip has none; "
+                f"aggregation.rule {aggregation.rule.name!r} needs samples at a server, and gossip has no server; "
                 "choose another rule, such as monna"
             )
         needed = federation.rule.minimum(aggregation.f)
         if network.static and graph.degrees.min() < needed and federation.experiment.data.clients > 1:
             short = np.flatnonzero(graph.degrees < needed).tolist()
             raise SettingError(
-                f"aggregation.rule {aggregation.rule.name!r} needs {needed} messages to withstand aggregation.f = "
-                f"{aggregation.f} in an inbox, and {len(short)} peers have fewer neighbours, peer {short[0]} only "
+                f"aggregation.rule {aggregation.rule.name!r} needs {needed} messages in an inbox to tolerate "
+                f"aggregation.f = {aggregation.f}, but {len(short)} peers have fewer neighbours, peer {short[0]} only "
                 f"{graph.degrees[short[0]]}; lower aggregation.f or give gossip.topology more edges"
             )
 
     def initial_state(self, federation: Federation) -> Tensors:
-        """{name: [N, ...]} of all peers; one tensor for all where the method says so."""
+        """{name: [N, ...]} of all peers; names in the method's `common` have one tensor for all peers."""
         peers = federation.experiment.data.clients
         agreed = federation.experiment.gossip.seed_agreement
         common, together = federation.common_state, Tensors()
@@ -74,23 +74,23 @@ class Gossip(Loop):
         return together
 
     def final_model(self, federation: Federation, state: Tensors, round: int) -> Tensor:
-        """The mean of the models of the peers that are honest in that round."""
+        """Mean model of the peers that are honest in this round."""
         return mean_of(state["model"], honest_peers(federation, round)).to(state["model"].dtype)
 
     def play_round(self, session: Session, evaluate: bool) -> RoundRecord:
         federation, standing, clock = session.federation, session.standing, Stopwatch()
         method, round = federation.method, standing.round
-        # 1. Who is there, and what they begin with; who comes back pulls a neighbour's model first.
+        # 1. Peers that are present; those that come back pull a neighbour's model first.
         gone = federation.network.gone(round)
         broadcast = method.broadcast(pulled(federation, standing.state, round), round)
         blocks = present(federation.cohort(round, everyone=True), gone)
         note_redrawn(session, blocks)
         if broadcast.reduce != "aggregate":
             return flood(session, broadcast, blocks, evaluate, clock)
-        # 2. They train; what liars send is something else.
+        # 2. They train and send; attacks change what Byzantine peers send.
         sending = send(session, broadcast, blocks)
         clock.lap("train")
-        # 3. Each merges what reaches it, and runs the server half.
+        # 3. Every peer merges its inbox and runs `server_update`.
         heard = arriving(federation, round, [*sending.silent, *np.flatnonzero(gone).tolist()])
         note_bound(session, heard, sending.sent.senders)
         own_seen = None if sending.failed else sending.own_seen
@@ -108,7 +108,7 @@ def conclude(
     evaluate: bool,
     clock: Stopwatch,
 ) -> RoundRecord:
-    """Evaluate held-back samples at every peer; then, when nothing can interrupt it any more, the round counts."""
+    """Evaluate every peer; then, when nothing can interrupt it any more, commit the round."""
     federation, standing = session.federation, session.standing
     round, state = standing.round, merging.state
     own = own_metrics(session, sending.reports, weighted=False)
@@ -118,7 +118,7 @@ def conclude(
     if evaluate:
         held_back["consensus_distance"] = consensus_distance(federation, state["model"], round)
     note_not_finite(session, held_back)
-    told = told_of_honest(federation, round, state["model"] if evaluate else None, merging.diagnostics)
+    means = honest_means(federation, round, state["model"] if evaluate else None, merging.diagnostics)
     clock.lap("evaluate")
     sending.commit(standing)
     standing.rule_memory, standing.memories = merging.stacked, merging.memories
@@ -137,36 +137,36 @@ def conclude(
         messages=messages,
         alone=len(merging.alone),
         peers={name: value.tolist() for name, value in values.items()} if last else {},
-        aggregation=told.aggregation,
-        factor=told.factor,
-        variance=told.variance,
-        by_weight=told.by_weight,
+        aggregation=means.aggregation,
+        factor=means.factor,
+        variance=means.variance,
+        by_weight=means.by_weight,
     )
 
 
 def note_bound(session: Session, heard: Matrix, senders: Array) -> None:
-    """Log that honest peers hear more liars than the rule is to withstand; heard csr[N, m]: messages of senders[m]."""
+    """Log the honest peers whose inbox has more than f Byzantine messages; heard csr[N, m]: messages of senders[m]."""
     federation, round = session.federation, session.standing.round
     f = federation.experiment.aggregation.f
     if federation.rule.linear or federation.experiment.byzantine.attack.name == "none":
         return
-    lying = federation.liars(torch.from_numpy(senders), round).numpy()
-    heard_liars = np.bincount(by_row(heard, np.arange(heard.shape[0])), lying[heard.indices], heard.shape[0])
-    exposed = heard_liars[honest_peers(federation, round).numpy()]
+    byzantine = federation.byzantine_among(torch.from_numpy(senders), round).numpy()
+    heard_byzantine = np.bincount(by_row(heard, np.arange(heard.shape[0])), byzantine[heard.indices], heard.shape[0])
+    exposed = heard_byzantine[honest_peers(federation, round).numpy()]
     if len(exposed) and exposed.max() > f:
-        liars, hit = int(exposed.max()), int((exposed > f).sum())
-        reason = f"{hit} of {len(exposed)} honest peers hear more liars than aggregation.f = {f}, up to {liars}"
-        session.journal.event("bound_broken", round, reason=reason, liars=liars, f=f)
+        most, hit = int(exposed.max()), int((exposed > f).sum())
+        reason = f"{hit} honest peers receive more than aggregation.f = {f} Byzantine messages, up to {most}"
+        session.journal.event("bound_broken", round, reason=reason, byzantine=most, f=f)
 
 
 def present(blocks: list[Tensor], gone: Array) -> list[Tensor]:
-    """The blocks without the peers that are gone bool[N]."""
+    """The blocks without absent peers; gone bool[N]."""
     kept = [block[torch.from_numpy(~gone[block.numpy()])] for block in blocks]
     return [block for block in kept if len(block)]
 
 
 def arriving(federation: Federation, round: int, silent: list[int]) -> Matrix:
-    """csr[N, N]: mixing weights of the messages that reach somebody in this round: none of silent peers, none lost."""
+    """csr[N, N]: mixing weights of the messages that arrive in this round, without silent senders and lost messages."""
     network = federation.network
     weights = network.mixing.weights(network.graph(round))
     receivers = by_row(weights, np.arange(network.peers))
@@ -181,7 +181,7 @@ def arriving(federation: Federation, round: int, silent: list[int]) -> Matrix:
 def flood(
     session: Session, broadcast: Broadcast, blocks: list[Tensor], evaluate: bool, clock: Stopwatch
 ) -> RoundRecord:
-    """An exchange of what is no model: passed on until everybody has it, it is the same at every peer."""
+    """A setup exchange: its rows are flooded through the network, so every peer receives the same ones."""
     standing, method = session.standing, session.federation.method
     outcome = exchange(session, replace(broadcast, start=broadcast.start[0]), blocks)
     clock.lap("train")

@@ -1,4 +1,4 @@
-"""What a loop is: how the rounds of a federation are played."""
+"""The interface of a loop, which plays the rounds of a federation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fedgen.tracking.record import RoundRecord
 
 
 class Loop(ABC):
-    """One for each mode and clock; it holds no state, that is all in the session."""
+    """One class for each mode and clock. A loop has no state; all state is in the session."""
 
     def check(self, federation: Federation) -> None:
-        """Raises SettingError where the loop cannot play this federation; asked before anything is written."""
+        """Raises SettingError if the loop cannot play this federation; called before anything is written."""
         section, method = federation.experiment.federation, federation.method
         if section.mode not in method.modes:
             raise SettingError(
@@ -26,8 +26,8 @@ class Loop(ABC):
             )
         if section.rounds == 0 and method.setup_rounds == 0:
             raise SettingError(
-                "federation.rounds = 0 leaves only what a method exchanges before round 0, and this one exchanges "
-                'nothing; ask for a round, or for training.wrappers = [{ name = "ggeur", start = "ridge" }]'
+                "federation.rounds = 0 plays setup exchanges only, and this method has none; set federation.rounds to "
+                'at least 1, or training.wrappers = [{ name = "ggeur", start = "ridge" }]'
             )
 
     @abstractmethod
@@ -36,11 +36,11 @@ class Loop(ABC):
 
     @abstractmethod
     def play_round(self, session: Session, evaluate: bool) -> RoundRecord:
-        """Play the next round. `session.standing` changes when nothing can interrupt it any more, or not at all.
+        """Play the next round. `session.standing` changes at its end, when nothing can interrupt it, or not at all.
 
-        Raises FedgenError where the round cannot be played, such as where everybody failed.
+        Raises FedgenError if the round cannot be played, for example if every client failed.
         """
 
     @abstractmethod
     def final_model(self, federation: Federation, state: Tensors, round: int) -> Tensor:
-        """The row [d] that a run leaves behind after that round."""
+        """[d]: the model that a run writes after that round."""

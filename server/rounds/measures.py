@@ -1,4 +1,4 @@
-"""What a round measures: means over honest clients, and a word where a number is not finite."""
+"""Metrics of a round: means over honest clients, and an event for values that are not finite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedgen.tracking.record import Metrics as Metrics
 
 
 class Report(Protocol):
-    """Of a block: clients[n], weights[n] and what they measured themselves, metrics {name: [n]}."""
+    """The report of a block: clients[n], weights[n], and metrics {name: [n]} that clients measured in training."""
 
     @property
     def clients(self) -> Tensor: ...
@@ -30,13 +30,13 @@ class Report(Protocol):
 
 def honest(federation: Federation, clients: Tensor, round: int) -> Tensor:
     """bool[n]: which of these clients do not lie in this round or, before liars lie at all, will not in the first."""
-    return ~federation.liars(clients, max(round, federation.experiment.byzantine.start))
+    return ~federation.byzantine_among(clients, max(round, federation.experiment.byzantine.start))
 
 
 def own_metrics(session: Session, reports: Sequence[Report], weighted: bool) -> Metrics:
-    """Means over the honest clients of what they measure while they train, by weight or all alike.
+    """Means of the training metrics over honest clients, weighted or equal.
 
-    One that is not finite is logged with the clients it is of.
+    A value that is not finite is logged with its clients.
     """
     means: Metrics = {}
     for name in dict.fromkeys(name for report in reports for name in report.metrics):
@@ -56,7 +56,7 @@ def own_metrics(session: Session, reports: Sequence[Report], weighted: bool) -> 
 
 
 def note_not_finite(session: Session, metrics: Metrics) -> None:
-    """Log which measures of held-back samples are not finite."""
+    """Log the evaluation metrics that are not finite."""
     names = [name for name, value in metrics.items() if value is not None and not isfinite(value)]
     if names:
         _note(session, names, ", ".join(names))

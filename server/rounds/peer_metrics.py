@@ -1,4 +1,4 @@
-"""What is told of many peers: the mean, the tenth percentile and the worst of the honest ones."""
+"""Summary metrics over honest peers: mean, 10th percentile, worst."""
 
 from __future__ import annotations
 
@@ -21,41 +21,43 @@ from fedgen.server.rounds.measures import Metrics, honest
 from fedgen.server.rounds.session import EVALUATION_SAMPLES, Session
 
 EVALUATION_PEERS = 64
-"""Peers that one task evaluates."""
+"""Number of peers per evaluation task."""
 
 
 def honest_peers(federation: Federation, round: int) -> Tensor:
-    """int64[k]: who does not lie, once liars lie at all."""
+    """int64[k]: peers that are honest in this round; before attacks start, those that stay honest when they do."""
     everyone = torch.arange(federation.experiment.data.clients)
     return everyone[honest(federation, everyone, round)]
 
 
 def summary(session: Session, values_of: Tensors) -> Metrics:
-    """Of every metric [N] the mean over the honest peers; also the tenth percentile and the worst peer, of those that
-    are no loss and declare which way is better."""
+    """Mean of every metric [N] over the honest peers.
+
+    A metric that is no loss and declares its better direction also gets its 10th percentile and its worst value.
+    """
     peers = honest_peers(session.federation, session.standing.round)
     declared = directions(session.federation)
     metrics: dict[str, float] = {}
     for name, values in values_of.items():
-        theirs = values[peers]
-        metrics[name] = float(theirs.mean())
+        of_honest = values[peers]
+        metrics[name] = float(of_honest.mean())
         if name in declared and (names := spread_names(name)):
             p10, worst = names
             sign = -1 if declared[name] else 1
-            metrics[p10] = sign * float((sign * theirs).quantile(0.1))
-            metrics[worst] = sign * float((sign * theirs).min())
+            metrics[p10] = sign * float((sign * of_honest).quantile(0.1))
+            metrics[worst] = sign * float((sign * of_honest).min())
     return {**with_domain_means(session.federation.evaluations, metrics)}
 
 
 def measured(session: Session, state: Tensors) -> Tensors:
-    """{metric: float64[N]}: every peer on all samples that are held back, parts in order."""
+    """{metric: float64[N]}: every peer on all evaluation samples, summed in order."""
     federation = session.federation
     peers = len(state["model"])
     parts = [
-        peer.PeersPart(number, samples, each)
-        for number, held in enumerate(federation.evaluations)
-        for samples in columns_of(len(held.y), EVALUATION_SAMPLES)
-        for each in columns_of(peers, EVALUATION_PEERS)
+        peer.PeersPart(number, samples, part)
+        for number, evaluation in enumerate(federation.evaluations)
+        for samples in columns_of(len(evaluation.y), EVALUATION_SAMPLES)
+        for part in columns_of(peers, EVALUATION_PEERS)
     ]
     sums: Tensors = {}
     counts: dict[str, int] = {}
@@ -69,7 +71,7 @@ def measured(session: Session, state: Tensors) -> Tensors:
 
 
 def consensus_distance(federation: Federation, models: Tensor, round: int) -> float:
-    """Root of the mean squared distance of the honest peers' models[N, d] from their mean, statistics left out."""
+    """Root mean squared distance of the honest peers' models[N, d] from their mean, without statistics."""
     peers, models = honest_peers(federation, round), models[:, federation.method.layout.parameters]
     centre = mean_of(models, peers)
     squares = sum(float((models[part] - centre).square().sum()) for part in peers.split(EVALUATION_PEERS))
@@ -77,7 +79,7 @@ def consensus_distance(federation: Federation, models: Tensor, round: int) -> fl
 
 
 def mean_of(models: Tensor, peers: Tensor) -> Tensor:
-    """float64[d]: the mean of those rows of models[N, d], a few at a time: there may be more than fit twice."""
+    """float64[d]: mean of some rows of models[N, d], summed in parts, as a copy of all may not fit into memory."""
     total = torch.zeros(models.shape[1], dtype=torch.float64)
     for part in peers.split(EVALUATION_PEERS):
         total += models[part].sum(0, dtype=torch.float64)
@@ -85,11 +87,11 @@ def mean_of(models: Tensor, peers: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Told:
+class HonestMeans:
     """Means over the honest peers.
 
-    aggregation: the rule's scalars.  factor, by_weight: by the names of weights, the factor of the variance correction
-    and whatever else a rule says of each weight.  variance: of the weights, empty where no models were given.
+    aggregation: scalars of the rule. factor, by_weight: per weight tensor, the factor of the variance correction and
+    other diagnostics of the rule. variance: per weight tensor; empty if no models were given.
     """
 
     aggregation: Metrics
@@ -98,20 +100,20 @@ class Told:
     variance: Metrics
 
 
-def told_of_honest(federation: Federation, round: int, models: Tensor | None, diagnostics: Diagnostics) -> Told:
-    """models[N, d] of all peers."""
+def honest_means(federation: Federation, round: int, models: Tensor | None, diagnostics: Diagnostics) -> HonestMeans:
+    """models[N, d]: of all peers."""
     peers, layout = honest_peers(federation, round), federation.method.layout
-    # NaN stands where nobody merged; a rule's own NaN is no mean over those that did, either.
+    # NaN marks peers that did not merge; a mean over no peers is None.
     by_weight = {
         name: dict(zip(layout.weights, map(_defined, value[peers].nanmean(0).tolist()), strict=True))
         for name, value in diagnostics.by_weight.items()
     }
     variance: Metrics = {}
     if models is not None:
-        # by a numpy array: numpy takes a tensor of one element for a number
+        # A numpy index, because numpy reads a tensor of one element as a number.
         measured = variances(models, layout)[peers.numpy()].mean(0).tolist()
         variance = dict(zip(layout.weights, measured, strict=True))
-    return Told(
+    return HonestMeans(
         aggregation={name: _defined(float(value[peers].nanmean())) for name, value in diagnostics.scalars.items()},
         factor=by_weight.pop(FACTOR, {}),
         by_weight=by_weight,

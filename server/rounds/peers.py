@@ -1,4 +1,4 @@
-"""What peers do in gossip, whatever the clock: they train and send, and they merge what reached them."""
+"""The two halves of a gossip round, the same for both clocks: peers train and send; peers merge their inboxes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,11 @@ from fedgen.topology.graph import Matrix
 
 @dataclass(frozen=True)
 class Sending:
-    """All peers after training: own[N, d], what is seen of them, what each of the N sends (the same tensor where nobody
-    lies), and from whom nothing comes that can be read; failed: how many of those did not train."""
+    """All peers after training.
+
+    own[N, d]: their models; own_seen: observations of these. sent: the messages, whose models are `own` itself without
+    an attack. silent: peers that send no readable message; failed: how many of them did not train.
+    """
 
     own: Tensor
     own_seen: Tensors
@@ -44,15 +47,15 @@ class Sending:
     attack_memory: Tensors
 
     def commit(self, standing: Standing) -> None:
-        """Keep the state of those that trained, and the memory of an attack on what they send."""
+        """Keep the state of the peers that trained, and the memory of the attack."""
         for place, report in enumerate(self.reports):
             if report.client_state:
                 standing.clients.commit(report.clients, report.client_state)
-                self.reports[place] = replace(report, client_state={})  # two copies of one block's, not of all peers'
+                self.reports[place] = replace(report, client_state={})  # frees it: two copies of one block, not of all
         standing.attack_memory = self.attack_memory
 
     def counts(self, refused: Collection[int]) -> dict[str, int]:
-        """How many were heard, and how many not; refused: whom receivers turned away."""
+        """Numbers of admitted, rejected and failed peers; refused: senders whose message a receiver rejected."""
         asked = sum(len(report.clients) + len(report.failed) for report in self.reports)
         rejected = len({client for report in self.reports for client in report.rejected} | set(refused))
         return {"admitted": asked - self.failed - rejected, "rejected": rejected, "failed": self.failed}
@@ -65,10 +68,10 @@ def send(
     changed: Tensor | None = None,
     fatal: bool = True,
 ) -> Sending:
-    """All peers after those of `blocks` have trained; the others hold what they held, and are silent.
+    """Train the peers of `blocks`; other peers keep their models and send nothing.
 
-    changed[N, j]: what stands behind the models of those others, zeros unless given.  fatal: raise FedgenError where
-    all of `blocks` failed.
+    changed[N, j]: the trailing columns of the other peers' rows, zero if not given. fatal: raise FedgenError if all of
+    `blocks` failed.
     """
     federation, standing = session.federation, session.standing
     layout, size = federation.sent_layout(broadcast.expects), broadcast.start.shape[1]
@@ -76,17 +79,17 @@ def send(
     weights = np.ones(len(own))
     answers: list[BlockReport | BlockFailure] = []
     seen = ByPeer(len(own))
-    lies: list[tuple[Tensor, Tensor, Tensors]] = []
+    attacked: list[tuple[Tensor, Tensor, Tensors]] = []
     for result in train(session, train_peers, Training(standing.round, broadcast), blocks, keep=1):
         answers.append(result if isinstance(result, BlockFailure) else result.report)
         if isinstance(result, BlockFailure):
             continue
-        models, report = session.pool.fetch(result.models), result.report  # reports are held until the round ends
+        models, report = session.pool.fetch(result.models), result.report
         place_rows(own, report.clients, models.own)
         weights[report.clients.numpy()] = report.weights.numpy()
         seen.place(report.clients, models.seen)
         if models.sent is not None:
-            lies.append((report.clients, models.sent, models.sent_seen or models.seen))
+            attacked.append((report.clients, models.sent, models.sent_seen or models.seen))
     failed = note_failures(session, blocks, answers, fatal) if blocks else 0
     reports = [answer for answer in answers if not isinstance(answer, BlockFailure)]
     trained = torch.cat([*(report.clients for report in reports), torch.empty(0, dtype=torch.int64)]).sort().values
@@ -95,13 +98,13 @@ def send(
     if layout.size > size:
         own[idle, size:] = 0 if changed is None else changed[idle]
     sent, sent_seen = own, seen
-    if lies:
+    if attacked:
         sent, sent_seen = own.clone(), ByPeer(len(own), seen.tensors)
-        for clients, rows, part in lies:
+        for clients, rows, part in attacked:
             place_rows(sent, clients, rows)
             sent_seen.place(clients, part)
-    memory, lying = standing.attack_memory, bool(federation.liars(trained, standing.round).any())
-    if federation.attack.omniscient and lying and not federation.lies_to_each(broadcast.phase):
+    memory, byzantine = standing.attack_memory, bool(federation.byzantine_among(trained, standing.round).any())
+    if federation.attack.omniscient and byzantine and not federation.attacks_inboxes(broadcast.phase):
         sent, weights, memory = _corrupt(session, layout, broadcast.start, sent, weights, trained)
         sent_seen = ByPeer(len(own))
         sent_seen.place(trained, observe(federation, sent[trained]))
@@ -112,9 +115,9 @@ def send(
 
 
 class ByPeer:
-    """{name: [N, ...]}, filled block by block, so that no block's own tensors are held.
+    """{name: [N, ...]}, filled block by block; tensors of blocks are copied, so that they can be freed.
 
-    Of peers that no block is about stands what there was before, or blank.
+    Peers outside of all blocks keep the value in `before`, or `blank`.
     """
 
     def __init__(self, peers: int, before: Tensors | None = None, blank: float = 0.0) -> None:
@@ -132,7 +135,7 @@ class ByPeer:
 def _corrupt(
     session: Session, layout: Layout, start: Tensor, sent: Tensor, weights: Array, trained: Tensor
 ) -> tuple[Tensor, Array, Tensors]:
-    """What peers send where liars see all models of the round; start[N, d]: what training began from."""
+    """(models sent[N, d], weights, memory) after an omniscient attack; start[N, d]: models before training."""
     federation, standing = session.federation, session.standing
     unchanged = torch.zeros(len(trained), layout.size - start.shape[1])
     context = Context(
@@ -146,17 +149,20 @@ def _corrupt(
     )
     began = torch.cat([start[trained], unchanged], dim=1)
     view = view_of(federation, context, torch.from_numpy(weights)[trained], memory=standing.attack_memory, start=began)
-    rows, theirs, memory = federation.attack.corrupt(LocalRows(sent[trained], federation.slice_width), view)
-    lies = sent.index_copy(0, trained, as_sent(rows.collect(), layout.dtype))
+    rows, scaled, memory = federation.attack.corrupt(LocalRows(sent[trained], federation.slice_width), view)
+    attacked = sent.index_copy(0, trained, as_sent(rows.collect(), layout.dtype))
     changed = weights.copy()
-    changed[trained.numpy()] = theirs.numpy()
-    return lies, changed, memory
+    changed[trained.numpy()] = scaled.numpy()
+    return attacked, changed, memory
 
 
 @dataclass(frozen=True)
 class Merging:
-    """All peers after merging: state {name: [N, ...]}; diagnostics of all N, NaN where nobody merged; stacked {name:
-    [N, ...]}, memories: as in `Delivery`, for the next round."""
+    """All peers after the merge: state {name: [N, ...]}.
+
+    diagnostics: of all N peers, NaN for those that did not merge. stacked {name: [N, ...]}, memories: as in `Delivery`,
+    for the next round.
+    """
 
     state: Tensors
     refused: Refused
@@ -175,10 +181,9 @@ def merge(
     heard: Matrix,
     own_seen: Tensors | None = None,
 ) -> Merging:
-    """The receivers of `blocks` merge their rows of heard csr[N, m], the mixing weights of the messages that arrived,
-    into their own[N, d].
+    """The receivers of `blocks` merge their inboxes into own[N, d].
 
-    Raises FedgenError where a block cannot.
+    heard csr[N, m]: mixing weights of the messages that arrived. Raises FedgenError if a block fails.
     """
     federation, standing = session.federation, session.standing
     others = _others(federation, standing.state)
@@ -211,13 +216,13 @@ def merge(
     return Merging(whole, refused, sorted(alone), stacked.tensors, memories, diagnostics)
 
 
-def _wide(told: Tensors) -> Tensors:
-    return {name: value.double() for name, value in told.items()}
+def _wide(tensors: Tensors) -> Tensors:
+    return {name: value.double() for name, value in tensors.items()}
 
 
 @dataclass(frozen=True)
 class Deliveries(Sequence[Delivery]):
-    """What reached each block of receivers, of heard csr[N, m], put together when a worker is ready for it."""
+    """The delivery of each block of receivers, built from heard csr[N, m] only when a worker is ready for it."""
 
     blocks: list[Tensor]
     heard: Matrix
@@ -241,12 +246,12 @@ class Deliveries(Sequence[Delivery]):
 
 
 def _others(federation: Federation, state: Tensors) -> Tensors:
-    """{name: [N, ...]}: what every peer holds for itself besides its model."""
+    """{name: [N, ...]}: state of every peer besides its model."""
     return {name: value for name, value in state.items() if name not in federation.common_state | {"model"}}
 
 
 def _note(session: Session, refused: Refused, alone: list[int]) -> None:
-    """Log whom receivers turned away, and who heard too little to merge."""
+    """Log rejected senders, and receivers with too few messages to merge."""
     journal, round = session.journal, session.standing.round
     for sender, (why, times) in sorted(refused.items()):
         journal.event("rejected", round, client=sender, reason=why, receivers=times)

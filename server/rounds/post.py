@@ -1,4 +1,4 @@
-"""Letters between peers in virtual time: on their way, or waiting, the latest of each sender, to be merged."""
+"""Messages in flight in virtual time, and messages that wait in an inbox, the newest of each sender."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from fedgen.parameters import Array, Tensors
 from fedgen.topology.graph import Matrix, entries
 
 ARRIVAL, RECEIVER, SENDER, SENT, MESSAGE = range(5)
-"""Columns of a letter: tick at which it arrives, who gets it, who sent it and when, and which message it is."""
+"""Columns of a letter, one message on its way to one receiver: arrival tick, receiver, sender, tick of sending, and
+number of the message."""
 
 NONE = -1
 
 
 @dataclass(frozen=True)
 class Post:
-    """All that is under way in gossip, between two ticks.
+    """The state of virtual time between two ticks.
 
-    due int64[N]: the tick at which each peer's training ends; trained int64[N]: how often it has trained;
-    latest int64[N]: its last message, where somebody may ask for it, else NONE; letters int64[l, 5].
-    changed[N, j]: what its training has changed since it last merged, where messages carry that; else j = 0.
+    Per peer: due int64[N], tick at which its training ends; trained int64[N], number of its trainings; latest int64[N],
+    its last message, NONE if it cannot be pulled; changed[N, j], change in training since its last merge, for a rule
+    with `sends_change` (else j = 0). letters int64[l, 5]: see above.
     """
 
     due: Array
@@ -54,8 +55,7 @@ class Post:
         return cls(due, trained, latest, letters, messages, held["changed"])
 
     def delivered(self, tick: int, gone: Array) -> Post:
-        """Of the letters that have arrived only the latest of every sender to every receiver is kept; those that find
-        nobody there are lost."""
+        """Keep only the newest arrived letter per sender and receiver; letters to absent receivers are lost."""
         letters = self.letters
         letters = letters[~((letters[:, ARRIVAL] == tick) & gone[letters[:, RECEIVER]])]
         here = letters[:, ARRIVAL] <= tick
@@ -69,19 +69,19 @@ class Post:
         return replace(self, letters=kept)
 
     def inboxes(self, tick: int, needed: Array, weights: Matrix) -> tuple[Array, Array]:
-        """(receivers int64[k] whose inbox holds needed[N] letters, the places int64[j] of those letters).
+        """(int64[k]: receivers with at least needed[N] letters, int64[j]: places of these letters).
 
-        Letters of neighbours that are none any more, by weights csr[N, N], do not count.
+        weights csr[N, N]: letters from peers that are no longer neighbours do not count.
         """
         letters = self.letters
         known = entries(weights, letters[:, RECEIVER], letters[:, SENDER]) > 0
         here = (letters[:, ARRIVAL] <= tick) & known
-        held = np.bincount(letters[here, RECEIVER], minlength=len(needed))
-        full = (held >= needed) & (held > 0)
+        waiting = np.bincount(letters[here, RECEIVER], minlength=len(needed))
+        full = (waiting >= needed) & (waiting > 0)
         return np.flatnonzero(full), np.flatnonzero(here & full[letters[:, RECEIVER]])
 
     def without(self, places: Array) -> Post:
-        """After those letters were read; messages that nobody will ask for any more are dropped."""
+        """Remove the letters at these places, and messages that no letter or pull can refer to any more."""
         letters = np.delete(self.letters, places, axis=0)
         wanted = np.union1d(letters[:, MESSAGE], self.latest[self.latest != NONE])
         if len(wanted) == len(self.messages.senders):
@@ -91,7 +91,7 @@ class Post:
         return replace(self, latest=latest, letters=letters, messages=self.messages.of(wanted))
 
     def forgetting(self, peers: Array) -> Post:
-        """After those peers have merged, or taken another model: what they had changed is part of it, or lost."""
+        """Reset the training change of peers that have merged or pulled another model."""
         if not len(peers):
             return self
         changed = self.changed.clone()

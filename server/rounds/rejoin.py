@@ -1,4 +1,4 @@
-"""Peers that come back: each pulls the model of a neighbour that was there, before it trains."""
+"""Churn: a peer that comes back pulls the model of a neighbour before it trains."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fedgen.rows import LocalRows
 
 
 def returning(federation: Federation, round: int) -> Array:
-    """int64[k]: peers that were gone a round ago and are there now."""
+    """int64[k]: peers that were absent in the last round and are present in this one."""
     network = federation.network
     return np.flatnonzero(network.gone(round - 1) & ~network.gone(round))
 
 
 def pulled(federation: Federation, state: Tensors, round: int) -> Tensors:
-    """The state in which every peer that has just come back holds what a neighbour answered it.
+    """The state after every returning peer has replaced its model by the answer of a neighbour.
 
-    A peer that finds no neighbour, or whose answer cannot be admitted, keeps the model that it left with.
+    A peer without a present neighbour, or whose answer is rejected, keeps its old model.
     """
     network, back = federation.network, returning(federation, round)
     if not len(back):
@@ -47,17 +47,19 @@ def pulled(federation: Federation, state: Tensors, round: int) -> Tensors:
 
 
 def _answers(federation: Federation, models: Tensor, there: Tensor, asked: Tensor, round: int) -> tuple[Tensor, Tensor]:
-    """(what those that are asked send [k, d], bool[k]: whether it can be read): liars send what they make of their
-    model, knowing the models[N, d] of all that are there."""
-    liars, readable = federation.liars(asked, round), torch.ones(len(asked), dtype=torch.bool)
-    if not liars.any():
+    """(answers[k, d] of the asked peers, bool[k]: whether they can be decoded).
+
+    The attack sees the models[N, d] of all present peers.
+    """
+    byzantine, readable = federation.byzantine_among(asked, round), torch.ones(len(asked), dtype=torch.bool)
+    if not byzantine.any():
         return models[asked], readable
     layout = federation.method.layout
     f, equal = federation.experiment.aggregation.f, torch.ones(len(there), dtype=torch.float64)
     context = Context(torch.zeros(layout.size), layout, there, f, round=round, streams=federation.streams)
     view = view_of(federation, context, equal, start=models[there])
-    told = federation.attack.corrupt(LocalRows(models[there], federation.slice_width), view)[0].collect()
-    rows = told[torch.searchsorted(there, asked)].to(models.dtype)
+    attacked = federation.attack.corrupt(LocalRows(models[there], federation.slice_width), view)[0].collect()
+    rows = attacked[torch.searchsorted(there, asked)].to(models.dtype)
     rows, _, unread = arrived(federation, layout, round, asked, rows, torch.ones(len(asked), dtype=torch.float64))
     readable[list(unread)] = False
     return rows, readable

@@ -1,4 +1,4 @@
-"""What a running federation consists of; the loops play rounds on it."""
+"""The parts of a running federation, on which a loop plays its rounds."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fedgen.server.store.journal import Journal
 from fedgen.server.words import members_of, round_name
 
 EVALUATION_SAMPLES = 2_048
-"""Samples that one task evaluates."""
+"""Number of samples per evaluation task."""
 
 
 @dataclass
 class Session:
-    """Only `standing` changes, a round at a time and only as a whole.
+    """A running federation. Only `standing` changes, once per round and as a whole.
 
-    given_up: (round, block) -> why an earlier part of this run could not compute it.
+    given_up: (round, block) -> reason why an earlier process of this run could not compute the block.
     """
 
     federation: Federation
@@ -39,12 +39,12 @@ class Session:
 
     @property
     def members(self) -> str:
-        """Who takes part."""
+        """What the participants are called: clients or peers."""
         return members_of(self.federation.experiment.federation.mode)
 
     @property
     def suspects(self) -> str:
-        """The tail of a message about a round that fails: the user's own parts in it, where there are any."""
+        """End of an error message of a round: names the user's own parts; empty if there are none."""
         model, training = self.federation.experiment.model, self.federation.experiment.training
         named = (
             ("model.name", model.name),
@@ -62,8 +62,8 @@ class Session:
         """Mean metrics of a state over the test and validation samples, summed in order."""
         parts = [
             Part(number, samples)
-            for number, held in enumerate(self.federation.evaluations)
-            for samples in columns_of(len(held.y), EVALUATION_SAMPLES)
+            for number, evaluation in enumerate(self.federation.evaluations)
+            for samples in columns_of(len(evaluation.y), EVALUATION_SAMPLES)
         ]
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
@@ -76,7 +76,7 @@ class Session:
     def evaluated(
         self, task: Callable[[Federation, Tensors, Item], Result], parts: Sequence[Item], state: Tensors
     ) -> list[Result]:
-        """The pool's results of an evaluation; an exception names what of the user's own may have raised it."""
+        """The pool's results of an evaluation; an exception names the user's own parts that may have raised it."""
         try:
             results = list(self.pool.map(task, parts, state))
         except FedgenError:
@@ -95,7 +95,7 @@ class Session:
 
 
 class Stopwatch:
-    """Wall seconds of a round's phases."""
+    """Wall-clock seconds of the phases of a round."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}

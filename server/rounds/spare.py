@@ -1,4 +1,4 @@
-"""Memory of models that nobody needs any more, for the next ones."""
+"""Reuses the memory of models that are no longer needed."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ from torch import Tensor
 
 
 class Spare:
-    """Tensors of the size of all peers' models: new memory of that size is zeroed first, which costs a fifth of a round
-    where peers are many."""
+    """Reuses [N, d] buffers: fresh pages are zeroed by the kernel, a fifth of a round with many peers."""
 
     def __init__(self) -> None:
-        self._held: list[Tensor] = []
+        self._free: list[Tensor] = []
 
     def empty_like(self, tensor: Tensor, columns: int | None = None) -> Tensor:
-        """Uninitialised, of that dtype and of [N, columns], the tensor's own shape unless given."""
+        """An uninitialised tensor of that dtype with shape [N, columns], or with the same shape."""
         shape = tensor.shape if columns is None else torch.Size((len(tensor), columns))
-        for place, each in enumerate(self._held):
-            if each.shape == shape and each.dtype == tensor.dtype:
-                return self._held.pop(place).detach()  # another object: pools know tensors by identity
+        for place, free in enumerate(self._free):
+            if free.shape == shape and free.dtype == tensor.dtype:
+                return self._free.pop(place).detach()  # a new object, as pools compare tensors by identity
         return torch.empty(shape, dtype=tensor.dtype)
 
     def clear(self) -> None:
-        """Give it back to the system."""
-        self._held = []
+        """Return the memory to the system."""
+        self._free = []
 
     def give(self, tensor: Tensor) -> None:
-        """From now on this memory may be anything."""
+        """Take a tensor whose contents are no longer needed."""
         if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
-            self._held = [*self._held[-1:], tensor]
+            self._free = [*self._free[-1:], tensor]

@@ -18,14 +18,14 @@ from fedgen.tracking.record import Outcomes, RoundRecord, Traffic
 
 
 class Star(Loop):
-    """A server and its clients."""
+    """A server and its clients; the server aggregates their updates."""
 
     def check(self, federation: Federation) -> None:
         super().check(federation)
         if federation.rule.sends_change:
             raise SettingError(
-                'aggregation.wrappers "delta_sum" is of gossip, as a server adds to one model; set '
-                'federation.mode = "gossip", or raise the lr of federation.server_optimizer'
+                'aggregation.wrappers "delta_sum" requires federation.mode = "gossip"; in a star raise '
+                "federation.server_optimizer.lr instead"
             )
         experiment = federation.experiment
         f, cohort = experiment.aggregation.f, experiment.cohort_size
@@ -34,7 +34,7 @@ class Star(Loop):
             around = "".join(f" in {wrapper.name!r}" for wrapper in experiment.aggregation.wrappers)
             raise SettingError(
                 f"aggregation.rule = {experiment.aggregation.rule.name!r}{around} needs at least {needed} updates to "
-                f"withstand aggregation.f = {f}, and federation.cohort gives {cohort}; lower aggregation.f, change the "
+                f"tolerate aggregation.f = {f}, but federation.cohort gives {cohort}; lower aggregation.f, change the "
                 "parameters of the rule or raise the cohort"
             )
 
@@ -47,17 +47,17 @@ class Star(Loop):
     def play_round(self, session: Session, evaluate: bool) -> RoundRecord:
         federation, standing, clock = session.federation, session.standing, Stopwatch()
         method, round = federation.method, standing.round
-        # 1. What participants receive.
+        # 1. The method's broadcast.
         broadcast = method.broadcast(standing.state, round)
-        # 2. Who takes part.
+        # 2. The cohort, in blocks.
         blocks = federation.cohort(round, broadcast.everyone, 0 if broadcast.phase == "train" else row_bytes(broadcast))
         note_redrawn(session, blocks)
         _note_bound(session, broadcast, blocks)
-        # 3. They train; attacks and admission act.
+        # 3. Clients train; attacks and admission act on their updates.
         outcome = exchange(session, broadcast, blocks)
         session.journal.event("admitted", round, clients=outcome.inbox.clients.tolist())
         clock.lap("train")
-        # 4. The server half, or too few updates: the round is skipped and every state kept.
+        # 4. The server aggregates; with too few updates the round is skipped and no state changes.
         skipped, state = _too_few(session, broadcast, outcome), standing.state
         if skipped:
             session.journal.event("skipped", round, reason=skipped)
@@ -66,12 +66,12 @@ class Star(Loop):
             state = {name: canonical(value) for name, value in updated.items()}
         trust = note_trust(session, outcome.inbox)
         clock.lap("aggregate")
-        # 5. Held-back samples.
+        # 5. Evaluation on test and validation samples.
         held_back = session.evaluate(state) if evaluate else {}
         note_not_finite(session, held_back)
         own = own_metrics(session, outcome.reports, weighted=True)
         clock.lap("evaluate")
-        # 6. Only now, when nothing can interrupt it any more, the round counts.
+        # 6. Commit, now that nothing can interrupt the round any more.
         if not skipped:
             outcome.commit(standing)
         standing.state, standing.round = state, round + 1
@@ -88,24 +88,24 @@ class Star(Loop):
 
 
 def note_redrawn(session: Session, blocks: list[Tensor]) -> None:
-    """Log who lies in this round, where that is not said once for all in partition.json."""
+    """Log the Byzantine clients of this round if they are drawn anew; else they are in partition.json."""
     federation, round = session.federation, session.standing.round
     if federation.experiment.byzantine.redraw:
         cohort = torch.cat(blocks)
         session.journal.event(
-            "byzantine", round, clients=cohort[federation.liars(cohort, round)].sort().values.tolist()
+            "byzantine", round, clients=cohort[federation.byzantine_among(cohort, round)].sort().values.tolist()
         )
 
 
 def _note_bound(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> None:
-    """Log that more clients of this round lie than the rule is to withstand, which only a simulation knows."""
+    """Log a round with more than f Byzantine clients, which only a simulation can know."""
     federation, round = session.federation, session.standing.round
     if broadcast.reduce != "aggregate" or federation.rule.linear:
         return
-    liars, f = int(federation.liars(torch.cat(blocks), round).sum()), federation.experiment.aggregation.f
-    if liars > f and federation.experiment.byzantine.attack.name != "none":
-        reason = f"{liars} of {sum(map(len, blocks))} clients lie, aggregation.f = {f}"
-        session.journal.event("bound_broken", round, reason=reason, liars=liars, f=f)
+    byzantine, f = int(federation.byzantine_among(torch.cat(blocks), round).sum()), federation.experiment.aggregation.f
+    if byzantine > f and federation.experiment.byzantine.attack.name != "none":
+        reason = f"{byzantine} of {sum(map(len, blocks))} clients are Byzantine, aggregation.f = {f}"
+        session.journal.event("bound_broken", round, reason=reason, byzantine=byzantine, f=f)
 
 
 def _too_few(session: Session, broadcast: Broadcast, outcome: Outcome) -> str:
@@ -114,19 +114,20 @@ def _too_few(session: Session, broadcast: Broadcast, outcome: Outcome) -> str:
     if len(inbox.clients) >= needed:
         return ""
     f, lost = session.federation.experiment.aggregation.f, len(outcome.rejected)
-    left = f"f = {inbox.f}" + (f", what {lost} rejected of aggregation.f = {f} leave" if lost else "")
-    short = f"{len(inbox.clients)} updates were admitted, aggregation needs {needed} to withstand {left}"
+    left = f"f = {inbox.f}" + (f" (aggregation.f = {f} less {lost} rejected)" if lost else "")
+    short = f"{len(inbox.clients)} updates were admitted, aggregation needs {needed} to tolerate {left}"
     rejected = torch.tensor(list(outcome.rejected), dtype=torch.int64)
-    liars = session.federation.liars(rejected, session.standing.round).tolist()
-    honest = next((reason for reason, lies in zip(outcome.rejected.values(), liars, strict=True) if not lies), "")
+    byzantine = session.federation.byzantine_among(rejected, session.standing.round).tolist()
+    honest = next(
+        (reason for reason, attacks in zip(outcome.rejected.values(), byzantine, strict=True) if not attacks), ""
+    )
     if not honest:
         return short
-    return f"{short}; honest ones were rejected ({honest}): lower training.optimizer.lr or set training.clip_norm"
+    return f"{short}; honest updates were rejected ({honest}): lower training.optimizer.lr or set training.clip_norm"
 
 
 def _traffic(broadcast: Broadcast, receivers: int, newcomers: int, outcome: Outcome) -> Traffic:
-    """Payload bytes that a real network would carry: one broadcast a client, what lasts once to every newcomer, one row
-    from each that answered."""
+    """Payload bytes in a real network: a broadcast down and a row up per client; lasting tensors once per newcomer."""
     sizes = {name: tensor.nbytes for name, tensor in broadcast.tensors.items()}
     lasting = sum(sizes.pop(name) for name in broadcast.lasting)
     down = (broadcast.start.nbytes + sum(sizes.values())) * receivers + lasting * newcomers

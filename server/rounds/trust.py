@@ -1,4 +1,4 @@
-"""Whom a rule trusted in a round: for the logs and the report."""
+"""Logs how much a rule trusted honest and Byzantine clients in a round."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from fedgen.tracking.record import Json
 
 
 def note_trust(session: Session, inbox: Inbox) -> dict[str, float]:
-    """Log coefficients and diagnostics of the rule, where it ran and has any; returns the round's summary of them.
+    """Log coefficients and diagnostics of the rule, if it ran and has any; returns their summary.
 
-    honest, byzantine: the mean coefficient of each, in equal shares of 1 / n; and every single number of the
-    diagnostics by its name.
+    honest, byzantine: mean coefficients in units of the equal share 1 / n. Scalar diagnostics appear by name.
     """
     aggregation = inbox.outcome
     if aggregation is None or (aggregation.coefficients is None and not aggregation.diagnostics.all):
         return {}
     _log(session, inbox, aggregation)
-    byzantine = session.federation.liars(inbox.clients, session.standing.round)
-    told = aggregation.diagnostics.scalars | trust_in(byzantine, aggregation.coefficients)
-    return {name: float(value) for name, value in told.items()}
+    byzantine = session.federation.byzantine_among(inbox.clients, session.standing.round)
+    values = aggregation.diagnostics.scalars | trust_in(byzantine, aggregation.coefficients)
+    return {name: float(value) for name, value in values.items()}
 
 
 def _log(session: Session, inbox: Inbox, aggregation: Aggregation) -> None:

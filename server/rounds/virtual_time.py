@@ -1,4 +1,4 @@
-"""Gossip in virtual time: a round is a tick; peers train at their own pace, and merge when their inbox is full."""
+"""Gossip in virtual time: a round is a tick; trainings take several ticks; peers merge when their inbox is full."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fedgen.tracking.record import RoundRecord
 
 
 class VirtualTime(Gossip):
-    """Peers without a server, each at its own pace; a round is a tick."""
+    """Peers without a server, at different speeds; a round is a tick."""
 
     def play_round(self, session: Session, evaluate: bool) -> RoundRecord:
         federation, standing, clock = session.federation, session.standing, Stopwatch()
         tick, network = standing.round, federation.network
-        # 1. Who is there; who comes back pulls a neighbour's model first.
+        # 1. Peers that are present; those that come back pull a neighbour's model first.
         gone = network.gone(tick)
         broadcast = federation.method.broadcast(pulled(federation, standing.state, tick), tick)
         if broadcast.reduce != "aggregate":
@@ -37,12 +37,12 @@ class VirtualTime(Gossip):
         post = Post.restore(standing.post) if standing.post else _opened(federation, broadcast)
         post = post.forgetting(returning(federation, tick))
         note_redrawn(session, federation.cohort(tick, everyone=True))
-        # 2. Those whose training ends now have trained one round's work, and send.
+        # 2. Peers whose training ends in this tick train and send.
         ready = np.flatnonzero((post.due <= tick) & ~gone)
         sending = send(session, broadcast, _blocks(federation, ready), post.changed, fatal=False)
         post = _posted(federation, post, sending, ready, tick)
         clock.lap("train")
-        # 3. Letters arrive; whose inbox is full merges it, and runs the server half.
+        # 3. Messages arrive; peers with a full inbox merge it and run `server_update`.
         post = post.delivered(tick, gone)
         weights = network.mixing.weights(network.graph(tick))
         receivers, places = post.inboxes(tick, _needed(federation, weights, gone), weights)
@@ -51,7 +51,7 @@ class VirtualTime(Gossip):
         note_bound(session, heard, post.messages.senders)
         merging = merge(session, broadcast, _blocks(federation, receivers), sending.own, post.messages, heard)
         clock.lap("aggregate")
-        # 4. Held-back samples; then the tick counts.
+        # 4. Evaluation; then the tick is committed.
         record = conclude(session, broadcast, sending, merging, len(letters), evaluate, clock)
         standing.post = post.without(places).forgetting(receivers).tensors()
         staleness = float((tick - letters[:, SENT]).mean()) if len(letters) else None
@@ -59,7 +59,7 @@ class VirtualTime(Gossip):
 
 
 def _opened(federation: Federation, broadcast: Broadcast) -> Post:
-    """Before the first tick: everybody has begun to train, nobody has sent anything."""
+    """The state before the first tick: all peers train, no message has been sent."""
     peers, size = broadcast.start.shape
     layout = federation.sent_layout(broadcast.expects)
     nothing = Messages(torch.empty(0, layout.size, dtype=layout.dtype), np.empty(0, np.int64), np.empty(0), {})
@@ -70,7 +70,7 @@ def _opened(federation: Federation, broadcast: Broadcast) -> Post:
 
 
 def _durations(federation: Federation, peers: Array, trained: Array) -> Array:
-    """int64[k]: ticks that each peer's next training takes."""
+    """int64[k]: ticks of the next training of each peer."""
     least, most = federation.experiment.virtual_time.training_ticks
     durations = np.empty(len(peers), np.int64)
     for count in np.unique(trained):
@@ -84,26 +84,26 @@ def _durations(federation: Federation, peers: Array, trained: Array) -> Array:
 
 
 def _delays(federation: Federation, tick: int, edges: Array, purpose: str) -> Array:
-    """int64[e]: ticks that a letter takes."""
+    """int64[e]: delay of a letter in ticks."""
     least, most = federation.experiment.virtual_time.delay
     words = federation.streams.words(f"delay.{purpose}", tick, torch.from_numpy(edges), 1)[:, 0].astype(np.int64)
     return least + words % (most - least + 1)
 
 
 def _posted(federation: Federation, post: Post, sending: Sending, ready: Array, tick: int) -> Post:
-    """The post with what those that are ready send, and with what they are answered."""
+    """The post after the peers in `ready` have sent their models and pulled those of neighbours."""
     network, protocol = federation.network, federation.experiment.gossip.protocol
-    spoke = np.setdiff1d(ready, sending.silent)
-    fresh = sending.sent.of(spoke)
+    senders = np.setdiff1d(ready, sending.silent)
+    fresh = sending.sent.of(senders)
     newest = post.latest.copy()
-    newest[spoke] = len(post.messages.senders) + np.arange(len(spoke))
+    newest[senders] = len(post.messages.senders) + np.arange(len(senders))
     hears = network.graph(tick).hears.tocoo()
     letters = []
     if protocol != "pull":
-        sent = np.isin(hears.col, spoke)
+        sent = np.isin(hears.col, senders)
         letters.append(_letters(federation, tick, hears.row[sent], hears.col[sent], newest, 1))
-    if protocol != "push":  # who asks is answered with the last message of whom it asks, which takes the way twice
-        asked = np.isin(hears.row, spoke) & (post.latest[hears.col] != NONE)
+    if protocol != "push":  # a pull is answered with the neighbour's last message, after two delays
+        asked = np.isin(hears.row, senders) & (post.latest[hears.col] != NONE)
         letters.append(_letters(federation, tick, hears.row[asked], hears.col[asked], post.latest, 2))
     trained = post.trained.copy()
     trained[ready] += 1
@@ -116,7 +116,7 @@ def _posted(federation: Federation, post: Post, sending: Sending, ready: Array, 
 
 
 def _letters(federation: Federation, tick: int, receivers: Array, senders: Array, message: Array, ways: int) -> Array:
-    """int64[l, 5]: letters that set out now and are not lost."""
+    """int64[l, 5]: letters sent in this tick, without lost ones."""
     network = federation.network
     receivers, senders = receivers.astype(np.int64), senders.astype(np.int64)
     kept = ~network.lost(tick, receivers, senders)
@@ -128,8 +128,7 @@ def _letters(federation: Federation, tick: int, receivers: Array, senders: Array
 
 
 def _needed(federation: Federation, weights: Matrix, gone: Array) -> Array:
-    """int64[N]: letters that fill an inbox: a share of the neighbours that are there; more than there can be where a
-    peer is gone."""
+    """int64[N]: letters that fill an inbox, a share of the present neighbours; unreachably many for absent peers."""
     there = np.asarray((weights > 0).astype(np.float64) @ (~gone).astype(np.float64))
     share = federation.experiment.virtual_time.inbox
     needed: Array = np.maximum(1, np.ceil(share * there - 1e-9)).astype(np.int64)
@@ -137,7 +136,7 @@ def _needed(federation: Federation, weights: Matrix, gone: Array) -> Array:
 
 
 def _heard(federation: Federation, letters: Array, weights: Matrix, messages: int, tick: int) -> Matrix:
-    """csr[N, m]: mixing weights of the letters that are read; older ones weigh less where the experiment says so.
+    """csr[N, m]: mixing weights of the merged letters, reduced by age:
 
     w <- w (1 + t)^-age_decay, t: ticks since a letter was sent.  Source: C. Xie, S. Koyejo, I. Gupta, Asynchronous
     federated optimization, arXiv 1903.03934 (2019), section 5.2, polynomial.
@@ -153,4 +152,4 @@ def _blocks(federation: Federation, peers: Array) -> list[Tensor]:
     """Peers in blocks of the experiment's size, in order."""
     block = federation.experiment.training.block
     assert isinstance(block, int)
-    return [each for each in torch.from_numpy(peers).split(block) if len(each)]
+    return [part for part in torch.from_numpy(peers).split(block) if len(part)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedgen import Experiment, Result, registry, resume, run
-from fedgen.clients.lies import Known, lies_to_each
+from fedgen.clients.inbox_attacks import AttackKnowledge, attack_inboxes
 from fedgen.clients.mail import Mail, Messages, observe
 from fedgen.clients.merging import Delivery, Memories, Merge, merge_peers
 from fedgen.contracts import Context, View
@@ -87,10 +87,10 @@ def test_every_neighbour_hears_other_noise_and_honest_peers_say_one_thing() -> N
     graph = federation.network.graph(0)
     mail = Mail(Messages(own, np.arange(PEERS), weights.numpy(), observe(federation, own)), graph.hears)
     nothing: list[Any] = [{}] * PEERS
-    known = Known(
+    known = AttackKnowledge(
         torch.arange(PEERS), own, np.full(PEERS, 0.5), 0, federation.method.layout, memory=nothing, rule_memory=nothing
     )
-    lies = lies_to_each(federation, mail, known)
+    lies = attack_inboxes(federation, mail, known)
     told = graph.hears.indices[lies.places]
     assert sorted(told.tolist()) == sorted(np.repeat(LIARS, 6).tolist())
     receivers = np.repeat(np.arange(PEERS), np.diff(graph.hears.indptr))[lies.places]

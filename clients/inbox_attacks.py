@@ -1,4 +1,4 @@
-"""Attacks on one inbox after another: every neighbour of a liar hears something else."""
+"""Attacks on single inboxes: Byzantine peers send each neighbour a different model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fedgen.rows import LocalRows
 
 
 @dataclass(frozen=True)
-class Known:
-    """What an attack may know of the k receivers besides their inboxes.
+class AttackKnowledge:
+    """What an attack knows of the k receivers besides their inboxes.
 
-    own[k, d]: their models.  share float64[k]: what all others together are to each.  memory, rule_memory: of each,
-    what the attack and the rule returned last.
+    own[k, d]: models of the receivers. share float64[k]: total mixing weight of the neighbours (1 - self-weight).
+    memory, rule_memory: per receiver, the memory that the attack and the rule last returned.
     """
 
     receivers: Tensor
@@ -35,9 +35,12 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Lies:
-    """places int64[j]: the messages that are lies, among the numbers of `heard`; sent[j, d], weights[j]; memory: of
-    each receiver, for the attack's next call."""
+class AttackedMessages:
+    """Messages after the attack.
+
+    places int64[j]: positions of the replaced messages among the entries of `heard`. sent[j, d], weights[j]: their new
+    contents. memory: per receiver, for the next call of the attack.
+    """
 
     places: Array
     sent: Tensor
@@ -45,28 +48,28 @@ class Lies:
     memory: list[Tensors]
 
 
-def lies_to_each(federation: Federation, mail: Mail, known: Known) -> Lies:
-    """What liars say to each receiver; an attack sees an inbox as the rule will, in differences from its model."""
-    lying = federation.liars(torch.from_numpy(mail.messages.senders), known.round).numpy()
+def attack_inboxes(federation: Federation, mail: Mail, known: AttackKnowledge) -> AttackedMessages:
+    """Attack the inbox of every receiver. As for the rule, rows are differences from the receiver's model."""
+    byzantine = federation.byzantine_among(torch.from_numpy(mail.messages.senders), known.round).numpy()
     places: list[Array] = [np.empty(0, np.int64)]
     sent, weights, memory = [mail.messages.models[:0]], [mail.messages.weights[:0]], list(known.memory)
     for receiver in range(len(known.own)):
         inside = mail.inbox(receiver)
         messages, mixing = mail.heard.indices[inside].astype(np.int64), mail.heard.data[inside]
-        if not lying[messages].any():
+        if not byzantine[messages].any():
             continue
         view = _view(federation, mail, known, receiver)
         rows = mail.messages.models[torch.from_numpy(messages)].sub_(known.own[receiver])
-        told, theirs, memory[receiver] = federation.attack.corrupt(LocalRows(rows, federation.slice_width), view)
-        lies = told.collect()[view.byzantine] + known.own[receiver]
-        changed = (theirs != view.weights).numpy()
-        places.append(inside.start + np.flatnonzero(lying[messages]))
-        sent.append(as_sent(lies, mail.messages.models.dtype))
-        weights.append(np.where(changed, theirs.numpy() / mixing, mail.messages.weights[messages])[lying[messages]])
-    return Lies(np.concatenate(places), torch.cat(sent), np.concatenate(weights), memory)
+        attacked, scaled, memory[receiver] = federation.attack.corrupt(LocalRows(rows, federation.slice_width), view)
+        rows_sent = attacked.collect()[view.byzantine] + known.own[receiver]
+        changed = (scaled != view.weights).numpy()
+        places.append(inside.start + np.flatnonzero(byzantine[messages]))
+        sent.append(as_sent(rows_sent, mail.messages.models.dtype))
+        weights.append(np.where(changed, scaled.numpy() / mixing, mail.messages.weights[messages])[byzantine[messages]])
+    return AttackedMessages(np.concatenate(places), torch.cat(sent), np.concatenate(weights), memory)
 
 
-def _view(federation: Federation, mail: Mail, known: Known, receiver: int) -> View:
+def _view(federation: Federation, mail: Mail, known: AttackKnowledge, receiver: int) -> View:
     inside = mail.inbox(receiver)
     messages = mail.heard.indices[inside]
     context = Context(
