@@ -60,7 +60,7 @@ def test_a_module_that_fails_counts_its_parameters() -> None:
 def test_a_large_load_is_for_ray() -> None:
     found = decided(LARGE)
     assert found.name == "ray"
-    assert found.reason == "8 blocks a round of about 1.0 s each in 100 rounds: workers save about 9 min 52 s"
+    assert found.reason == "8 blocks per round of about 1.0 s each in 100 rounds: workers save about 9 min 52 s"
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_a_large_load_is_for_ray() -> None:
     [
         ({"blocks": 1}, "a round is one block"),
         ({"workers": 1}, "there is one CPU core"),
-        ({"block_s": 0.001}, "8 blocks a round of about 1 ms each are too small to be sent"),
-        ({"rounds": 1}, "in 1 round: workers would save about 5.9 s, and Ray takes 10 s to start"),
+        ({"block_s": 0.001}, "8 blocks per round of about 1 ms each are too small to be sent"),
+        ({"rounds": 1}, "in 1 round: workers would save about 5.9 s, but Ray takes 10 s to start"),
     ],
     ids=["one block", "one core", "small blocks", "a short run"],
 )

@@ -229,7 +229,7 @@ def test_changed_source_of_the_users_own_is_refused_and_accepted(
     command = ["resume", str(tmp_path / "run")]
     assert main(command) == 2
     said = capsys.readouterr().err
-    assert f"{third}: not what this run began with" in said
+    assert f"{third}: changed since this run began" in said
     assert "--accept-code" in said
     assert main([*command, "--accept-code"]) == 0
     [event] = [each for each in read_lines(tmp_path / "run" / "events.jsonl") if each["event"] == "code_changed"]
@@ -240,7 +240,7 @@ def test_changed_source_of_the_users_own_is_refused_and_accepted(
 def test_source_that_is_gone_is_named(own_net: Path, tiny: Any, tmp_path: Path) -> None:
     run(tiny(model={"name": "own_net:Net"}, federation={"rounds": 4}), tmp_path / "run", observers=[Acting(stop)])
     own_net.rename(tmp_path / "elsewhere.py")
-    with pytest.raises(SettingError, match=r"own_net.py: not what this run began with"):
+    with pytest.raises(SettingError, match=r"own_net.py: changed since this run began"):
         resume(tmp_path / "run")
 
 

@@ -156,10 +156,10 @@ def test_resume_refuses_other_data(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_has_one_owner(tmp_path: Path) -> None:
-    from fedgen.server.store.run_folder import held
+    from fedgen.server.store.run_folder import locked
 
     run(tiny(), tmp_path / "run")
-    with held(tmp_path / "run"), pytest.raises(SettingError, match="in use by another process"):
+    with locked(tmp_path / "run"), pytest.raises(SettingError, match="in use by another process"):
         resume(tmp_path / "run")
 
 
@@ -204,7 +204,7 @@ def test_what_a_person_is_told_of_a_stop_and_a_resume(tmp_path: Path) -> None:
     run(tiny(tracking={"report": True}), folder, observers=[heard])
     go_on = f"`fedgen resume '{folder}'` continues this run"
     assert [words for words in heard.said if words] == [
-        "stopping: what is not finished is dropped; Ctrl-C again ends at once",
+        "stopping: the unfinished round is dropped; Ctrl-C again ends at once",
         f"■ stopped after 2 rounds in 2.0 s: {go_on} (report: {folder}/report.html)",
     ]
     assert read_lines(folder / "events.jsonl")[-1] == {"event": "stopped", "reason": "before round 2"}

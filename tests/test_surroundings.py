@@ -186,7 +186,7 @@ def test_round_whose_work_is_lost_is_played_again(tmp_path: Path, monkeypatch: p
     assert told == ["round 1 is played again: what a worker had computed was lost with its machine"] * REPLAYS
     assert not any(event.get("reason") == "of a try that does not count" for event in events)
     losing(REPLAYS + 1, monkeypatch)
-    with pytest.raises(RunFailed, match=r"lost with its machine; `fedgen resume .* continues once this is mended"):
+    with pytest.raises(RunFailed, match=r"lost with its machine; `fedgen resume .* continues once this is fixed"):
         run(small(), tmp_path / "failed")
 
 

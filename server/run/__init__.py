@@ -1,4 +1,4 @@
-"""A run from its folder to its end: start and resume, signals, loops by experiment, observers, the result.
+"""A run: start and resume, signals, the choice of loop and backend, observers, the result.
 
-It stands above all other packages of the server and may import each of them; only the command line imports it.
+May import all other packages of the server; only the command line imports it.
 """

@@ -1,7 +1,7 @@
-"""`runtime.backend = "auto"`: whether a run's blocks are trained in this process or by workers on Ray.
+"""`runtime.backend = "auto"`: chooses between training in this process and on Ray workers.
 
-A model of time decides, from counted operations and the constants below, so that the same run on the same machine is
-decided in the same way each time. The result of a run does not depend on it.
+The choice follows from a cost model, with counted operations and the constants below, so that it is the same in each
+run on the same machine. The result of a run does not depend on it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from fedgen.server.words import counted, human_seconds
 from fedgen.training.cost import sample_flops
 
 FLOPS_A_SECOND = 2e10
-"""Of training on one core. Measured on AMD EPYC: 8e9 for the quickstart's network, 3e10 for one of 700,000 weights,
-5e10 for convolutions."""
+"""Training speed of one core. Measured on AMD EPYC: 8e9 for the quickstart's network, 3e10 for one with 700,000
+weights, 5e10 for convolutions."""
 
 START_S = 10.0
-"""Seconds that Ray takes to start with two workers and to end, measured on 2 cores."""
+"""Time to start Ray with two workers and to stop it, measured on 2 cores."""
 
 BLOCK_S = 0.002
-"""Seconds that a block takes to a worker and back, measured on 2 cores."""
+"""Overhead of sending a block to a worker and back, measured on 2 cores."""
 
 BYTES_A_SECOND = 1e9
-"""Of rows that cross between processes."""
+"""Bandwidth of rows between processes."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """Where blocks are trained, and why; no reason where the experiment says so itself."""
+    """Where blocks are trained, with the reason; no reason if the experiment sets the backend."""
 
     name: Literal["ray", "serial"]
     reason: str = ""
@@ -42,7 +42,7 @@ class Backend:
 
 @dataclass(frozen=True)
 class Load:
-    """What a run has to do: blocks a round, seconds that one takes on a core and on its way, rounds, workers."""
+    """The work of a run. block_s, sending_s: seconds to train and to send one block."""
 
     blocks: int
     block_s: float
@@ -52,13 +52,13 @@ class Load:
 
     @property
     def saved_s(self) -> float:
-        """Seconds of a round that workers save: what is trained beside other blocks, less what is sent."""
+        """Seconds per round that workers save by training in parallel, less the time to send blocks."""
         waves = ceil(self.blocks / self.workers)
         return (self.blocks - waves) * self.block_s - self.blocks * self.sending_s
 
 
 def backend_of(federation: Federation, rounds: int, environment: Mapping[str, str] = os.environ) -> Backend:
-    """The backend of the rounds that are left; environment: where RAY_ADDRESS may stand."""
+    """The backend for the remaining rounds; environment: may set RAY_ADDRESS."""
     runtime = federation.experiment.runtime
     if runtime.backend != "auto":
         return Backend(runtime.backend)
@@ -70,36 +70,36 @@ def backend_of(federation: Federation, rounds: int, environment: Mapping[str, st
 
 
 def _asks_for_ray(runtime: RuntimeSection, environment: Mapping[str, str]) -> str:
-    """The setting of Ray's that is given, "" where none is."""
+    """Name of a setting that asks for Ray; empty if there is none."""
     given = {
         "runtime.address": runtime.address is not None,
         "RAY_ADDRESS": bool(environment.get("RAY_ADDRESS")),
         "runtime.workers": runtime.workers != "auto",
     }
-    return next((name for name, there in given.items() if there), "")
+    return next((name for name, is_set in given.items() if is_set), "")
 
 
 def decided(load: Load) -> Backend:
-    """Ray where its workers save more than their start takes."""
+    """Ray if its workers save more time than their start takes."""
     if load.blocks < 2:
         return Backend("serial", "a round is one block, which one worker would train alone")
     if load.workers < 2:
         return Backend("serial", "there is one CPU core")
-    told = f"{load.blocks} blocks a round of about {human_seconds(load.block_s)} each"
+    blocks = f"{load.blocks} blocks per round of about {human_seconds(load.block_s)} each"
     if load.saved_s <= 0:
-        return Backend("serial", f"{told} are too small to be sent to workers")
+        return Backend("serial", f"{blocks} are too small to be sent to workers")
     saved = load.rounds * load.saved_s
-    told = f"{told} in {counted(load.rounds, 'round')}"
+    work = f"{blocks} in {counted(load.rounds, 'round')}"
     if saved <= START_S:
         start = human_seconds(START_S)
         return Backend(
-            "serial", f"{told}: workers would save about {human_seconds(saved)}, and Ray takes {start} to start"
+            "serial", f"{work}: workers would save about {human_seconds(saved)}, but Ray takes {start} to start"
         )
-    return Backend("ray", f"{told}: workers save about {human_seconds(saved)}")
+    return Backend("ray", f"{work}: workers save about {human_seconds(saved)}")
 
 
 def load_of(federation: Federation, rounds: int) -> Load:
-    """The mean round of a federation, as its experiment describes it."""
+    """The work of an average round."""
     experiment, size = federation.experiment, federation.learner.model.layout.size
     clients = _clients_a_round(federation)
     block = min(int(experiment.training.block), clients)
@@ -115,7 +115,7 @@ def load_of(federation: Federation, rounds: int) -> Load:
 
 
 def _clients_a_round(federation: Federation) -> int:
-    """In virtual time, where a round is a tick, those whose training ends in one."""
+    """Mean number of clients per round; in virtual time, of peers whose training ends in a tick."""
     experiment = federation.experiment
     if experiment.federation.mode == "star" or experiment.gossip.clock == "rounds":
         return experiment.cohort_size
@@ -124,7 +124,7 @@ def _clients_a_round(federation: Federation) -> int:
 
 
 def _samples_a_client(federation: Federation) -> float:
-    """Samples that a client of mean size trains on in a round, each as often as it is seen."""
+    """Mean number of samples per client and round, each counted as often as it is used."""
     training = federation.experiment.training
     held = [len(shard) for shard in federation.shards]
     if training.steps is None:

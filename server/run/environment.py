@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, commit, data."""
+"""Describes the environment of a run: versions, machine, commit, data."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _version(package: str) -> str | None:
 
 
 def _git() -> dict[str, Json] | None:
-    """Commit of fedgen's own checkout, where it runs from one."""
+    """Commit of the checkout of fedgen, if it runs from one."""
     home = Path(__file__).resolve().parent
 
     def ask(*words: str) -> str:

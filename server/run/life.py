@@ -1,4 +1,4 @@
-"""One process's part of a run: rounds, checkpoints, and an end in one of four states."""
+"""A run in one process: rounds, checkpoints, and an end in one of four states."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from fedgen.tracking.record import Json, RoundRecord, final_metrics
 from fedgen.tracking.result import Result, State
 
 REPLAYS = 5
-"""How often a round is played again whose work was lost with a machine."""
+"""How often a round is repeated after its results were lost with a machine."""
 
 
 class Life:
-    """search_path: folders of a user's own modules.  began: `monotonic()` when the command began."""
+    """A run in this process. search_path: folders of a user's own modules. began: `monotonic()` at its start."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Life:
         return Standing(-self.federation.method.setup_rounds, state)
 
     def restored(self) -> Standing:
-        """The standing of the newest whole checkpoint; the logs are cut to it, blocks given up since are noted."""
+        """The standing of the newest valid checkpoint. Logs are cut to it; blocks that failed later fail again."""
         loaded = checkpoint.load_newest(self.folder)
         offsets = {parts.METRICS: 0, parts.EVENTS: 0} if loaded is None else loaded[1].offsets
         standing = self.newborn() if loaded is None else loaded[0].on(self.federation.learner.device)
@@ -82,11 +82,11 @@ class Life:
         return standing
 
     def open_with(self, event: str, reason: str, **details: Json) -> None:
-        """Something that the logs and the observers are told before the first round."""
+        """Add an event for the logs and observers before the first round."""
         self.opening.append(Event(event, details={**details, "reason": reason}))
 
     def mend(self, name: str, contents: Mapping[str, Json]) -> None:
-        """Write a file again that follows from experiment and data, where it is missing or damaged."""
+        """Write a missing or damaged file again, if it follows from experiment and data."""
         path = self.folder / name
         try:
             run_folder.read_object(path)
@@ -95,7 +95,7 @@ class Life:
             write_json(path, contents)
 
     def live(self, standing: Standing) -> Result:
-        """Play the rounds that are left and end in one of the four states; the folder is whole in every case."""
+        """Play the remaining rounds and end in one of the four states, always with a complete run folder."""
         if self.federation.engine_reason:
             self.open_with("engine", self.federation.engine_reason)
         for note in notes(self.federation):
@@ -136,7 +136,7 @@ class Life:
             self.observers.note(f"{event.event.replace('_', ' ')}: {event.details['reason']}")
 
     def _backend(self, standing: Standing) -> Backend:
-        """Where the rounds that are left are trained; said first where "auto" has decided it."""
+        """The backend for the remaining rounds, with an event if "auto" chose it."""
         left = self.federation.experiment.federation.rounds - standing.round
         backend = backend_of(self.federation, left)
         if backend.reason and left > 0:
@@ -161,14 +161,14 @@ class Life:
                 journal.commit(record)
                 self.observers.round(record)
                 if standing.round % experiment.runtime.checkpoint_every == 0 or standing.round == rounds:
-                    session.spare.clear()  # a checkpoint packs what clients keep, and wants the room
+                    session.spare.clear()  # frees memory for a packed copy of the clients' state
                     self._save(standing, journal)
         finally:
             pool.close()
         return self._reached(journal)
 
     def _round(self, session: Session, evaluate: bool) -> RoundRecord:
-        """One round, played again from its beginning where a machine took some of it away."""
+        """Play one round; repeat it if results were lost with a machine."""
         lost = 0
         while True:
             try:
@@ -208,8 +208,10 @@ class Life:
         return round(self.earlier_seconds + monotonic() - self.began, 3)
 
     def _end(self, standing: Standing, journal: Journal, state: State, message: str, room: bool = True) -> Result:
-        """Leave the folder whole; where the system refuses that, the run has failed. room: whether a checkpoint may be
-        written: where a log could not, the newest one there is agrees with it."""
+        """Complete the folder; if it cannot be written, the run has failed.
+
+        room: whether to write a checkpoint; not after a failed write to a log, which matches the newest checkpoint.
+        """
         try:
             message = self._close_logs(standing, journal, state, message, room)
             result = self._result(standing, state, message)
@@ -228,7 +230,7 @@ class Life:
         return result
 
     def _close_logs(self, standing: Standing, journal: Journal, state: State, message: str, room: bool) -> str:
-        """Write the last events and, where the run can go on from here, a checkpoint; returns the message with how."""
+        """Write the last events and, for a run that can be resumed, a checkpoint; returns the final message."""
         dropped = journal.drop_round()
         try:
             if state in ("stopped", "failed"):
@@ -236,7 +238,7 @@ class Life:
                 if room:
                     self._save(standing, journal)
             if state == "failed":
-                # Behind the checkpoint's offset: resume cuts them off and plays the round again.
+                # They follow the checkpoint's offset, so a resume cuts them off and plays the round again.
                 for event in dropped:
                     journal.note(event)
             journal.flush()
@@ -261,10 +263,10 @@ class Life:
 
     def _how_to_go_on(self, state: State, reason: str) -> str:
         command = f"`{shlex.join(['fedgen', 'resume', str(self.folder)])}` continues"
-        return f"{command} this run" if state == "stopped" else f"{reason}; {command} once this is mended"
+        return f"{command} this run" if state == "stopped" else f"{reason}; {command} once this is fixed"
 
     def _report(self) -> Path | None:
-        """The report's path; a failure to draw it must not lose the run, and is said."""
+        """Path of the report; if it cannot be drawn, a note to the observers, as that must not fail the run."""
         from fedgen.server.report.page import write_report
 
         try:

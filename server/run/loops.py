@@ -1,4 +1,4 @@
-"""Which loop plays an experiment."""
+"""Chooses the loop of an experiment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOOPS: dict[tuple[str, str], Loop] = {
     ("gossip", "rounds"): Gossip(),
     ("gossip", "events"): VirtualTime(),
 }
-"""(federation.mode, gossip.clock) -> its loop."""
+"""(federation.mode, gossip.clock) -> loop."""
 
 
 def loop_of(experiment: Experiment) -> Loop:
@@ -22,9 +22,9 @@ def loop_of(experiment: Experiment) -> Loop:
 
 
 def checked(experiment: Experiment) -> Federation:
-    """The federation of an experiment that its loop can play.
+    """The federation of an experiment, checked by its loop.
 
-    Raises SettingError.
+    Raises SettingError if the loop cannot play it.
     """
     federation = Federation(experiment)
     loop_of(experiment).check(federation)

@@ -1,4 +1,4 @@
-"""All that watch a run: they are told one after another, and none of them can end it."""
+"""Calls the observers of a run one after another; an observer that raises is dropped and never ends the run."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ Call = Callable[[Observer], None]
 
 
 def watching(experiment: Experiment, observers: Iterable[Observer]) -> Observers:
-    """The observers that were passed, and behind them those that the experiment names.
+    """The passed observers, followed by those that the experiment names.
 
-    Raises SettingError where one is no observer or cannot be made.
+    Raises SettingError if one is no observer or cannot be built.
     """
     given = list(observers)
-    for each in given:
-        if isinstance(each, type):
-            raise SettingError(f"observers: {each.__name__} is a class; pass an instance, such as {each.__name__}()")
-        conforming("observer", _name(each), each)
-    named = [registry.build("observer", each.name, each.params) for each in experiment.tracking.observers]
+    for observer in given:
+        if isinstance(observer, type):
+            name = observer.__name__
+            raise SettingError(f"observers: {name} is a class; pass an instance, such as {name}()")
+        conforming("observer", _name(observer), observer)
+    named = [registry.build("observer", choice.name, choice.params) for choice in experiment.tracking.observers]
     return Observers([*given, *named])
 
 
 class Observers:
-    """One that raises anything but KeyboardInterrupt is dropped, with an event and a note to the others."""
+    """The observers of a run. One that raises is dropped, with an event and a note to the others."""
 
     _journal: Journal
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self._observers = list(observers)
         self._waiting: list[Call] = []
-        self._telling = True  # until the run starts, what there is to say waits
+        self._calling = True  # calls wait until the run starts
 
     def start(self, plan: Plan, journal: Journal) -> None:
-        """journal: where it is noted who was dropped."""
+        """journal: gets an event for each dropped observer."""
         self._journal = journal
         self._waiting.insert(0, lambda observer: observer.start(plan))
-        self._telling = False
+        self._calling = False
         self._tell_waiting()
 
     def doing(self, what: str) -> None:
@@ -61,21 +62,21 @@ class Observers:
         self._tell(lambda observer: observer.note(message))
 
     def end(self, result: Result) -> None:
-        """The last one is told first, so that a view, which comes first, still says what became of the others."""
+        """Called in reverse order, so that the view, which is first, can still show notes about the others."""
         watching, ended = len(self._observers), 0
         while self._observers:
             observer = self._observers.pop()
-            ended += self._call(observer, lambda each: each.end(result))
+            ended += self._call(observer, lambda last: last.end(result))
             self._tell_waiting()
         if ended < watching:
-            with suppress(Unwritable):  # the run has ended, and stays what it is
+            with suppress(Unwritable):  # the result is final and must not change
                 self._journal.flush()
 
     def interrupted(self, what: str) -> None:
-        """`doing` for a signal handler: what comes amid an observer's own work is told after it."""
+        """`doing` for a signal handler; if an observer is being called, the call waits until it returns."""
 
         def call(observer: Observer) -> None:
-            with suppress(RuntimeError):  # the stream that it writes to is just being written to
+            with suppress(RuntimeError):  # the stream is in the middle of another write
                 observer.doing(what)
 
         self._tell(call)
@@ -85,34 +86,34 @@ class Observers:
         self._tell_waiting()
 
     def _tell_waiting(self) -> None:
-        if self._telling:
+        if self._calling:
             return
-        self._telling = True
+        self._calling = True
         try:
             while self._waiting:
                 call = self._waiting.pop(0)
                 for observer in list(self._observers):
                     self._call(observer, call)
         finally:
-            self._telling = False
+            self._calling = False
 
     def _call(self, observer: Observer, call: Call) -> bool:
-        """Whether it went well."""
+        """Whether the call returned."""
         try:
             call(observer)
         except KeyboardInterrupt:  # a second Ctrl-C
             raise
-        except BaseException as error:  # also SystemExit, and what libraries cancel their tasks with
+        except BaseException as error:  # includes SystemExit and cancellation errors of libraries
             self._drop(observer, error)
             return False
         return True
 
     def _drop(self, observer: Observer, error: BaseException) -> None:
-        self._observers = [each for each in self._observers if each is not observer]
+        self._observers = [other for other in self._observers if other is not observer]
         reason = f"{_name(observer)} is dropped, and the run goes on without it: {explained(error)}"
         self._journal.event("observer_dropped", observer=_name(observer), reason=reason)
         if self._observers:
-            self._waiting.append(lambda each: each.note(f"observer dropped: {reason}"))
+            self._waiting.append(lambda other: other.note(f"observer dropped: {reason}"))
         else:
             logging.getLogger(__name__).warning("%s", reason)
 

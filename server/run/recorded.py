@@ -1,4 +1,4 @@
-"""What a run folder says of the run that began in it, and whether that can still go on."""
+"""The record of a run in its folder, and the checks before it is resumed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fedgen.server.store.run_folder import read_object
 
 @dataclass(frozen=True)
 class Recorded:
-    """environment.json, and of network.json the hash of the graph."""
+    """A run folder with the contents of its environment.json."""
 
     folder: Path
     environment: Mapping[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Recorded:
-        """Raises SettingError where the folder holds no run, or lacks what resuming needs."""
+        """Raises SettingError if the folder has no run, or lacks what a resume needs."""
         if not (folder / parts.RESOLVED).exists():
             raise SettingError(f"{folder} holds no run (no {parts.RESOLVED} in it); start one with `fedgen run`")
         path = folder / parts.ENVIRONMENT
@@ -35,10 +35,10 @@ class Recorded:
         found = {
             "identity": isinstance(environment.get("identity"), str),
             "data.sha256": isinstance(data, dict) and isinstance(data.get("sha256"), str),
-            "search_path": isinstance(paths, list) and all(isinstance(each, str) for each in paths),
+            "search_path": isinstance(paths, list) and all(isinstance(path, str) for path in paths),
             "code": _is_code(environment.get("code")),
         }
-        if missing := [name for name, there in found.items() if not there]:
+        if missing := [name for name, valid in found.items() if not valid]:
             raise SettingError(f"{path} is damaged (no {' and no '.join(missing)} in it); {remedy(folder)}")
         return cls(folder, environment)
 
@@ -47,9 +47,9 @@ class Recorded:
         return tuple(self.environment["search_path"])
 
     def experiment(self, changes: Mapping[str, object]) -> Experiment:
-        """The experiment of resolved.toml with what is to be changed.
+        """The experiment of resolved.toml with some keys changed.
 
-        Raises SettingError where that would be another experiment, or a shorter one.
+        Raises SettingError if it would be a different experiment, or a shorter one.
         """
         path = self.folder / parts.RESOLVED
         tracking = {key: value for key, value in changes.items() if key.partition(".")[0] == "tracking"}
@@ -68,13 +68,15 @@ class Recorded:
         return experiment
 
     def _planned(self, path: Path, tracking: Mapping[str, object]) -> Experiment:
-        """The experiment of resolved.toml as it stands, but for [tracking]: an observer may be gone for good."""
+        """The experiment of resolved.toml, with `tracking` changed, as an observer may no longer exist."""
         given = shlex.join(["fedgen", "run", str(self.folder / parts.EXPERIMENT)])
         instead = f"restore the file from a copy, or start the run again: `{given}`"
         try:
             experiment = experiment_file.load_experiment(path, tracking)
         except SettingError as error:
-            raise SettingError(f"{path} is damaged, or of another version of fedgen: {error}; {instead}") from error
+            raise SettingError(
+                f"{path} is damaged or written by another version of fedgen: {error}; {instead}"
+            ) from error
         if experiment.identity != self.environment["identity"]:
             raise SettingError(
                 f"{path} has changed: it and --set no longer describe the experiment this run began with; only "
@@ -83,38 +85,38 @@ class Recorded:
         return experiment
 
     def accept_code(self, experiment: Experiment, accept: bool) -> tuple[user_code.Sources, list[str]]:
-        """(the source of the user's modules now, the files of them that have changed).
+        """(current sources of the user's modules, files that have changed).
 
-        Raises SettingError where there are any, unless they are accepted.
+        Raises SettingError if a file has changed, unless `accept`.
         """
         now = user_code.sources(experiment)
         files = user_code.changed(self.environment["code"], now)
         if files and not accept:
             command = shlex.join(["fedgen", "resume", str(self.folder), "--accept-code"])
             raise SettingError(
-                f"{' and '.join(files)}: not what this run began with (the hash differs); restore it, or go on with "
-                f"what it is now: `{command}`"
+                f"{' and '.join(files)}: changed since this run began (the hash differs); restore it, or continue with "
+                f"the changed code: `{command}`"
             )
         return now, files
 
     def check(self, federation: Federation) -> None:
-        """Raises SettingError where data or graph are not what the run began with."""
+        """Raises SettingError if data or graph have changed since the run began."""
         if federation.dataset.sha256 != self.environment["data"]["sha256"]:
             raise SettingError(
-                f"data.dataset {federation.dataset.name!r} is not what this run began with (its hash differs); restore "
-                "the data or start a new run"
+                f"data.dataset {federation.dataset.name!r} has changed since this run began (its hash differs); "
+                "restore the data or start a new run"
             )
         if federation.experiment.federation.mode != "gossip":
             return
         if federation.network.graph(0).sha256 != read_object(self.folder / parts.NETWORK).get("sha256"):
             raise SettingError(
-                f"gossip.topology {federation.network.name!r} is not what this run began with (its hash differs); "
-                f"restore the file that holds it, or {self.folder / parts.NETWORK}, or start a new run"
+                f"gossip.topology {federation.network.name!r} has changed since this run began (its hash differs); "
+                f"restore its file or {self.folder / parts.NETWORK}, or start a new run"
             )
 
 
 def _is_code(value: object) -> bool:
-    """Whether it is what `user_code.sources` makes."""
+    """Whether `value` has the form of `user_code.sources`."""
     return isinstance(value, dict) and all(
-        isinstance(each, dict) and {"file", "sha256"} <= each.keys() for each in value.values()
+        isinstance(source, dict) and {"file", "sha256"} <= source.keys() for source in value.values()
     )

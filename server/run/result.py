@@ -1,4 +1,4 @@
-"""What a run's events make of its end, and how a failure reaches who called it."""
+"""The state in which a run ends, and the exception of a failed run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DEGRADING = {
     "not_finite": ("set of measures", "not finite"),
     "checkpoint_fell_back": ("checkpoint", "damaged"),
 }
-"""Events after which a run that reached its last round is not simply completed, in words; `failed` is of a client."""
+"""Events that degrade a run which reached its last round, in words; `failed` is the failure of a client."""
 
 
 class RunFailed(FedgenError):
-    """A run that could not go on; `result` says how far it came, its folder holds everything up to then."""
+    """A run that could not continue; `result` describes it, and its folder has everything up to the failure."""
 
     def __init__(self, result: Result) -> None:
         super().__init__(result.message)
@@ -30,18 +30,18 @@ class RunFailed(FedgenError):
 
 
 def verdict(events: Iterable[Mapping[str, Json]], members: str = "clients") -> tuple[State, str]:
-    """How a run ends that has played all its rounds, and why: what happened in it decides."""
+    """(state, reason) of a run that has played all its rounds, from its events."""
     reasons: dict[str, list[str]] = {}
     for event in events:
         kind = str(event["event"])
-        # A failure of the whole run that was resumed later does not degrade it.
+        # A run-level failure (without a round) that was later resumed does not degrade the run.
         if kind in DEGRADING and (kind != "failed" or "round" in event):
             reasons.setdefault(kind, []).append(str(event["reason"]))
     if not reasons:
         return "completed", ""
-    told = [
+    causes = [
         f"{counted(len(reasons[event]), noun.format(member=members[:-1]))} {verb} ({clipped(reasons[event][0])})"
         for event, (noun, verb) in DEGRADING.items()
         if event in reasons
     ]
-    return "degraded", f"{', '.join(told)}; events.jsonl and the report say more"
+    return "degraded", f"{', '.join(causes)}; see events.jsonl and the report"

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do: before a run they end the command, in a run they ask for a clean stop."""
+"""Handlers of Ctrl-C and SIGTERM: before a run they end the command, in a run they request a clean stop."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ ABORT_S = 3
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """SIGTERM is Ctrl-C, a KeyboardInterrupt: nothing has been written that has to be whole."""
+    """SIGTERM raises KeyboardInterrupt like Ctrl-C; no file needs to be completed yet."""
     with _handled(signal.default_int_handler, signal.SIGTERM):
         yield
 
 
 @contextmanager
 def asking(interrupt: Interrupt, say: Callable[[str], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for a stop, and `say` so; a second one is not waited for."""
+    """SIGINT and SIGTERM request a clean stop and call `say`; a second signal ends the process at once."""
 
     def request(number: int, frame: FrameType | None) -> None:
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
         _call_off_abort()
-        say("stopping: what is not finished is dropped; Ctrl-C again ends at once")
+        say("stopping: the unfinished round is dropped; Ctrl-C again ends at once")
 
     def listen() -> None:
         if _in_main_thread():
@@ -44,14 +44,14 @@ def asking(interrupt: Interrupt, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def ignored_from_now_on() -> None:
-    """For a process that has done what it was asked, and ends: its exit code is that of the command."""
+    """For a process that is about to exit, so that a signal does not change its exit code."""
     if _in_main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
 
 
 def _call_off_abort() -> None:
-    """Ray's native handler of SIGTERM, where it came first, has ordered an abort in 3 s; other alarms stay."""
+    """Cancel the abort in 3 s that Ray's native handler of SIGTERM may have scheduled; keep other alarms."""
     left = signal.alarm(0)
     if left > ABORT_S:
         signal.alarm(left)
@@ -63,13 +63,13 @@ def _in_main_thread() -> bool:
 
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
-    """Python allows handlers in the main thread only; a run in another one goes without."""
+    """Install a handler; in a thread other than the main one do nothing, as Python does not allow it."""
     if not _in_main_thread():
         yield
         return
-    before = {each: signal.signal(each, handler) for each in numbers}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for each, old in before.items():
-            signal.signal(each, signal.SIG_DFL if old is None else old)  # None: it was not Python that set it
+        for number, old in before.items():
+            signal.signal(number, signal.SIG_DFL if old is None else old)  # None: not set by Python

@@ -1,4 +1,4 @@
-"""A run's life: from an experiment to a folder with a model and a report, through stops, kills and resumes."""
+"""Starts and resumes runs; the Python API of a run."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def run(
 ) -> Result:
     """Run an experiment from its first round.
 
-    out: the run folder (default runs/NAME-TIME).  text: the experiment file as given.  observers: who watches, beside
-    those that the experiment names.  search_path: folders of a user's own modules.
+    out: the run folder (default runs/NAME-TIME). text: the text of the experiment file. observers: added to those that
+    the experiment names. search_path: folders of a user's own modules.
 
-    Raises SettingError where experiment, data or folder do not allow a run, RunFailed where it could not go on.
+    Raises SettingError if experiment, data or folder do not allow a run, RunFailed if the run fails.
     """
     began, interrupt = monotonic(), Interrupt()
     folder = run_folder.choose(out, experiment.experiment.name)
     registry.search_in(search_path)
-    told = watching(experiment, observers)
+    watchers = watching(experiment, observers)
     federation = checked(experiment)
     folder = run_folder.make(folder, named=out is not None)
-    with run_folder.held(folder), signals.asking(interrupt, told.interrupted):
+    with run_folder.locked(folder), signals.asking(interrupt, watchers.interrupted):
         code = user_code.sources(experiment)
         environment = describe(federation.experiment, federation, tuple(search_path), code)
         _begin(folder, federation, environment, text if text is not None else experiment_file.dump(experiment))
-        life = Life(folder, federation, tuple(search_path), told, interrupt, began)
+        life = Life(folder, federation, tuple(search_path), watchers, interrupt, began)
         return life.live(life.newborn())
 
 
@@ -69,43 +69,41 @@ def resume(
     observers: Sequence[Observer] = (),
     accept_code: bool = False,
 ) -> Result:
-    """Continue a run from its newest whole checkpoint, bit for bit as if it had never stopped.
+    """Continue a run from its newest valid checkpoint, bit for bit as if it had never stopped.
 
-    rounds: a new, larger number of rounds.  overrides: dotted keys of [runtime] and [tracking]; any other change is
-    another experiment.  observers: as of `run`.  accept_code: go on although the source of the user's own modules has
-    changed.
+    rounds: a new, larger number of rounds. overrides: dotted keys of [runtime] and [tracking]; other changes are
+    refused. observers: as in `run`. accept_code: continue although the user's own modules have changed.
 
-    Raises SettingError where the folder lacks what a run needs to go on, or holds another experiment's; RunFailed where
-    it could not go on.
+    Raises SettingError if the folder is incomplete or has another experiment, RunFailed if the run fails.
     """
     began, interrupt, folder = monotonic(), Interrupt(), Path(folder)
     recorded = Recorded.read(folder)
     registry.search_in(recorded.search_path)
     changes = {**(overrides or {}), **({} if rounds is None else {"federation.rounds": rounds})}
     experiment = recorded.experiment(changes)
-    told = watching(experiment, observers)
+    watchers = watching(experiment, observers)
     code, changed = recorded.accept_code(experiment, accept_code)
-    with run_folder.held(folder):
+    with run_folder.locked(folder):
         federation = checked(experiment)
         recorded.check(federation)
-        life = Life(folder, federation, recorded.search_path, told, interrupt, began)
+        life = Life(folder, federation, recorded.search_path, watchers, interrupt, began)
         standing = life.restored()
         if standing.round > experiment.federation.rounds:
             raise SettingError(
-                f"{folder / parts.RESOLVED} plans {experiment.federation.rounds} rounds, and {standing.round} are "
-                "played; put the larger number back"
+                f"{folder / parts.RESOLVED} plans {experiment.federation.rounds} rounds, but {standing.round} have "
+                "been played; restore the larger number"
             )
         if changed:
             life.open_with("code_changed", f"{' and '.join(changed)} changed", files=changed)
             write_json(folder / parts.ENVIRONMENT, {**recorded.environment, "code": code})
         life.mend(parts.PARTITION, _partition(federation))
         write_text(folder / parts.RESOLVED, experiment_file.dump(experiment))
-        with signals.asking(interrupt, told.interrupted):
+        with signals.asking(interrupt, watchers.interrupted):
             return life.live(standing)
 
 
 def _begin(folder: Path, federation: Federation, environment: Mapping[str, Json], text: str) -> None:
-    """Write what a run folder holds from the start; all of it, so that one where there was no room can be used again.
+    """Write the first files of a run folder, all or none, so that a folder on a full disk can be used again.
 
     Raises Unwritable.
     """
@@ -123,12 +121,12 @@ def _begin(folder: Path, federation: Federation, environment: Mapping[str, Json]
 
 
 def _partition(federation: Federation) -> dict[str, Json]:
-    redrawn = federation.experiment.byzantine.redraw  # then every round's event says who lies
-    held = federation.holdings
+    redrawn = federation.experiment.byzantine.redraw  # then an event of every round lists them
+    holdings = federation.holdings
     return {
-        "targets": held.kind,
-        "classes": list(held.columns),
-        "counts": held.counts.tolist(),
-        "samples": held.samples.tolist(),
+        "targets": holdings.kind,
+        "classes": list(holdings.columns),
+        "counts": holdings.counts.tolist(),
+        "samples": holdings.samples.tolist(),
         "byzantine": [] if redrawn else federation.byzantine.nonzero().flatten().tolist(),
     }

@@ -1,4 +1,4 @@
-"""What a run keeps: its folder, logs, checkpoints, what clients keep, and the source of the user's own modules.
+"""The storage of a run: its folder, logs, checkpoints, client state, and hashes of the user's own modules.
 
-It may import the modules beside these packages, and none of the other packages of the server.
+May import the modules beside these packages, and no other package of the server.
 """

@@ -1,4 +1,4 @@
-"""Atomic checkpoints of a run: named tensors and a little JSON, no generator state."""
+"""Atomic checkpoints of a run: named tensors and JSON metadata; random generators have no state to save."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from fedgen.server.store.parts import CHECKPOINTS
 
 @dataclass
 class Standing:
-    """All that a run knows between two rounds: `round` is the next to play.
+    """The complete state of a run between two rounds; `round` is the next one to play.
 
-    rule_memory, attack_memory: of a server, or {name: [N, ...]} of all peers at once; memories: of single inboxes.
+    rule_memory, attack_memory: of the server, or {name: [N, ...]} of all peers. memories: of single inboxes.
     """
 
     round: int
@@ -40,7 +40,7 @@ class Standing:
     post: Tensors = field(default_factory=dict)
 
     def groups(self) -> dict[str, Tensors]:
-        """Everything, by kind."""
+        """All tensors by kind."""
         return {
             "state": self.state,
             "client": self.clients.tensors(),
@@ -52,11 +52,12 @@ class Standing:
         }
 
     def tensors(self) -> Tensors:
-        """ "<group>/<name>" of everything; "<group>/<receiver>/<name>" of memories."""
-        return {f"{group}/{name}": tensor for group, held in self.groups().items() for name, tensor in held.items()}
+        """All tensors under "<group>/<name>"; memories of inboxes under "<group>/<receiver>/<name>"."""
+        groups = self.groups().items()
+        return {f"{group}/{name}": tensor for group, tensors in groups for name, tensor in tensors.items()}
 
     def on(self, device: torch.device) -> Standing:
-        """With what the server computes with on that device; what clients keep stays on the host."""
+        """A copy with state and memories on that device; client state stays on the host."""
         state, rule, attack = (
             {name: canonical(value.to(device)) for name, value in held.items()}
             for held in (self.state, self.rule_memory, self.attack_memory)
@@ -83,7 +84,7 @@ class Standing:
 
 def flat(memories: Mapping[int, Tensors]) -> Tensors:
     """{"<receiver>/<name>": tensor}."""
-    return {f"{receiver}/{name}": value for receiver, held in memories.items() for name, value in held.items()}
+    return {f"{receiver}/{name}": value for receiver, memory in memories.items() for name, value in memory.items()}
 
 
 def _nested(flat: Tensors) -> dict[int, Tensors]:
@@ -101,7 +102,7 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = on_host(tensors[name]).contiguous()
         sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        if tensor.numel() == 0:  # torch views no bytes of it
+        if tensor.numel() == 0:  # torch cannot view an empty tensor as bytes
             continue
         flat = tensor.reshape(-1).view(torch.uint8).numpy()
         if sys.byteorder == "big":
@@ -111,7 +112,7 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None:
-    """A safetensors file, whole or not at all: temporary name, fsync, rename, fsync of the folder.
+    """Write a safetensors file atomically: temporary name, fsync, rename, fsync of the folder.
 
     Raises Unwritable.
     """
@@ -122,7 +123,7 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        scratch.chmod(0o666 & ~umask)  # safetensors makes its files private
+        scratch.chmod(0o666 & ~umask)  # safetensors creates private files
         scratch.replace(path)
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -132,7 +133,7 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None
 
 
 def _apart(tensors: Tensors) -> Tensors:
-    """The tensors on the host, each with memory of its own, as safetensors wants them; only shared ones are copied."""
+    """The tensors on the host, copied where they share memory, which safetensors does not allow."""
     apart, taken = {}, set()
     for name, given in tensors.items():
         tensor = on_host(given)
@@ -145,7 +146,7 @@ def _apart(tensors: Tensors) -> Tensors:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a checkpoint says of its run: byte offsets of both logs, the experiment's identity, wall time so far."""
+    """Metadata of a checkpoint: byte offsets of the logs, identity of the experiment, wall-clock seconds so far."""
 
     offsets: dict[str, int]
     identity: str
@@ -166,9 +167,9 @@ def save(folder: Path, standing: Standing, facts: Facts, keep: int) -> None:
 
 
 def load_newest(folder: Path) -> tuple[Standing, Facts, list[str]] | None:
-    """(standing, facts, what was wrong with newer files) of the newest whole checkpoint; None where there is none.
+    """(standing, facts, problems of newer files) of the newest valid checkpoint; None without checkpoints.
 
-    Raises FedgenError where checkpoints exist and none of them is whole.
+    Raises FedgenError if checkpoints exist and none of them is valid.
     """
     troubles: list[str] = []
     paths = sorted((folder / CHECKPOINTS).glob("round-*.safetensors"), reverse=True)
@@ -187,9 +188,9 @@ def load_newest(folder: Path) -> tuple[Standing, Facts, list[str]] | None:
 
 def _load(path: Path) -> tuple[Standing, Facts]:
     with safe_open(path, "pt") as file:
-        said = json.loads(file.metadata()["fedgen"])
+        metadata = json.loads(file.metadata()["fedgen"])
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    if digest(tensors) != said["sha256"]:
+    if digest(tensors) != metadata["sha256"]:
         raise ValueError("its contents do not match its checksum")
-    facts = Facts(offsets=said["offsets"], identity=said["identity"], seconds=said["seconds"])
-    return Standing.restore(said["round"], tensors), facts
+    facts = Facts(offsets=metadata["offsets"], identity=metadata["identity"], seconds=metadata["seconds"])
+    return Standing.restore(metadata["round"], tensors), facts

@@ -1,4 +1,4 @@
-"""What clients keep between rounds, held by the driver and sent along with their block."""
+"""State of clients between rounds, kept by the driver and sent to workers with each block."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from fedgen.parameters import Tensors, place_rows
 
 
 class ClientStore:
-    """{name: {client: tensor}}; changed only by `commit`, after the last admission of a round."""
+    """{name: {client: tensor}}, changed only by `commit`, after the last admission of a round."""
 
     def __init__(self) -> None:
-        self._held: dict[str, _Pages] = {}
+        self._pages: dict[str, _Pages] = {}
 
     def take(self, clients: Tensor) -> Tensors:
-        """{name: [n, ...]} of these clients, zeros for those that hold none."""
-        return {name: held.take(clients.tolist()) for name, held in self._held.items()}
+        """{name: [n, ...]} of these clients, zeros for clients without state."""
+        return {name: pages.take(clients.tolist()) for name, pages in self._pages.items()}
 
     def commit(self, clients: Tensor, state: Tensors) -> None:
-        """The new state[n, ...] of admitted clients, whose memory may become the store's; it is kept on the host."""
-        held = {page.data_ptr() for pages in self._held.values() for page in pages.pages}
+        """Set the state {name: [n, ...]} of admitted clients; the store may keep host tensors without a copy."""
+        taken = {page.data_ptr() for pages in self._pages.values() for page in pages.pages}
         for name, given in state.items():
             values = on_host(given)
-            alone = values.data_ptr() not in held
-            held.add(values.data_ptr())
-            self._held.setdefault(name, _Pages()).commit(clients.tolist(), values if alone else values.clone())
+            alone = values.data_ptr() not in taken
+            taken.add(values.data_ptr())
+            self._pages.setdefault(name, _Pages()).commit(clients.tolist(), values if alone else values.clone())
 
     def tensors(self) -> Tensors:
         """For a checkpoint: "<name>" [k, ...] and "<name>#clients" [k], clients in order."""
         packed = {}
-        for name, held in self._held.items():
-            clients = sorted(held.place)
-            packed[name] = held.take(clients)
+        for name, pages in self._pages.items():
+            clients = sorted(pages.place)
+            packed[name] = pages.take(clients)
             packed[f"{name}#clients"] = torch.tensor(clients)
         return packed
 
@@ -52,9 +52,9 @@ class ClientStore:
 
 @dataclass
 class _Pages:
-    """Rows of clients that were first committed together lie together: a block that stays one is a page, not copied.
+    """Clients that were first committed together share a page, so that a whole block is taken without a copy.
 
-    place: client -> (page, row of it).  lent: pages that somebody took, which stay as they are from then on.
+    place: client -> (page, row). lent: pages that `take` has returned, which must not change any more.
     """
 
     pages: list[Tensor] = field(default_factory=list)
@@ -77,13 +77,13 @@ class _Pages:
 
     def commit(self, clients: list[int], values: Tensor) -> None:
         for page, (positions, rows) in self._by_page(clients).items():
-            theirs = values if len(positions) == len(clients) else values[positions]
-            if self._is_page(page, rows) and _owned(theirs):
-                self.pages[page] = theirs
+            part = values if len(positions) == len(clients) else values[positions]
+            if self._is_page(page, rows) and _owned(part):
+                self.pages[page] = part
             else:
                 if page in self.lent:
                     self.pages[page] = self.pages[page].clone()
-                place_rows(self.pages[page], torch.tensor(rows), theirs)
+                place_rows(self.pages[page], torch.tensor(rows), part)
             self.lent.discard(page)
         new = [position for position, client in enumerate(clients) if client not in self.place]
         if new or not self.pages:
@@ -94,7 +94,7 @@ class _Pages:
         return rows == list(range(len(self.pages[page])))
 
     def _by_page(self, clients: list[int]) -> dict[int, tuple[list[int], list[int]]]:
-        """page -> (positions in clients, rows of the page) of those that hold something."""
+        """page -> (positions in `clients`, rows of the page), of clients with state."""
         found: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
         for position, client in enumerate(clients):
             if client in self.place:
@@ -105,6 +105,6 @@ class _Pages:
 
 
 def _owned(values: Tensor) -> bool:
-    """Whether this memory is the tensor's alone and this process's: no part of another, nor a worker's."""
+    """Whether the tensor owns its memory: not a view, and not in memory shared with a worker."""
     memory = values.untyped_storage()
     return values.is_contiguous() and memory.resizable() and memory.nbytes() == values.nbytes

@@ -1,4 +1,4 @@
-"""Writing into a run folder: whole files or none, and one error where the system refuses."""
+"""Atomic writes into a run folder, with one error if the system refuses."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fedgen.tracking.record import Json
 
 
 class Unwritable(FedgenError):
-    """The system refuses to write a file of a run: a full disk or quota, a folder that is read only or gone."""
+    """A file of a run cannot be written: full disk or quota, read-only or missing folder."""
 
 
 @contextmanager
 def writing(path: Path, scratch: Path | None = None) -> Iterator[None]:
-    """What is inside writes `path`, by way of `scratch` where that is given, which a failure leaves no trace of.
+    """A block that writes `path`, optionally through the temporary file `scratch`, which a failure removes.
 
     Raises Unwritable.
     """
@@ -37,7 +37,7 @@ def writing(path: Path, scratch: Path | None = None) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The text, whole or not at all.
+    """Write text atomically.
 
     Raises Unwritable.
     """
@@ -48,7 +48,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """The value as indented JSON, whole or not at all.
+    """Write indented JSON atomically.
 
     Raises Unwritable.
     """

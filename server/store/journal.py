@@ -1,4 +1,4 @@
-"""The logs of a run, of one line each a round (metrics.jsonl), an event (events.jsonl), an exhibit (exhibits.jsonl)."""
+"""The logs of a run, one line per round (metrics.jsonl), event (events.jsonl) or exhibit (exhibits.jsonl)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fedgen.server.store.parts import EVENTS, EXHIBITS, METRICS, RESOLVED
 from fedgen.tracking.record import Json, RoundRecord, strict
 
 Line = dict[str, Any]
-"""A line of a log as it is read."""
+"""A line of a log, parsed."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened, in a round or, where that is None, to the run; details: why, and whom it is about."""
+    """An event of a round or, if round is None, of the run. details: for example the reason and the clients."""
 
     event: str
     round: int | None = None
@@ -35,8 +35,10 @@ class Event:
 
 
 class Journal:
-    """Append-only.  A round's events and exhibits are written together with its metrics, or not at all; the file of
-    exhibits is made by the first one."""
+    """Appends to the logs. Events and exhibits of a round are written with its metrics or not at all.
+
+    exhibits.jsonl is created by the first exhibit.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -53,7 +55,7 @@ class Journal:
             self._files[name] = (self._folder / name).open("ab", buffering=0)
 
     def event(self, event: str, round: int | None = None, **details: Json) -> None:
-        """Note something that happened, in a round or to the run."""
+        """Add an event of a round or of the run."""
         self.note(Event(event, round, details))
 
     def note(self, event: Event) -> None:
@@ -64,7 +66,7 @@ class Journal:
         self._exhibits.append(record)
 
     def commit(self, record: RoundRecord) -> None:
-        """A round is over: its events, exhibits and its line of metrics reach the logs."""
+        """Write the events, exhibits and metrics of a finished round."""
         self.flush()
         while self._exhibits:
             if EXHIBITS not in self._files:
@@ -73,14 +75,14 @@ class Journal:
         self._append(METRICS, record.to_json())
 
     def drop_round(self) -> list[Event]:
-        """A round was given up: forget what happened in it; returns that."""
+        """Drop the events and exhibits of an unfinished round; returns the events."""
         self._exhibits.clear()
         dropped = [event for event in self._pending if event.round is not None]
         self._pending = [event for event in self._pending if event.round is None]
         return dropped
 
     def flush(self) -> None:
-        """Write the events noted so far."""
+        """Write the events so far."""
         while self._pending:
             self._append(EVENTS, self._pending[0].to_json())
             del self._pending[0]
@@ -97,13 +99,13 @@ class Journal:
                 while rest:
                     rest = rest[file.write(rest) :]
             except OSError:
-                with suppress(OSError):  # half a line would damage the log
+                with suppress(OSError):  # a partial line would damage the log
                     file.truncate(whole)
                     file.seek(whole)
                 raise
 
     def sync(self) -> dict[str, int]:
-        """Byte offsets of the logs, all of it on disk; 0 of one that was never written."""
+        """Flush the logs to disk; returns their byte offsets, 0 for a log without a file."""
         self.flush()
         for file in self._files.values():
             with writing(Path(str(file.name))):
@@ -116,7 +118,7 @@ class Journal:
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The records of a log; a last line that a crash cut short is left out.
+    """The records of a log, without a last line that a crash has cut short.
 
     Raises SettingError that names a damaged line.
     """
@@ -130,9 +132,9 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def read_rounds(folder: Path) -> list[RoundRecord]:
-    """The rounds of a run folder, as `read_lines` finds them.
+    """The round records of a run folder.
 
-    Raises SettingError that names a line which is damaged, or of another version.
+    Raises SettingError that names a line which is damaged or has another version.
     """
     path, rounds = folder / METRICS, []
     for number, line in enumerate(read_lines(path), 1):
@@ -154,22 +156,22 @@ def _record(path: Path, number: int, line: bytes) -> Line:
 
 
 def remedy(folder: Path) -> str:
-    """What to do about a file of a run that cannot be read."""
+    """Advice for a file of a run that cannot be read."""
     again = shlex.join(["fedgen", "run", str(folder / RESOLVED)])
     return f"restore the file from a copy, or start the run again: `{again}`"
 
 
 def truncate(folder: Path, offsets: dict[str, int]) -> None:
-    """Cut the logs to where a checkpoint found them; one of exhibits that were all made later is removed.
+    """Cut the logs to the offsets of a checkpoint; exhibits.jsonl is removed if nothing is left of it.
 
-    Raises SettingError, before anything is cut, where a log is missing or ends before that.
+    Raises SettingError, before anything is cut, if a log is missing or shorter than its offset.
     """
     offsets = {EXHIBITS: 0, **offsets}
     sizes = {name: (folder / name).stat().st_size if (folder / name).exists() else 0 for name in offsets}
     for name, offset in offsets.items():
         if sizes[name] < offset:
             what = f"holds {sizes[name]} bytes of {offset}" if (folder / name).exists() else "is missing"
-            raise SettingError(f"{folder / name} {what}, which the newest checkpoint goes on from; {remedy(folder)}")
+            raise SettingError(f"{folder / name} {what}, which the newest checkpoint continues; {remedy(folder)}")
     for name, offset in offsets.items():
         if (folder / name).exists():
             with writing(folder / name):

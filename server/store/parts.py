@@ -1,4 +1,4 @@
-"""What a run writes into its folder, by name."""
+"""Names of the files in a run folder."""
 
 from __future__ import annotations
 

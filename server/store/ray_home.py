@@ -1,4 +1,4 @@
-"""This process's temporary folder for Ray; the lock of a run folder names it, so that a later process can remove it."""
+"""The temporary folder for Ray; the lock file of a run names it, so that it can be removed after a kill."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "fedgen-"
 
 @cache
 def ray_home() -> Path:
-    """This process's folder for Ray: short, because socket paths may have 107 characters; private, for the token."""
+    """The folder of this process for Ray: short, as socket paths are limited to 107 characters, and private."""
     parent = "/tmp" if os.access("/tmp", os.W_OK) else None
     home = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     atexit.register(remove_ray_home, home)
@@ -22,6 +22,6 @@ def ray_home() -> Path:
 
 
 def remove_ray_home(home: Path) -> None:
-    """Remove such a folder, of this process or of a killed one; any other path is left alone."""
+    """Remove a folder made by `ray_home`, of this process or of a killed one; other paths are ignored."""
     if home.name.startswith(PREFIX):
         shutil.rmtree(home, ignore_errors=True)

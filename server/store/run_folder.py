@@ -1,4 +1,4 @@
-"""The folder of a run: made once, held by one process at a time."""
+"""The folder of a run: created once, locked by one process at a time."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ LOCK = ".lock"
 
 
 def choose(out: str | Path | None, name: str) -> Path:
-    """The folder a new run may use: `out`, or runs/NAME-TIME.
+    """The folder of a new run: `out`, or runs/NAME-TIME.
 
-    Raises SettingError where it holds a run, or anything that a run would overwrite.
+    Raises SettingError if it has a run, or files that a run would overwrite.
     """
     if out is None:
         return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(out)
-    there = [name for name in parts.ALL if (folder / name).exists()]
-    if parts.RESOLVED in there:
+    existing = [name for name in parts.ALL if (folder / name).exists()]
+    if parts.RESOLVED in existing:
         raise SettingError(
             f"--out {folder} holds a run; continue it with `fedgen resume {folder}` or name another folder"
         )
-    if there:
+    if existing:
         raise SettingError(
-            f"--out {folder} already holds {', '.join(there)}, which a run would overwrite; name another folder"
+            f"--out {folder} already holds {', '.join(existing)}, which a run would overwrite; name another folder"
         )
     return folder
 
 
 def make(folder: Path, named: bool) -> Path:
-    """Create the folder, with its parents; where nobody named it and another run has it, the next name: NAME-TIME-2.
+    """Create the folder with its parents. If a folder with a default name exists, use the next name, NAME-TIME-2.
 
-    Raises SettingError where that fails.
+    Raises SettingError if that fails.
     """
     made, number = folder, 2
     try:
@@ -64,10 +64,10 @@ def make(folder: Path, named: bool) -> Path:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep other processes out; what a killed owner left behind in Ray's temporary folder is removed.
+def locked(folder: Path) -> Iterator[None]:
+    """Lock the folder, and remove the temporary folder for Ray of a killed process.
 
-    Raises SettingError where another process holds the folder.
+    Raises SettingError if another process has locked it.
     """
     with writing(folder / LOCK):
         file = (folder / LOCK).open("ab+", buffering=0)
@@ -90,9 +90,9 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object of a file that a run needs to go on.
+    """The JSON object of a file that a resume needs.
 
-    Raises SettingError that names the file where it is missing or damaged, and what to do.
+    Raises SettingError with advice if the file is missing or damaged.
     """
     try:
         value = json.loads(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""The source of the user's own modules: recorded when a run begins, compared when it goes on."""
+"""Hashes of the user's own modules, recorded when a run begins and compared when it is resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMED = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
 def sources(experiment: Experiment) -> Sources:
-    """Of the modules that an experiment names as "module:Class", and of all that these import, the user's own."""
+    """The user's own modules that an experiment names as "module:Class", with their imports."""
     found: Sources = {}
     waiting, seen = list(named(experiment)), set[str]()
     while waiting:
@@ -29,7 +29,7 @@ def sources(experiment: Experiment) -> Sources:
         if name in seen or not name:
             continue
         seen.add(name)
-        waiting.append(name.rpartition(".")[0])  # a package is imported before what is in it
+        waiting.append(name.rpartition(".")[0])  # the package is imported too
         file = _file_of(name)
         if file is None:
             continue
@@ -46,17 +46,17 @@ def named(experiment: Experiment) -> frozenset[str]:
 
 
 def changed(before: Mapping[str, Any], now: Sources) -> list[str]:
-    """The files that are other than they were, or gone; else those that are new."""
+    """The files that have changed or are missing; if there are none, the new ones."""
     differing = [
-        now[name]["file"] if name in now else each["file"]
-        for name, each in before.items()
-        if (now[name]["sha256"] if name in now else _digest(Path(each["file"]))) != each["sha256"]
+        now[name]["file"] if name in now else source["file"]
+        for name, source in before.items()
+        if (now[name]["sha256"] if name in now else _digest(Path(source["file"]))) != source["sha256"]
     ]
-    return differing or [each["file"] for name, each in now.items() if name not in before]
+    return differing or [source["file"] for name, source in now.items() if name not in before]
 
 
 def _digest(file: Path) -> str:
-    """Of a file's contents, "" where there is none."""
+    """SHA-256 of a file, empty if it does not exist."""
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
@@ -66,18 +66,18 @@ def _named(value: Any) -> Iterator[str]:
         if match := NAMED.fullmatch(value):
             yield match[1]
     elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _named(each)
+        for item in value.values():
+            yield from _named(item)
     elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _named(each)
+        for item in value:
+            yield from _named(item)
 
 
 def _imports(source: bytes, package: str) -> Iterator[str]:
-    """Names that a module imports, at any depth of it; some are of things in modules, which no file has."""
+    """Names that a module imports anywhere in its code; some are members of modules, not modules."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # who imports it is told
+    except (SyntaxError, ValueError):  # reported when it is imported
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -92,7 +92,7 @@ def _imports(source: bytes, package: str) -> Iterator[str]:
 
 
 def _file_of(name: str) -> Path | None:
-    """The file of one of the user's own modules; None for any other name. Finding a module runs its package."""
+    """The file of one of the user's own modules, else None. Looking it up executes its package."""
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names or top == "fedgen" or not _is_own_module(top):
         return None
@@ -106,10 +106,10 @@ def _is_own_module(top: str) -> bool:
 
 
 def _origin(name: str) -> str | None:
-    """Where a module comes from: its file, or the first folder of a package without one."""
+    """The file of a module, or the first folder of a package without a file."""
     try:
         spec = find_spec(name)
-    except Exception:  # no module of that name, or a package that fails: the import itself will say so
+    except Exception:  # unknown module or failing package; reported when it is imported
         return None
     if spec is None:
         return None
