@@ -1,4 +1,4 @@
-"""The command line. Parsing needs the standard library only: torch, ray and the registries load inside commands."""
+"""The command line. Parsing needs only the standard library; commands import torch, ray and the registries."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 Command = Callable[[argparse.Namespace], int]
 
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-"""What the system says where it does not let a process write, such as a log that standard output goes to."""
+"""Errors of a refused write, for example to a log file to which stdout is redirected."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one paragraph, exit code 2; options are written out."""
+    """Reports errors in one paragraph with exit code 2; accepts no abbreviated options."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, allow_abbrev=False)
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     parsed = parser().parse_args(arguments)
     code = _coded(parsed)
-    if arguments is None:  # this process is the command's alone
+    if arguments is None:  # the process runs only this command
         from fedgen.server.run.signals import ignored_from_now_on
 
         ignored_from_now_on()
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _let_go_of_output() -> None:
-    """Python would end with a code of its own where standard output does not take what is left to write."""
+    """Flush stdout here, as Python would change the exit code if its final flush failed."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -84,9 +84,9 @@ def _coded(parsed: argparse.Namespace) -> int:
 
 
 def _defect() -> int:
-    """Where the exception that is being handled came from."""
+    """Print the traceback of the current exception."""
     traceback.print_exc()
-    print("fedgen: this is a defect of fedgen or of a module of yours; the traceback says where", file=sys.stderr)
+    print("fedgen: this is a defect of fedgen or of a module of yours; the traceback shows where", file=sys.stderr)
     return 1
 
 
@@ -111,7 +111,7 @@ def parser() -> Parser:
     resume = _command(commands, "resume", _resume, "continue a run that was stopped or killed")
     resume.add_argument("folder", metavar="RUN", help="the run folder")
     resume.add_argument("--rounds", type=int, metavar="N", help="a new, larger number of rounds")
-    resume.add_argument("--accept-code", action="store_true", help="go on although a module of yours has changed")
+    resume.add_argument("--accept-code", action="store_true", help="continue although a module of yours has changed")
     _add_run_options(resume)
 
     init = _command(commands, "init", _init, "write a commented starter file")
@@ -120,7 +120,7 @@ def parser() -> Parser:
     report = _command(commands, "report", _report, "draw the report of a run again")
     report.add_argument("folder", metavar="RUN", help="the run folder")
 
-    topology = _command(commands, "topology", _topology, "draw an experiment's graph and say how fast it mixes")
+    topology = _command(commands, "topology", _topology, "draw an experiment's graph and print how fast it mixes")
     topology.add_argument("file", metavar="FILE", help="the experiment file (TOML)")
     topology.add_argument("--out", metavar="PATH", default="topology.svg", help="picture, .svg or .png (topology.svg)")
     topology.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key")
@@ -145,7 +145,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as training.epochs=2"
     )
-    command.add_argument("--address", metavar="ADDRESS", help="a Ray cluster that is already there (runtime.address)")
+    command.add_argument("--address", metavar="ADDRESS", help="an existing Ray cluster (runtime.address)")
     command.add_argument("--json", action="store_true", help="end with one JSON object on the last line of stdout")
 
 
@@ -172,7 +172,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _search_path_beside(path: Path) -> tuple[str, ...]:
-    """Where a run that is run again from its resolved.toml found its own modules."""
+    """The recorded search path of a run, if `path` is its resolved.toml."""
     from fedgen.errors import SettingError
     from fedgen.server.store.parts import ENVIRONMENT, RESOLVED
     from fedgen.server.store.run_folder import read_object
@@ -181,7 +181,7 @@ def _search_path_beside(path: Path) -> tuple[str, ...]:
         return ()
     try:
         found = read_object(path.parent / ENVIRONMENT).get("search_path")
-    except SettingError:  # the experiment may do without it, or else says which module it does not find
+    except SettingError:  # not every experiment needs it; a missing module is reported later
         return ()
     return tuple(map(str, found)) if isinstance(found, list) else ()
 

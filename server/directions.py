@@ -1,4 +1,4 @@
-"""Which way a metric is better, as its loss or metric declares it with the attribute `lower_is_better`."""
+"""The better direction of each metric, which losses and metrics declare as `lower_is_better`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fedgen.server.words import split_metric
 
 
 def directions(federation: Federation) -> dict[str, bool]:
-    """{metric as it is reported: whether a lower value is better}; one that declares nothing is absent."""
+    """{reported metric: whether a lower value is better}, without metrics that declare nothing."""
     model = federation.learner.model
     measures = {**model.metrics, "loss": model.loss}
     declared = {name: declared_by(measure).lower_is_better for name, measure in measures.items()}
@@ -19,7 +19,7 @@ def directions(federation: Federation) -> dict[str, bool]:
         if held.domain:
             found[f"{held.prefix}domain_accuracy"] = declared["accuracy"]
     if "backdoor_rate" in found:
-        found["backdoor_rate"] = True  # an accuracy, but of what the attack wants
+        found["backdoor_rate"] = True  # an accuracy, but on the attack's labels
     known = {name: bool(lower) for name, lower in found.items() if lower is not None}
     if federation.experiment.federation.mode == "gossip":
         known |= {spread: known[name] for name in known for spread in spread_names(name)}
@@ -27,7 +27,7 @@ def directions(federation: Federation) -> dict[str, bool]:
 
 
 def spread_names(name: str) -> tuple[str, ...]:
-    """The tenth percentile and the worst peer of a metric in gossip, as they are reported; of a loss there is none."""
+    """Reported names of a metric's 10th percentile and worst peer in gossip; none for a loss."""
     split, base = split_metric(name)
     prefix = name.removesuffix(base)
     return () if base == "loss" or split == "train" else (f"{prefix}p10_{base}", f"{prefix}worst_{base}")

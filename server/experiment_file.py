@@ -1,4 +1,4 @@
-"""The experiment file on disk: read, written with every default, and the commented starter."""
+"""Reads and writes experiment files, and writes the commented starter file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fedgen.errors import SettingError
 
 
 def load_experiment(path: str | Path, overrides: Mapping[str, object] | None = None) -> Experiment:
-    """The experiment of a TOML file, with dotted keys replaced by `overrides`.
+    """The experiment of a TOML file; overrides: {dotted key: value}.
 
-    Raises SettingError that names the file, the key, what was expected and what came.
+    Raises SettingError that names the file, the key, the expected and the given value.
     """
     return parse_experiment(read_text(path), str(path), overrides)
 
 
 def read_text(path: str | Path) -> str:
-    """The file's text; SettingError where it cannot be read."""
+    """The text of the file; raises SettingError if it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -34,7 +34,7 @@ def read_text(path: str | Path) -> str:
 
 
 def dump(experiment: Experiment) -> str:
-    """TOML of every key, defaults included; keys without a value are left out."""
+    """The experiment as TOML, with defaults; keys without a value are left out."""
     document = tomlkit.document()
     for name, keys in experiment.model_dump().items():
         table = tomlkit.table()
@@ -46,7 +46,7 @@ def dump(experiment: Experiment) -> str:
 
 
 def starter() -> str:
-    """A commented experiment file that holds every key with its default."""
+    """A commented experiment file with every key and its default."""
     experiment = Experiment()
     document = tomlkit.document()
     document.add(
@@ -86,8 +86,8 @@ def _inline(value: Any) -> Item:
         return table
     if isinstance(value, list | tuple):
         array = tomlkit.array()
-        for each in value:
-            array.append(_inline(each))
+        for entry in value:
+            array.append(_inline(entry))
         return array
     item: Item = tomlkit.item(value)
     return item

@@ -34,10 +34,10 @@ with warnings.catch_warnings():
 
 @dataclass(frozen=True)
 class Model:
-    """The arrays that a round began from: floating-point ones as one row, the others as they are.
+    """The arrays that a round starts from: floating-point arrays as one row, others unchanged.
 
-    Arrays named running_... are statistics, which a rule does not decide by; one that is not finite, such as a mask of
-    -inf, is a constant.
+    Arrays named running_... are statistics, which do not affect the decisions of a rule. An array that is not finite,
+    such as a mask of -inf, is a constant.
     """
 
     arrays: ArrayRecord
@@ -53,9 +53,9 @@ class Model:
         return cls(arrays, layout, _flat(layout, values))
 
     def difference(self, arrays: ArrayRecord) -> Tensor:
-        """What a client changed, as a row.
+        """The update of a client as a row.
 
-        Raises ValueError, with the reason, for arrays of other names, shapes or dtypes.
+        Raises ValueError for arrays with other names, shapes or dtypes.
         """
         if set(arrays) != set(self.arrays):
             odd = sorted(set(arrays) ^ set(self.arrays))
@@ -89,15 +89,17 @@ def _flat(layout: Layout, values: Mapping[str, Any]) -> Tensor:
 
 
 class RuleStrategy(FedAvg):
-    """FedAvg with another aggregation rule, and admission before it.
+    """FedAvg with another aggregation rule and admission of replies.
 
-    rule, parameters, wrappers: as in `fedgen.aggregate`.  f: replies a round that may be lies; rejected ones count.
-    Clients send models, as for FedAvg; the rule sees differences from the model that was sent out.  A reply with other
-    names, shapes or dtypes, numbers that are not finite, a difference longer than norm_limit or a second answer of the
-    same node is left out with a reason in the log, and never ends the round; with too few left for the rule, the round
-    is skipped and the model kept.  weights: "equal", or "samples" for what clients report as `weighted_by_key`.  root:
-    trains on the server's own data, ArrayRecord -> ArrayRecord, for rules that trust such an update.  Other keywords
-    are FedAvg's.
+    Clients send models, as for FedAvg; the rule gets their differences from the model that was sent to them. A reply is
+    rejected, with a reason in the log, if it has other names, shapes or dtypes, values that are not finite, a
+    difference longer than norm_limit, or if the node has already replied. With too few replies for the rule the round
+    is skipped and the model kept.
+
+    rule, parameters, wrappers: as in `fedgen.aggregate`. f: number of Byzantine replies per round that the rule must
+    tolerate, including rejected ones. weights: "equal", or "samples" for the value that clients report as
+    `weighted_by_key`. root: ArrayRecord -> ArrayRecord, trains on the server's own data for rules that trust such an
+    update. Other keywords as for FedAvg.
 
     >>> strategy = RuleStrategy("flag", f=2, wrappers=["nnm"], fraction_evaluate=0.5)
 
@@ -121,10 +123,10 @@ class RuleStrategy(FedAvg):
         if weights not in ("equal", "samples"):
             raise ValueError(f"weights must be 'equal' or 'samples', got {weights!r}")
         if f < 0:
-            raise ValueError(f"f counts replies that may be lies, from 0 on; got {f}")
+            raise ValueError(f"f is the number of Byzantine replies per round, at least 0; got {f}")
         self.rule, self.f, self.root = rule_of(rule, wrappers, parameters or {}), f, root
         if root is None and self.rule.root_samples:
-            raise ValueError(f"rule {rule!r} trusts an update of the server's own: give root, which trains the arrays")
+            raise ValueError(f"rule {rule!r} needs the server's own update: give root, which trains the arrays")
         self.weights, self.norm_limit, self.streams = weights, norm_limit, Streams(seed)
         self.memory: Tensors = {}
         self.numbers: dict[int, int] = {}
@@ -139,7 +141,7 @@ class RuleStrategy(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        assert self.model is not None, "configure_train comes first"
+        assert self.model is not None, "call configure_train first"
         valid, _ = self._check_and_log_replies(replies, is_train=True, validate=False)
         kept, rows, weights, rejected = self._admitted(self.model, valid)
         for node, reason in rejected.items():
@@ -169,13 +171,13 @@ class RuleStrategy(FedAvg):
         super().summary()
 
     def _number(self, node: int) -> int:
-        """Node ids have 64 bits; clients of a stream 32."""
+        """A 32-bit client number for random streams, as node ids have 64 bits."""
         return self.numbers.setdefault(node, len(self.numbers))
 
     def _admitted(
         self, model: Model, replies: Sequence[Message]
     ) -> tuple[list[Message], Tensor, Tensor, dict[int, str]]:
-        """(replies by node, their rows, weights, why others are left out)."""
+        """(replies by node, their rows, weights, reasons of rejected replies)."""
         kept: list[Message] = []
         rows, weights, rejected = [], [], {}
         for reply in sorted(replies, key=lambda message: message.metadata.src_node_id):
@@ -208,9 +210,9 @@ class RuleStrategy(FedAvg):
 
 
 def _only(content: RecordDict, kind: str) -> Any:
-    """The one array or metric record of a reply.
+    """The only array or metric record of a reply.
 
-    Raises ValueError where there is none, or more.
+    Raises ValueError if it has none or several.
     """
     records = list((content.array_records if kind == "array" else content.metric_records).values())
     if len(records) != 1:
@@ -219,7 +221,7 @@ def _only(content: RecordDict, kind: str) -> Any:
 
 
 def _means(contents: Sequence[RecordDict]) -> MetricRecord:
-    """The mean of every number that all replies report; each counts once, whatever it says of its samples."""
+    """Unweighted mean of every number that all replies report."""
     reports = [dict(next(iter(content.metric_records.values()), {})) for content in contents]
     shared = [
         name

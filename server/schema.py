@@ -1,4 +1,4 @@
-"""What the registry and the configuration know, as people and editors read it: a listing, a table, a JSON Schema."""
+"""Documents registry and configuration: a listing, a table of keys, a JSON Schema."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Schema = dict[str, Any]
 
 
 def listing(kind: str | None = None) -> str:
-    """One line a registered part: its name, its parameters with defaults, its summary.
+    """One line per registered part: name, summary, parameters with defaults.
 
     Raises SettingError for an unknown kind.
     """
     if kind is not None and kind not in registry.HOMES:
         raise SettingError(f"kind {kind!r} is not known: {suggest(kind, registry.HOMES)}")
-    kinds = {each: registry.members(each) for each in ([kind] if kind else registry.HOMES)}
-    return "\n\n".join("\n".join([each, *_lines(members)]) for each, members in kinds.items() if members)
+    kinds = {home: registry.members(home) for home in ([kind] if kind else registry.HOMES)}
+    return "\n\n".join("\n".join([home, *_lines(members)]) for home, members in kinds.items() if members)
 
 
 def _lines(members: Mapping[str, Maker]) -> list[str]:
@@ -37,7 +37,7 @@ def _lines(members: Mapping[str, Maker]) -> list[str]:
 
 
 def experiment_schema() -> Schema:
-    """JSON Schema of the experiment file; every choice lists the registered names and their parameters."""
+    """JSON Schema of the experiment file, with the registered names and their parameters."""
     schema = Experiment.model_json_schema()
     _expand(schema)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
@@ -82,7 +82,7 @@ def _choices(kind: str, default: str | None) -> Schema:
 
 
 def key_table() -> str:
-    """Markdown: every key of the experiment file, then every parameter of every choice."""
+    """Markdown tables of all keys of the experiment file and all parameters of registered parts."""
     parts = []
     experiment = Experiment()
     for name in Experiment.model_fields:
@@ -114,7 +114,7 @@ def _member_table(members: Mapping[str, Maker]) -> str:
 
 
 def _values(model: type[BaseModel]) -> dict[str, str]:
-    """What each key of a model may be, in words."""
+    """{key: allowed values in words}."""
     schema = model.model_json_schema()
     return {key: _cell(_words(node, schema)) for key, node in schema["properties"].items() if key != "params"}
 

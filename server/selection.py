@@ -1,4 +1,4 @@
-"""What is chosen, and by what: never by test samples, and only by a metric that says which way is better."""
+"""Chooses the best round by validation metrics with a declared direction, never by test samples."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from fedgen.server.words import human_metric, in_round, split_metric
 
 Directions = Mapping[str, bool]
-"""{metric as it is reported: whether a lower value is better}, of those that declare it."""
+"""{reported metric: whether a lower value is better}, of metrics that declare it."""
 
 Points = list[tuple[int, float]]
-"""(round, value) of the rounds where a metric is a finite number."""
+"""(round, value) of the rounds in which a metric is finite."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The round that a validation metric chose, and the value of the test metric there."""
+    """The round that a validation metric has chosen, and the value of the test metric in it."""
 
     by: str
     round: int
@@ -27,14 +27,16 @@ class Chosen:
 
 
 def best(points: Iterable[tuple[int, float]], lower: bool) -> tuple[int, float]:
-    """Round and value of the first best one."""
+    """Round and value of the best point, the first of equals."""
     sign = 1 if lower else -1
     return min(points, key=lambda point: sign * point[1])
 
 
 def chosen(metric: str, histories: Mapping[str, Points], directions: Directions) -> Chosen | None:
-    """The value of a test metric where its validation counterpart, or else the validation loss, is best; None where
-    there is no validation set, or neither says which way is better, or the metric has no value there."""
+    """The value of a test metric in the round with the best validation counterpart, or else validation loss.
+
+    None without a validation set, a declared direction or a value in that round.
+    """
     if split_metric(metric)[0] != "test":
         return None
     for by in (f"validation_{metric}", "validation_loss"):

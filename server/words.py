@@ -1,4 +1,4 @@
-"""Records as people read them: numbers with units, metrics by name, nothing that could break a terminal or a page."""
+"""Formats numbers and names for people: units, metric names, printable text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from fedgen.tracking.record import NOT_FINITE
 
 OUTCOMES = ("admitted", "late", "failed", "rejected")
 OF_PEERS = ("p10_", "worst_", "consensus_")
-"""What the names begin with of metrics that compare the peers of a gossip."""
+"""Prefixes of metrics that compare gossip peers."""
 
 STATE_MARKS = {"completed": "✓", "degraded": "▲", "failed": "✕", "stopped": "■", "running": "…"}
 
 
 def leading_metric(names: Iterable[str]) -> str | None:
-    """The metric to put first: test before validation before training; accuracy, then others, the loss, and last what
-    is told of many peers."""
+    """The metric to show first: test before validation before training; then accuracy, others, loss, peer metrics."""
 
     def order(name: str) -> tuple[int, int, str]:
         split, base = split_metric(name)
@@ -39,7 +38,7 @@ def split_metric(name: str) -> tuple[str, str]:
 
 
 def is_share(name: str) -> bool:
-    """Whether a metric is a share of one, to be shown in per cent."""
+    """Whether a metric is a share between 0 and 1, shown in per cent."""
     return name.lower().endswith(("accuracy", "backdoor_rate"))
 
 
@@ -55,15 +54,17 @@ def finite(value: object) -> float | None:
 
 
 def numbers(mapping: object) -> dict[str, float]:
-    """The finite numbers of a mapping by their names in printable form; nothing where it is no mapping."""
+    """{printable name: finite number} of a mapping; empty for any other value."""
     if not isinstance(mapping, Mapping):
         return {}
     return {printable(name): number for name, value in mapping.items() if (number := finite(value)) is not None}
 
 
 def measures(mapping: object) -> dict[str, float | str | None]:
-    """The metrics of a record by their names in printable form: a finite number, one of `NOT_FINITE`, or None where it
-    is undefined; nothing where it is no mapping."""
+    """{printable name: metric} of a mapping; empty for any other value.
+
+    A metric is a finite number, one of `NOT_FINITE`, or None if it is undefined.
+    """
     if not isinstance(mapping, Mapping):
         return {}
     found: dict[str, float | str | None] = {}
@@ -87,12 +88,12 @@ def in_round(round: int) -> str:
 
 
 def members_of(mode: object) -> str:
-    """Who takes part, by federation.mode."""
+    """The participants: peers in gossip, else clients."""
     return "peers" if mode == "gossip" else "clients"
 
 
 def printable(text: object) -> str:
-    """`text` on one line without control characters: messages may quote what an untrusted client sent."""
+    """`text` on one line without control characters, as messages may quote untrusted clients."""
     return "".join(character if character.isprintable() else " " for character in str(text))
 
 
@@ -112,7 +113,7 @@ def human_seconds(seconds: float) -> str:
 
 
 def human_metric(name: str, value: float | str | None) -> str:
-    """An accuracy in per cent, anything else with four significant digits; a word for what is no number."""
+    """An accuracy in per cent, other numbers with four significant digits, a word for no number."""
     if value is None:
         return "undefined"
     if isinstance(value, str):
@@ -121,14 +122,14 @@ def human_metric(name: str, value: float | str | None) -> str:
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """`values` as at most `width` block characters, each the mean of its share of the values."""
+    """`values` as at most `width` block characters, each for the mean of some values."""
     if not values:
         return ""
     count = min(width, len(values))
     edges = [index * len(values) // count for index in range(count + 1)]
     means = [sum(value / (end - begin) for value in values[begin:end]) for begin, end in pairwise(edges)]
     low, high = min(means), max(means)
-    # Halved, as the difference of two finite numbers may overflow.
+    # Halved, because the difference of two finite numbers may overflow.
     span = high / 2 - low / 2
     levels = [0 if span <= 0 else int(7.999 * ((mean / 2 - low / 2) / span)) for mean in means]
     return "".join("▁▂▃▄▅▆▇█"[min(7, max(0, level))] for level in levels)

@@ -235,7 +235,7 @@ def test_a_whole_run_is_told_in_order(tmp_path: Path) -> None:
         "Accuracy",
         "Loss",
         "Clients in each round",
-        "Who holds what",
+        "Data partition",
         "Time and traffic",
         "Bytes in each round",
         "Who was rejected, and why",
@@ -681,7 +681,7 @@ def test_what_every_peer_of_gossip_sends_and_how_old_it_is(tmp_path: Path) -> No
     assert "messages 24 8 16" in page.text
     assert "messages of a peer 6.0 2.0 4.0" in page.text
     assert "up, of a peer 6.0 kB 2.0 kB 4.0 kB" in page.text
-    assert "Age of the messages that were merged" in page.text
+    assert "Age of merged messages" in page.text
     assert (folder / "figures" / "staleness.svg").exists()
 
 
@@ -737,9 +737,7 @@ def test_a_curve_of_one_dot_is_a_number(tmp_path: Path) -> None:
     assert "Loss test 0.5 before training" in page.text
     assert "Clients in each round admitted 9 before training" in page.text
     assert "Bytes in each round up 1.0 kB, down 2.5 kB before training" in page.text
-    assert (
-        "Whom the rule trusted: mean coefficient times the number of updates honest 1.25 before training" in page.text
-    )
+    assert "Trust of the rule: mean coefficient times the number of updates honest 1.25 before training" in page.text
     assert {path.stem for path in (folder / "figures").iterdir()} == {"partition"}
 
 

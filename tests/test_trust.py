@@ -36,7 +36,7 @@ def test_coefficients_by_client_and_their_means_by_honesty(tmp_path: Path) -> No
     assert after["residual"] > before["residual"] > 0
     assert first["residual"] == before["residual"]
     assert (folder / "figures" / "trust.svg").exists()
-    assert "Whom the rule trusted" in (folder / "report.html").read_text()
+    assert "Trust of the rule" in (folder / "report.html").read_text()
 
 
 def test_values_of_the_rows_are_logged_where_the_rule_has_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page from a run folder alone, without torch.
+"""The report of a run: one self-contained HTML page, made from the run folder without torch.
 
-It may import `store` and the modules beside these packages.
+May import `store` and the modules beside these packages.
 """

@@ -1,8 +1,7 @@
-"""The paper that the report's pictures are drawn on: fonts, colours, plain axes, and the SVG text that comes out.
+"""The style of the report's pictures: fonts, colours, axes, and output as SVG text.
 
-Colours are written as fixed hexadecimal placeholders, one for each role. `standalone` leaves them, which gives a
-picture for a light page; `inline` replaces them by CSS variables, so that inside the report a picture follows the
-reader's light or dark setting.
+Colours are written as fixed hexadecimal placeholders, one per role. `standalone` keeps them, for a light page;
+`inline` replaces them by CSS variables, so that a picture in the report follows the reader's light or dark setting.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette for the series, Tol's muted one for classes; both are told apart by colour-blind readers.
+# Okabe and Ito's palette for series, Tol's muted palette for classes; both are safe for colour-blind readers.
 COLOURS = {
     "paper": "#fefefe", "ink": "#20242b", "muted": "#69707c", "grid": "#e4e7eb",
     "blue": "#0072b2", "orange": "#e69f01", "red": "#d55e02", "green": "#009e73",
@@ -34,7 +33,7 @@ WIDTH, HEIGHT = 460, 270
 
 @contextmanager
 def drawing(width: int = WIDTH, height: int = HEIGHT) -> Iterator[Figure]:
-    """A figure of `width` x `height` SVG units with the report's fonts and colours; the process's own settings stay."""
+    """A figure of `width` x `height` SVG units with the report's style; the process's matplotlib settings are kept."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -46,12 +45,12 @@ def drawing(width: int = WIDTH, height: int = HEIGHT) -> Iterator[Figure]:
         "grid.color": COLOURS["grid"], "axes.axisbelow": True, "axes.unicode_minus": True,
         "legend.fontsize": 11, "legend.title_fontsize": 11,
     }  # fmt: skip
-    # A person's own matplotlibrc must not change the report. The backend is the process's, and not used here.
+    # A user's matplotlibrc must not change the report. The backend stays, as it is not used here.
     defaults: Any = {
         name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")
     }
     with matplotlib.rc_context({**defaults, **settings}), warnings.catch_warnings():
-        # Text stays text in the SVG: the reader's fonts draw it, whatever matplotlib's own can.
+        # Text stays text in the SVG and is drawn in the reader's fonts, so missing glyphs here do not matter.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield Figure(figsize=(width / 72, height / 72), layout="constrained")
 
@@ -63,7 +62,7 @@ def plot_axes(figure: Figure, label: str, x_label: str = "round") -> Axes:
 
 
 def plain(axes: Axes, label: str, x_label: str = "", *, grid: bool = True) -> None:
-    """Axes without a box: whole numbers below, a light grid across."""
+    """Axes without a box, with whole numbers on the x axis and a light horizontal grid."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(length=0, pad=5)
@@ -89,7 +88,7 @@ def whole_numbers(axis: Axis) -> None:
 
 
 def logarithmic(axes: Axes) -> None:
-    """Equal steps for equal factors; plain numbers beside them, as a formula would be printed as it is written."""
+    """A logarithmic y axis with plain numbers, because the SVG would show formulas as source text."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
@@ -109,7 +108,7 @@ def legend(axes: Axes) -> None:
 
 
 def written(figure: Figure, salt: str) -> str:
-    """The figure as SVG text, the same for the same numbers: no date, and identifiers hashed with a fixed salt."""
+    """The figure as SVG text. Equal numbers give equal text: no date, and identifiers hashed with a fixed salt."""
     import matplotlib
 
     buffer = io.StringIO()
@@ -120,12 +119,12 @@ def written(figure: Figure, salt: str) -> str:
 
 
 def standalone(svg: str, title: str) -> str:
-    """A file of its own, for a light page, with `title` for those who cannot see it."""
+    """The picture as a separate file for a light page, with `title` for screen readers."""
     return re.sub(r"(<svg [^>]*>)", lambda found: f"{found[1]}\n<title>{escape(title)}</title>", svg, count=1)
 
 
 def inline(svg: str, name: str, title: str) -> str:
-    """The picture as part of an HTML page: theme variables for colours, identifiers of its own, no XML prologue."""
+    """The picture as part of an HTML page: CSS variables for colours, unique identifiers, no XML prologue."""
     body = svg[svg.index("<svg ") :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
     view_box = re.search(r'viewBox="([^"]*)"', body)
@@ -134,7 +133,7 @@ def inline(svg: str, name: str, title: str) -> str:
     body = re.sub(r'<g id="[^"]*"', "<g", body).replace("xlink:href=", "href=")
     body = re.sub(r'id="([^"]*)"', rf'id="{name}-\1"', body)
     body = re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", body)
-    # The page is the paper: what shows through, such as a shade where more can be scrolled to, is not covered.
+    # A transparent background lets the shade at the edge of a scrollable area show through.
     body = body.replace(f"fill: {COLOURS['paper']}", "fill: none", 1)
     for role, colour in COLOURS.items():
         body = re.sub(rf"(: ){colour}(?=[;\"])", rf"\1var(--{role})", body)

@@ -1,4 +1,4 @@
-"""The pictures of exhibits: one function a kind, exhibit in, SVG text out."""
+"""Pictures of exhibits as SVG text, one function per kind."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ CLASS_COLOURS = tuple(f"class{index}" for index in range(10))
 POSITIVE, NEGATIVE = np.array([0x2B, 0x8C, 0xD0], np.uint8), np.array([0xE0, 0x7B, 0x1E], np.uint8)
 MOST_POINTS, MOST_NAMES, MOST_WRITTEN = 5_000, 12, 400
 GAP, TILE, CAPTION = 0.08, 176, 18
-"""Of a grid of images: space between them in image widths; widest image and line of text beneath it in SVG units."""
+"""Grid of images: space between images in image widths; largest image width and height of text in SVG units."""
 
 
 def draw_exhibit(exhibit: Exhibit) -> str:
-    """The picture of an exhibit; "" of a kind that is none, such as a table."""
+    """The picture of an exhibit; empty for a kind without a picture, such as a table."""
     draw = _DRAWN.get(type(exhibit))
     return draw(exhibit) if draw else ""
 
 
 def is_wide(exhibit: Exhibit) -> bool:
-    """Whether the picture has the width of the page, and is scrolled where that is narrow."""
+    """Whether the picture takes the width of the page, and scrolls on a narrow one."""
     if isinstance(exhibit, Heatmap | Points):
         return len(exhibit.panels) > 1
     return isinstance(exhibit, Images) and _columns(exhibit) > 5
@@ -78,7 +78,7 @@ def _draw_curves(exhibit: Exhibit) -> str:
 
 
 def _edges(x: Numbers) -> Numbers:
-    """[n + 1]: half way between neighbours, and as far beyond the first and the last."""
+    """[n + 1]: cell edges, half way between centres, and as far beyond the first and the last."""
     if len(x) == 1:
         return np.array([x[0] - 0.5, x[0] + 0.5])
     middles = (x[:-1] + x[1:]) / 2
@@ -96,8 +96,8 @@ def _draw_heatmap(exhibit: Exhibit) -> str:
             _raster(axes, values / top)
             if exhibit.written and values.size <= MOST_WRITTEN:
                 _write_values(axes, values)
-            told = [name] * bool(name) + [_full_colour(top, exhibit.unit)] * bool(exhibit.unit)
-            x_label = f"{exhibit.x_label} ({'; '.join(told)})".strip() if told else exhibit.x_label
+            parts = [name] * bool(name) + [_full_colour(top, exhibit.unit)] * bool(exhibit.unit)
+            x_label = f"{exhibit.x_label} ({'; '.join(parts)})".strip() if parts else exhibit.x_label
             plain(axes, exhibit.y_label, x_label=x_label, grid=False)
             if exhibit.row_names:
                 label_classes(axes, exhibit.row_names)
@@ -115,7 +115,7 @@ def _full_colour(top: float, unit: str) -> str:
 
 
 def _raster(axes: Axes, shares: Numbers) -> None:
-    """shares[rows, columns] in -1..1 as the opacity of a raster, so that it suits a light and a dark page."""
+    """Draw shares[rows, columns] in -1..1 as opacity, which suits light and dark pages."""
     raster = np.empty((*shares.shape, 4), dtype=np.uint8)
     raster[..., :3] = np.where((shares < 0)[..., None], NEGATIVE, POSITIVE)
     # The square root keeps small shares visible.
@@ -131,7 +131,7 @@ def _write_values(axes: Axes, values: Numbers) -> None:
 
 
 def _draw_points(exhibit: Exhibit) -> str:
-    """Colours repeat where there are more groups than colours, and then have no names."""
+    """Draw groups of points; with more groups than colours, colours repeat and there is no legend."""
     assert isinstance(exhibit, Points)
     size = (WIDE, TALL) if is_wide(exhibit) else (WIDTH, HEIGHT)
     colours = CLASS_COLOURS[: len(exhibit.names)]
@@ -179,7 +179,7 @@ def _draw_images(exhibit: Exhibit) -> str:
 
 
 def _draw_image(axes: Axes, image: Pixels, extent: tuple[float, float, float, float]) -> None:
-    """In colour, as a grey one too would else be drawn by a scale of colours."""
+    """Draw an image as RGB, also a grey one, which would otherwise get a colour map."""
     coloured = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     axes.imshow(coloured, extent=extent, interpolation="none", aspect="auto")
 

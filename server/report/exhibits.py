@@ -1,4 +1,4 @@
-"""The exhibits of a run as the report lays them out: headings, paragraphs, tables, pictures."""
+"""The layout of a run's exhibits in the report: headings, paragraphs, tables, pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedgen.server.report.exhibits_record import Shown
 
 @dataclass(frozen=True)
 class TableBlock:
-    """A table in words; classes: of the cells of each column.  left_out: rows that are not shown."""
+    """A table as text. classes: CSS classes per column. left_out: number of rows that are not shown."""
 
     title: str
     caption: str
@@ -27,7 +27,7 @@ class TableBlock:
 
 @dataclass(frozen=True)
 class Block:
-    """One of these: paragraphs, a table, a picture as wide as the page, pictures side by side."""
+    """Paragraphs, a table, a picture as wide as the page, or pictures side by side."""
 
     paragraphs: list[str] = field(default_factory=list)
     table: TableBlock | None = None
@@ -37,7 +37,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and its blocks."""
 
     id: str
     heading: str
@@ -45,7 +45,7 @@ class Section:
 
 
 def sections(shown: Iterable[Shown], most_rows: int) -> list[Section]:
-    """What the report shows of exhibits, in their order."""
+    """The sections of the exhibits, in order."""
     found: dict[str, list[Block]] = {}
     for each in shown:
         blocks = found.setdefault(each.section, [])
@@ -77,7 +77,7 @@ def _table(shown: Shown, table: Table, most_rows: int) -> TableBlock:
 
 
 def _cell(value: str | float | None) -> str:
-    """A dash where there is no number."""
+    """Text of a cell; a dash for no number."""
     if isinstance(value, str):
         return value
     if value is None or not isfinite(value):

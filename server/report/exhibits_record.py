@@ -1,4 +1,4 @@
-"""What exhibits.jsonl holds, as the report reads it: the newest of every name; nothing here needs torch."""
+"""Reads exhibits.jsonl for the report: the newest exhibit of every name; needs no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTS = ("method", "rule", "attack")
 
 @dataclass(frozen=True)
 class Shown:
-    """The newest exhibit of a name.  figure: the name of its picture.  again: handed out in other rounds, too."""
+    """The newest exhibit of a name. figure: name of its picture. again: whether other rounds have it too."""
 
     figure: str
     by: str
@@ -42,7 +42,7 @@ class Shown:
 
 
 def read_exhibits(lines: Iterable[Mapping[str, Any]], notices: list[str]) -> list[Shown]:
-    """The newest of every name, in the order of their first ones; a notice for each that cannot be understood."""
+    """The newest exhibit of every name, ordered by first appearance; a notice for each invalid one."""
     newest: dict[tuple[str, str], Mapping[str, Any]] = {}
     rounds: dict[tuple[str, str], set[object]] = {}
     for line in lines:
@@ -63,7 +63,7 @@ def read_exhibits(lines: Iterable[Mapping[str, Any]], notices: list[str]) -> lis
 
 
 def _printable(value: Any) -> Any:
-    """The value with texts that neither a page nor a picture is broken by; lines stay apart."""
+    """The value with control characters removed from its texts, except line breaks."""
     if isinstance(value, str):
         return "\n".join(map(printable, value.split("\n")))
     if isinstance(value, Mapping):
@@ -72,7 +72,7 @@ def _printable(value: Any) -> Any:
 
 
 def _figure(name: str, taken: set[str]) -> str:
-    """A file name for the picture that no other has."""
+    """A unique file name for the picture."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "exhibit"
     if plain in OWN_PICTURES or plain.startswith(OWN_PREFIXES):
         plain = f"exhibit-{plain}"

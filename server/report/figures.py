@@ -1,4 +1,4 @@
-"""The report's pictures over the rounds: numbers and printable names in, SVG text out. No files are read or written."""
+"""Pictures of numbers over the rounds as SVG text; no files are read or written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_POINTS, MAX_STEPS = 1000, 200
 
 
 def curves(series: Mapping[str, Series], label: str, *, percent: bool = False, log: bool = False) -> str:
-    """Numbers over the rounds, one line for each of `series`."""
+    """Numbers over the rounds, one line per series."""
     with drawing() as figure:
         axes = plot_axes(figure, label)
         drawn = []
@@ -58,9 +58,9 @@ def stacked(
     *,
     whole: bool = False,
 ) -> str:
-    """Per-round amounts stacked on each other; beyond 200 rounds each step is the mean of several.
+    """Amounts per round, stacked; beyond 200 rounds each step is the mean of several rounds.
 
-    With `whole` the amounts are counts, and the axis has whole numbers only.
+    whole: the amounts are counts, so the axis has whole numbers only.
     """
     with drawing() as figure:
         axes = plot_axes(figure, label)
@@ -70,7 +70,7 @@ def stacked(
         floor = np.zeros(len(groups))
         for index, (name, colour) in enumerate(colours_for(list(parts), colours).items()):
             top = floor + np.array([np.mean(np.asarray(parts[name], float)[group]) for group in groups])
-            # The first part is the ordinary one; it is drawn quietly, so that the others stand out.
+            # The first part is the normal case; a pale colour makes the others stand out.
             axes.stairs(top, edges, baseline=floor, fill=True, color=COLOURS[colour], alpha=1.0 if index else 0.55,
                         linewidth=0, label=name)  # fmt: skip
             floor = top
@@ -81,7 +81,7 @@ def stacked(
 
 
 def traffic(rounds: Sequence[int], up: Sequence[float], down: Sequence[float], members: str = "clients") -> str:
-    """Bytes each way in every round; beyond 200 rounds each step is the mean of several."""
+    """Bytes up and down per round; beyond 200 rounds each step is the mean of several rounds."""
     size, unit = byte_unit(max([0.0, *up, *down]))
     with drawing() as figure:
         axes = plot_axes(figure, f"traffic a round ({unit})")
@@ -99,7 +99,7 @@ def traffic(rounds: Sequence[int], up: Sequence[float], down: Sequence[float], m
 
 
 def thinned(rounds: Sequence[float], values: Sequence[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """At most about 1,000 of the points, evenly spaced, the last always among them."""
+    """About 1,000 evenly spaced points at most, always including the last."""
     x, y = np.asarray(rounds, float), np.asarray(values, float)
     step = max(1, -(-len(x) // MAX_POINTS))
     keep = np.arange(len(x))[::-1][::step][::-1]
@@ -107,7 +107,7 @@ def thinned(rounds: Sequence[float], values: Sequence[float]) -> tuple[NDArray[n
 
 
 def round_bins(rounds: Sequence[int]) -> tuple[NDArray[np.float64], list[NDArray[np.int64]]]:
-    """Edges[k + 1] of k <= 200 steps on the axis of rounds, and the positions in `rounds` that each step covers."""
+    """(edges[k + 1] of k <= 200 steps on the axis of rounds, positions in `rounds` that each step covers)."""
     groups = [group for group in np.array_split(np.arange(len(rounds)), min(len(rounds), MAX_STEPS) or 1) if len(group)]
     if not groups:
         return np.array([0.0, 1.0]), [np.zeros(0, dtype=np.int64)]
@@ -116,7 +116,7 @@ def round_bins(rounds: Sequence[int]) -> tuple[NDArray[np.float64], list[NDArray
 
 
 def colours_for(names: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
-    """A colour for every name: its own where it is known, else the next spare one."""
+    """A colour for every name: the known one, else the next unused one."""
     unknown = [name for name in names if name not in known]
     spare = {name: SPARE_COLOURS[index % len(SPARE_COLOURS)] for index, name in enumerate(unknown)}
     return {name: known.get(name) or spare[name] for name in names}

@@ -1,4 +1,4 @@
-"""A graph as a picture, its peers in one colour or coloured by a value of each."""
+"""A picture of a graph, with peers in one colour or coloured by a value."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 SIDE = 460
 SPRINGS = 500
-"""Peers up to which springs are worth their time; more stand in a circle."""
+"""Largest graph drawn with a spring layout; larger graphs are drawn as a circle."""
 MOST_EDGES = 20_000
 
 Positions = NDArray[np.float64]
 Edges = NDArray[np.int64]
-"""[e, 2]: who hears whom."""
+"""[e, 2]: pairs (receiver, sender)."""
 
 
 def positions(edges: Edges, peers: int) -> Positions:
-    """[N, 2]: a circle for rings, lines and dense graphs, else where springs along the edges come to rest."""
+    """[N, 2]: a circle for rings, lines and dense graphs, else a spring layout."""
     degrees = np.bincount(edges.ravel(), minlength=peers)
     if peers > SPRINGS or degrees.max(initial=0) <= 2 or degrees.mean() > peers / 2:
         turn = 2 * np.pi * np.arange(peers) / max(1, peers)
@@ -46,7 +46,7 @@ def plot(
     label: str = "",
     marked: Sequence[int] = (),
 ) -> None:
-    """Draw peers and edges; values[N] colour the peers, with a bar that says what they are; marked ones are crossed."""
+    """Draw peers and edges. values[N]: colours of the peers, with a colour bar. Marked peers get a cross."""
     from matplotlib.collections import LineCollection
 
     axes = figure.subplots()
@@ -79,4 +79,4 @@ def _save_png(target: Path, edges: Edges, peers: int, title: str) -> None:
 
 
 SAVERS: Mapping[str, Callable[[Path, Edges, int, str], None]] = {".svg": _save_svg, ".png": _save_png}
-"""Ending of a file -> what writes a picture of that form."""
+"""File suffix -> function that writes the picture in that format."""

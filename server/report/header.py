@@ -1,4 +1,4 @@
-"""What a report says of a run in one line or one large number."""
+"""The header of a report: state, subtitle, large numbers, sentences, command lines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STATE_WORDS = {
 
 
 def state_words(run: RunFolder) -> str:
-    """The run's state, and whether its rule was asked for more than it promises."""
+    """The state of the run, and a warning if a round had more Byzantine clients than the rule tolerates."""
     words = STATE_WORDS.get(run.state, run.state).replace("{member}", run.members[:-1])
     return " ".join(filter(None, [words, bound_sentence(run)]))
 
@@ -63,14 +63,14 @@ def subtitle(run: RunFolder) -> str:
 
 
 def _choice(value: object) -> str:
-    """The name of a choice, which is a name or a table with one."""
+    """The name of a choice, which is a name or a table with a name."""
     if isinstance(value, Mapping):
         value = value.get("name")
     return value if isinstance(value, str) else ""
 
 
 def headline(run: RunFolder) -> list[tuple[str, str, str]]:
-    """The large numbers: label, value, and a remark below."""
+    """The large numbers: (label, value, remark)."""
     shown = []
     name = leading_metric(run.final_metrics)
     if name is not None:
@@ -125,13 +125,13 @@ def skipped_sentence(run: RunFolder) -> str:
 
 
 def commands(run: RunFolder) -> list[tuple[str, str]]:
-    """Command lines to copy: what was run, how to run it again, how to go on."""
+    """Command lines to copy: the original one, one to run again, one to resume."""
     given = run.environment.get("command")
     rows = []
     if isinstance(given, list) and given:
         rows.append(("As it was run", shlex.join(map(str, given))))
     folder = str(run.result.get("run") or run.folder)
-    # The experiment as given would lack what the command line set.
+    # The original file would lack the changes of the command line.
     rows.append(("Again, from the start", shlex.join(["fedgen", "run", f"{folder}/{RESOLVED}"])))
     if run.state != "completed":
         rows.append(("Go on with this run", shlex.join(["fedgen", "resume", folder])))

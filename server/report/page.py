@@ -1,7 +1,6 @@
-"""The report of a run: everything in the run folder, as one HTML file that needs nothing else.
+"""The report of a run folder, as one self-contained HTML file.
 
-Only ``resolved.toml`` is required. Every other part may be missing, as it is while a run goes or after one that was
-killed, and the report then says what is missing.
+Only ``resolved.toml`` is required. Other parts may be missing, in a running or killed run; the report names them.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ OPEN_ROWS, MOST_ROWS = 12, 300
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``report.html`` and ``figures/*.svg`` into a run folder, finished or not, and return the report's path.
+    """Write ``report.html`` and ``figures/*.svg`` into a run folder, finished or not; returns the report's path.
 
     Raises:
-        ValueError: `folder` holds no readable ``resolved.toml``, or a log is damaged before its last line; the message
+        ValueError: `folder` has no readable ``resolved.toml``, or a log is damaged before its last line; the message
             names the file.
-        Unwritable: the system refuses to write there.
+        Unwritable: a file cannot be written.
     """
     run = RunFolder.read(Path(folder))
     pictures = draw(run)
@@ -63,7 +62,7 @@ def write_report(folder: Path) -> Path:
 
 
 def render(run: RunFolder, pictures: Mapping[str, Picture]) -> str:
-    """The whole page; every text is escaped by the template, the pictures alone go in as they are."""
+    """The whole page. The template escapes all texts; only pictures are inserted unescaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -117,7 +116,7 @@ def _tables(run: RunFolder) -> dict[str, Any]:
 
 
 def _origin(run: RunFolder) -> dict[str, Any]:
-    """What it takes to run it again."""
+    """The tables on how to reproduce the run."""
     return {
         "config_text": run.config_text,
         "experiment_text": run.experiment_text,

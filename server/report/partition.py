@@ -1,4 +1,4 @@
-"""Who holds what: the picture of the samples of each client by class, label or target, and the words about it."""
+"""The picture of the data partition, samples of each client by class, label or target, with its sentences."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 MAX_BAR_CLIENTS, MAX_BAR_CLASSES = 30, 10
 MAX_SINGLE_CLIENTS, MAX_COLUMNS = 400, 240
 NOUNS = {"classes": ("class", "classes"), "labels": ("label", "labels"), "numbers": ("target", "ranges of the target")}
-"""Kind of targets -> what a row of the map is, and many of them; tokens have none."""
+"""Kind of targets -> name of a row of the map, singular and plural; tokens have no rows."""
 
 
 def draw_partition(partition: Partition, members: str = "clients") -> str:
-    """The picture as SVG text: bars for few clients (or peers), else a map with their sizes above it."""
+    """The picture as SVG text: bars for few clients or peers, else a map with their sizes above it."""
     with drawing(width=920, height=330) as figure:
         if _has_bars(partition):
             _bars(figure, partition, members[:-1])
@@ -41,8 +41,8 @@ def partition_sentence(partition: Partition, members: str = "clients") -> str:
     each = f"{spread(samples.tolist())} samples each"
     if not partition.classes:
         return f"{whole}: {each}."
-    held = (counts > 0).sum(axis=1)
-    return f"{whole}: {each}, from {spread(held.tolist())} of {counted(counts.shape[1], *_nouns(partition))}."
+    present = (counts > 0).sum(axis=1)
+    return f"{whole}: {each}, from {spread(present.tolist())} of {counted(counts.shape[1], *_nouns(partition))}."
 
 
 def partition_key(partition: Partition, members: str = "clients") -> str:
@@ -53,7 +53,7 @@ def partition_key(partition: Partition, members: str = "clients") -> str:
     if _has_bars(partition):
         text = f"Each bar is one {member}, its colours the classes of its samples."
     elif not partition.classes:
-        text = f"Each column is one {member}, or some where they are many, as high as its number of samples."
+        text = f"Each column is one {member}, or the mean of several, as high as its number of samples."
     elif _is_sorted(clients):
         group = f"about {round(clients / MAX_COLUMNS)} {members}, sorted by their main {noun}"
         text = f"Each column stands for {group}: above, their mean number of samples; {shares}"
@@ -65,7 +65,7 @@ def partition_key(partition: Partition, members: str = "clients") -> str:
 
 
 def client_columns(counts: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The clients of each column of the map: one each, or groups of them sorted by main class and its share."""
+    """The clients of each column of the map: one client, or a group, sorted by main class and its share."""
     if not _is_sorted(len(counts)):
         return [np.array([client]) for client in range(len(counts))]
     main = counts.argmax(axis=1) if counts.shape[1] else np.zeros(len(counts), dtype=np.int64)
@@ -83,7 +83,7 @@ def _nouns(partition: Partition) -> tuple[str, str]:
 
 
 def _is_sorted(clients: int) -> bool:
-    """Whether the map shows groups of clients, sorted by main class: there are too many to show each by its number."""
+    """Whether there are too many clients for a column each, so that columns are sorted groups."""
     return clients > MAX_SINGLE_CLIENTS
 
 
@@ -104,7 +104,7 @@ def _bars(figure: Figure, partition: Partition, member: str) -> None:
 
 
 def _sizes(figure: Figure, partition: Partition, member: str) -> None:
-    """How many samples each client holds, where there is nothing to say about them."""
+    """Number of samples of each client, for targets without classes."""
     axes = figure.subplots()
     _draw_sizes(axes, partition, client_columns(partition.counts))
     axes.set_xlabel(member)
@@ -128,7 +128,7 @@ def _map(figure: Figure, partition: Partition, members: str) -> None:
 
 
 def _draw_sizes(axes: Axes, partition: Partition, columns: Sequence[NDArray[np.int64]]) -> None:
-    """Samples a client, in the mean where a column is a group of them."""
+    """Draw the number of samples per client, or the mean of a group."""
     sizes = np.array([partition.samples[column].mean() for column in columns])
     plain(axes, "samples")
     axes.stairs(sizes, np.arange(len(columns) + 1) - 0.5, fill=True, color=COLOURS["grey"], linewidth=0)
@@ -138,7 +138,7 @@ def _draw_sizes(axes: Axes, partition: Partition, columns: Sequence[NDArray[np.i
 
 
 def _draw_shares(axes: Axes, shares: NDArray[np.float64]) -> None:
-    """``shares[classes, columns]`` in 0..1 as the opacity of a raster, so that it suits a light and a dark page."""
+    """Draw shares[classes, columns] in 0..1 as opacity, which suits light and dark pages."""
     blue = np.array([0x2B, 0x8C, 0xD0], dtype=np.uint8)
     raster = np.empty((*shares.shape, 4), dtype=np.uint8)
     raster[..., :3] = blue

@@ -1,4 +1,4 @@
-"""Small pieces of text that several parts of the report share."""
+"""Pieces of text that several parts of the report use."""
 
 from __future__ import annotations
 

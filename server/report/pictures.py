@@ -1,4 +1,4 @@
-"""The pictures of a report: which there are for a run, with their names, captions and descriptions."""
+"""Chooses the pictures of a report, with their names, captions and descriptions."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ MOST_METRICS = 6
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure: its SVG as drawn, its caption, and its text for those who cannot see it; or, where a curve would be
-    one dot, the numbers in words instead of an SVG.  note: what stands below it."""
+    """One figure: SVG, caption, description for screen readers, and a note below it.
+
+    A curve of a single point has the numbers as text instead of an SVG.
+    """
 
     name: str
     svg: str
@@ -52,7 +54,7 @@ class Picture:
 
 
 def draw(run: RunFolder) -> dict[str, Picture]:
-    """All pictures that the folder has numbers for, by name, in the order of the report."""
+    """All pictures for which the folder has numbers, in the order of the report."""
     pictures = _metric_pictures(run)
     if run.records:
         pictures += [_clients_picture(run), *_trust_pictures(run), *_time_pictures(run), *_traffic_pictures(run)]
@@ -63,7 +65,7 @@ def draw(run: RunFolder) -> dict[str, Picture]:
     pictures += _exhibit_pictures(run)
     if run.partition is not None:
         svg, sentence = draw_partition(run.partition, run.members), partition_sentence(run.partition, run.members)
-        pictures.append(Picture("partition", svg, "Who holds what", sentence))
+        pictures.append(Picture("partition", svg, "Data partition", sentence))
     return {picture.name: picture for picture in pictures}
 
 
@@ -77,7 +79,7 @@ def _curves(
     log: bool = False,
     about_metric: bool = False,
 ) -> Picture:
-    """Curves over the rounds, or the numbers themselves where no curve has a second point."""
+    """Curves over the rounds, or text if no curve has a second point."""
     if all(len(rounds) < 2 for rounds, _ in series.values()):
         numbers = [
             f"{kind} {100 * values[0]:.2f} %" if percent else f"{kind} {values[0]:.4g}"
@@ -90,10 +92,10 @@ def _curves(
 
 
 def _steps(run: RunFolder, name: str, caption: str, svg: Callable[[], str], numbers: Mapping[str, str]) -> Picture:
-    """Amounts round by round, or the numbers of the only one."""
+    """Amounts per round, or text for a single round."""
     if len(run.records) == 1:
-        told = ", ".join(f"{kind} {amount}" for kind, amount in numbers.items())
-        return Picture(name, "", caption, "", numbers=f"{told} {in_round(run.rounds[0])}")
+        amounts = ", ".join(f"{kind} {amount}" for kind, amount in numbers.items())
+        return Picture(name, "", caption, "", numbers=f"{amounts} {in_round(run.rounds[0])}")
     group = -(-len(run.records) // figures.MAX_STEPS)
     steps = f" (each step the mean of {group})" if group > 1 else ""
     return Picture(name, svg(), caption + steps, f"{caption}: {', '.join(numbers)}")
@@ -115,7 +117,7 @@ def _metric_pictures(run: RunFolder) -> list[Picture]:
 
 
 def _of_domains(run: RunFolder, names: Iterable[str]) -> list[str]:
-    """The names of accuracies of single domains; their mean is domain_accuracy."""
+    """Names of the accuracies of single domains, whose mean is domain_accuracy."""
     if "domain_accuracy" not in run.histories:
         return []
     return [name for name in names if name.endswith("_accuracy") and name != "domain_accuracy"]
@@ -134,7 +136,7 @@ QUANTILES = {"p10_": "10th percentile", "worst_": "worst peer"}
 
 
 def _variance_pictures(run: RunFolder) -> list[Picture]:
-    """What averaging does to the weights, and what variance correction does about it."""
+    """Variance of the weights over the rounds, and the factors of variance correction."""
     captions = {
         "variance": "Variance of the weights, mean of the peers",
         "factor": "Factor of the variance correction, mean of the peers",
@@ -148,18 +150,19 @@ def _variance_pictures(run: RunFolder) -> list[Picture]:
 
 
 def _network_pictures(run: RunFolder, network: NetworkFacts) -> list[Picture]:
-    """The graph, its peers coloured by their last accuracy where they have one."""
+    """The graph, with peers coloured by their last accuracy if it is known."""
     if not len(network.edges):
         return []
-    told = [record.peers for record in run.records if record.peers]
-    values = [finite(value) for value in (told[-1].get("accuracy") or [] if told else [])]
+    by_round = [record.peers for record in run.records if record.peers]
+    values = [finite(value) for value in (by_round[-1].get("accuracy") or [] if by_round else [])]
     known = len(values) == network.peers and None not in values
     byzantine = sorted(peer for peer in run.byzantine if peer < network.peers)
     with report_canvas.drawing(560, 460) as figure:
         shares = [100 * value for value in values if value is not None] if known else None
         plot_graph(figure, network.edges, network.peers, shares, "accuracy (%)", byzantine)
         svg = report_canvas.written(figure, "network")
-    caption = "Who hears whom" + (", coloured by accuracy" if known else "") + ("; a cross lies" if byzantine else "")
+    caption = "Graph of the peers" + (", coloured by accuracy" if known else "")
+    caption += "; crosses mark Byzantine peers" if byzantine else ""
     return [Picture("network", svg, caption, f"graph of {network.peers} peers")]
 
 
@@ -189,21 +192,21 @@ def _clients_picture(run: RunFolder) -> Picture:
 
 
 def _trust_pictures(run: RunFolder) -> list[Picture]:
-    """Whom the rule trusted, and how much the updates still varied in one direction around what it made of them."""
+    """Mean coefficients of honest and Byzantine clients, and the largest variance around the aggregate."""
     pictures = []
     groups = run.measured("aggregation", ("honest", "byzantine"))
     if groups:
-        caption = "Whom the rule trusted: mean coefficient times the number of updates"
+        caption = "Trust of the rule: mean coefficient times the number of updates"
         pictures.append(_curves("trust", caption, groups, "share of the aggregate (1: an equal one)"))
     residual = run.measured("aggregation", ("residual",))
     if residual:
-        caption = "How far the updates vary along one direction around the aggregate (largest eigenvalue)"
+        caption = "Largest variance of the updates along one direction around the aggregate (largest eigenvalue)"
         pictures.append(_curves("residual", caption, residual, "largest variance"))
     return pictures
 
 
 def _exhibit_pictures(run: RunFolder) -> list[Picture]:
-    """What the method, the rule and the attack have to show; one that cannot be drawn is left out, and named."""
+    """Pictures of the exhibits; one that cannot be drawn is left out, with a notice."""
     pictures = []
     for shown in run.exhibits:
         try:
@@ -248,8 +251,8 @@ def _traffic_pictures(run: RunFolder) -> list[Picture]:
 
 
 def _staleness_pictures(run: RunFolder) -> list[Picture]:
-    """In virtual time: how many ticks ago merged messages were sent."""
-    ages = run.told("staleness")
+    """In virtual time: mean age of the merged messages, in ticks."""
+    ages = run.series("staleness")
     if not ages[0]:
         return []
-    return [_curves("staleness", "Age of the messages that were merged", {"mean": ages}, "ticks")]
+    return [_curves("staleness", "Age of merged messages", {"mean": ages}, "ticks")]

@@ -1,4 +1,4 @@
-"""Who was rejected or failed, and why: the report's sentence and its two tables."""
+"""Rejected and failed clients with reasons: the report's sentence and its two tables."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Rejections and failures, put together by reason or by client.
+"""Groups rejections and failures by reason or by client.
 
-Reasons of one kind differ in their numbers only: ``norm 9 above 5`` and ``norm 7 above 5`` become
+Reasons that differ only in their numbers are grouped: ``norm 9 above 5`` and ``norm 7 above 5`` become
 ``norm 7 to 9 above 5``.
 """
 
@@ -19,12 +19,12 @@ Key = TypeVar("Key")
 
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|inf|nan)(?![\w])")
 KINDS = {"rejected": "rejected", "failed": "failed", "block_failed": "failed"}
-"""The events that refuse clients, and the outcome each means for them."""
+"""Events about rejected or failed clients, with their outcome."""
 
 
 @dataclass
 class Refusals:
-    """Rejections or failures that belong together: how many, whose, and from which round to which."""
+    """A group of rejections or failures: number, clients, reasons, rounds."""
 
     count: int = 0
     clients: set[int] = field(default_factory=set)
@@ -41,14 +41,14 @@ class Refusals:
 
     @property
     def when(self) -> str:
-        """The rounds they are in: ``3``, ``3 to 9``, or nothing."""
+        """The range of rounds: ``3``, ``3 to 9``, or empty."""
         first, last = min(self.rounds, default=None), max(self.rounds, default=None)
         named = ["before training" if each < 0 else str(each) for each in (first, last) if each is not None]
         return " to ".join(dict.fromkeys(named))
 
     @property
     def words(self) -> str:
-        """The reasons, those of one kind as one text."""
+        """The reasons, one text for each kind."""
         kinds: dict[str, list[str]] = defaultdict(list)
         for reason in self.reasons:
             kinds[_kind(reason)].append(reason)
@@ -56,9 +56,9 @@ class Refusals:
 
 
 def refused(events: Iterable[Record]) -> list[Record]:
-    """The rejections and failures of clients among `events`, one for each client where an event names several.
+    """The rejections and failures of clients among `events`, one per client.
 
-    Their ``event`` is ``rejected`` or ``failed``. The failure of a run as a whole is not among them.
+    Their ``event`` is ``rejected`` or ``failed``. Failures of the whole run are left out.
     """
     found: list[Record] = []
     for event in filter(refuses_clients, events):
@@ -69,23 +69,23 @@ def refused(events: Iterable[Record]) -> list[Record]:
 
 
 def refuses_clients(event: Record) -> bool:
-    """Whether an event is about clients that were rejected or failed; a run as a whole can fail too."""
+    """Whether an event is about rejected or failed clients, and not about a failed run."""
     return str(event.get("event")) in KINDS and ("client" in event or "clients" in event)
 
 
 def by_reason(refused: Iterable[Record]) -> dict[tuple[str, str], Refusals]:
-    """By outcome and kind of reason, the most frequent first."""
+    """Grouped by outcome and kind of reason, the most frequent first."""
     return _grouped(refused, lambda event: (str(event["event"]), _kind(_reason(event))))
 
 
 def by_client(refused: Iterable[Record]) -> dict[int | None, Refusals]:
-    """By client, the most frequent first, equals by number; None for those whose client is not known."""
+    """Grouped by client, the most frequent first, ties by number; None for unknown clients."""
     known_first = sorted(refused, key=lambda event: inf if (client := _client(event)) is None else client)
     return _grouped(known_first, _client)
 
 
 def common_text(reasons: Sequence[str]) -> str:
-    """Texts that differ in numbers only, as one: ``norm 9 above 5``, ``norm 7 above 5`` -> ``norm 7 to 9 above 5``."""
+    """One text for texts that differ in numbers: ``norm 9 above 5``, ``norm 7 above 5`` -> ``norm 7 to 9 above 5``."""
     found = [NUMBER.findall(reason) for reason in reasons]
     pieces = NUMBER.split(reasons[0])
     text = pieces[0]
@@ -99,7 +99,7 @@ def common_text(reasons: Sequence[str]) -> str:
 
 
 def _grouped(events: Iterable[Record], key: Callable[[Record], Key]) -> dict[Key, Refusals]:
-    """By `key`, the most frequent first, equals as they came."""
+    """Grouped by `key`, the most frequent first, ties in order of appearance."""
     groups: dict[Key, Refusals] = defaultdict(Refusals)
     for event in events:
         groups[key(event)].add(event)

@@ -1,4 +1,4 @@
-"""The numbers of a round by group and name, as tables and curves of a report want them."""
+"""The numbers of a round by group and name, for the tables and curves of a report."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ GROUPS: Mapping[str, Callable[[RoundRecord], Mapping[str, float | None]]] = {
     "variance": lambda record: record.variance,
     "factor": lambda record: record.factor,
 }
-"""Numbers of a round by their names, by the name of the group."""
+"""{group: {name: number}} of a round."""
 
 SINGLE: Mapping[str, Callable[[RoundRecord], float | None]] = {
     "messages": lambda record: record.messages,
     "staleness": lambda record: record.staleness,
 }
-"""Single numbers that not every round has."""
+"""Numbers that not every round has."""
 
 
 def numbers_of(record: RoundRecord, part: str) -> dict[str, float]:
-    """The finite numbers of a group by their names in printable form."""
+    """The finite numbers of a group by printable name."""
     return numbers(GROUPS[part](record))

@@ -1,7 +1,6 @@
-"""What a run left behind: the files of its folder, read into one value.
+"""Reads a run folder into one record, without torch or Ray.
 
-Only ``resolved.toml`` is required. Every other part may be missing, as it is while a run goes or after one that was
-killed. Nothing here needs torch or Ray.
+Only ``resolved.toml`` is required. Other parts may be missing, in a running or killed run.
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ Record = dict[str, Any]
 
 PHASES = ("train", "aggregate", "evaluate", "checkpoint")
 LARGEST = 1e30
-"""From here on a number has diverged: it is not drawn, and counts as none."""
+"""Larger numbers have diverged; they are not drawn and count as missing."""
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Who holds what, and who lies.
+    """The data partition, and the Byzantine clients.
 
-    ``counts[clients, classes]`` samples of each class, label or range of numbers, as `targets` says; no columns for
-    tokens.  ``samples[clients]``: how many each holds.
+    counts[clients, classes]: samples per class, label or range of targets (see `targets`); no columns for tokens.
+    samples[clients]: number of samples.
     """
 
     counts: NDArray[np.int64]
@@ -60,7 +59,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """Who hears whom in gossip: ``edges[e, 2]``, none where they are too many to draw; and numbers by their names."""
+    """The graph in gossip: edges[e, 2], empty if they are too many to draw; and named properties of the graph."""
 
     peers: int
     edges: NDArray[np.int64]
@@ -69,9 +68,9 @@ class NetworkFacts:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run folder holds, parsed; `notices` names the parts that are missing or unreadable.
+    """The parsed contents of a run folder; `notices` name missing or unreadable parts.
 
-    Make one with `read`. It shows the moment: what the run writes later is not in it.
+    `read` makes one. It does not follow later writes of a running run.
     """
 
     folder: Path
@@ -89,7 +88,7 @@ class RunFolder:
 
     @classmethod
     def read(cls, folder: Path) -> RunFolder:
-        """Read a folder whose run is finished, going on, or killed.
+        """Read the folder of a finished, running or killed run.
 
         Raises:
             ValueError: there is no readable ``resolved.toml``, or a log is damaged before its last line; the message
@@ -113,28 +112,28 @@ class RunFolder:
         )
 
     def setting(self, section: str, key: str) -> Any:
-        """One value of ``resolved.toml``; None where it has none."""
+        """A value of ``resolved.toml``, or None."""
         table = self.config.get(section)
         return table.get(key) if isinstance(table, dict) else None
 
     @property
     def name(self) -> str:
-        """The experiment's name, else the folder's."""
+        """Name of the experiment, else of the folder."""
         return str(self.setting("experiment", "name") or self.folder.resolve().name)
 
     @property
     def state(self) -> str:
-        """``completed``, ``degraded``, ``failed`` or ``stopped``; ``running`` while there is no result."""
+        """``completed``, ``degraded``, ``failed`` or ``stopped``; ``running`` without a result."""
         return str(self.result.get("state") or "running")
 
     @property
     def members(self) -> str:
-        """Who takes part: ``clients``, or ``peers`` in gossip."""
+        """``clients``, or ``peers`` in gossip."""
         return members_of(self.setting("federation", "mode"))
 
     @property
     def num_clients(self) -> int | None:
-        """How many clients there are in all, where that is known."""
+        """Number of clients, if it is known."""
         if self.partition is not None:
             return len(self.partition.counts)
         clients = finite(self.setting("data", "clients"))
@@ -142,7 +141,7 @@ class RunFolder:
 
     @property
     def byzantine(self) -> set[int]:
-        """The clients that lie, in any round where they are redrawn; none where that was not recorded."""
+        """Byzantine clients of any round; empty if they were not recorded."""
         drawn = (event.get("clients") for event in self.events if event.get("event") == "byzantine")
         lists = (clients for clients in drawn if isinstance(clients, list))
         redrawn = {client for clients in lists for client in clients if isinstance(client, int)}
@@ -150,16 +149,16 @@ class RunFolder:
 
     @cached_property
     def rounds(self) -> list[int]:
-        """The numbers of the rounds in `records`, ascending."""
+        """Round numbers of `records`, ascending."""
         return [record.round for record in self.records]
 
     def column(self, part: str, name: str) -> list[float]:
-        """One number a round, such as ``clients.admitted``; 0 where a round has none that can be drawn."""
+        """One number per round, such as ``clients.admitted``; 0 if a round has no number that can be drawn."""
         values = (numbers_of(record, part).get(name, 0.0) for record in self.records)
         return [value if abs(value) < LARGEST else 0.0 for value in values]
 
     def measured(self, part: str, names: Iterable[str]) -> dict[str, tuple[list[int], list[float]]]:
-        """Rounds and numbers under `part` of those names that any round has, left out where a round has none."""
+        """{name: (rounds, numbers)} under `part`, for names that any round has, from the rounds that have them."""
         series = {}
         for name in names:
             found = [(record.round, numbers_of(record, part).get(name)) for record in self.records]
@@ -168,27 +167,27 @@ class RunFolder:
                 series[name] = ([at for at, _ in known], [value for _, value in known])
         return series
 
-    def told(self, name: str) -> tuple[list[int], list[float]]:
-        """Rounds whose record has a number of that name, and the numbers."""
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """(rounds, numbers) of the rounds whose record has a number of that name."""
         known = [(record.round, finite(SINGLE[name](record))) for record in self.records]
         found = [(at, value) for at, value in known if value is not None and abs(value) < LARGEST]
         return [at for at, _ in found], [value for _, value in found]
 
     def names(self, part: str, first: Iterable[str] = ()) -> list[str]:
-        """The names under `part` in any round: those of `first` in that order, then the others as they came."""
+        """The names under `part` in any round: first those of `first`, then others in order of appearance."""
         seen = dict.fromkeys(name for record in self.records for name in numbers_of(record, part))
         known = [name for name in first if name in seen]
         return known + [name for name in seen if name not in known]
 
     @cached_property
     def phase_seconds(self) -> dict[str, list[float]]:
-        """The seconds of each phase, one number a round."""
+        """Seconds of each phase, one number per round."""
         phases = self.names("seconds", PHASES)
         return {phase: [max(0.0, value) for value in self.column("seconds", phase)] for phase in phases}
 
     @cached_property
     def points(self) -> dict[str, Points]:
-        """Every metric's (round, value), where it was evaluated and did not diverge beyond what can be drawn."""
+        """{metric: (round, value) pairs}, without values that have diverged."""
         points: dict[str, Points] = {}
         for record in self.records:
             for name, value in numbers(record.metrics).items():
@@ -198,14 +197,14 @@ class RunFolder:
 
     @cached_property
     def histories(self) -> dict[str, tuple[list[int], list[float]]]:
-        """The same as rounds and values."""
+        """{metric: (rounds, values)}, from `points`."""
         return {
             name: ([at for at, _ in points], [value for _, value in points]) for name, points in self.points.items()
         }
 
     @cached_property
     def broken(self) -> dict[str, list[int]]:
-        """The rounds in which each metric was evaluated and is not finite."""
+        """{metric: rounds in which it is not finite}."""
         rounds: dict[str, list[int]] = {}
         for record in self.records:
             for name, value in measures(record.metrics).items():
@@ -215,24 +214,24 @@ class RunFolder:
 
     @cached_property
     def final_metrics(self) -> dict[str, float | str | None]:
-        """The result's metrics, or while there is none those of the last evaluated round."""
+        """Metrics of the result or, without a result, of the last evaluated round."""
         evaluated = [record.metrics for record in self.records if record.evaluated]
         return measures(self.result.get("metrics") or (evaluated[-1] if evaluated else None))
 
     @cached_property
     def directions(self) -> Directions:
-        """Which way each metric is better, where it says so."""
+        """{metric: whether a lower value is better}, for metrics that declare it."""
         declared = self.environment.get("lower_is_better")
         known = declared.items() if isinstance(declared, dict) else ()
         return {printable(name): lower for name, lower in known if isinstance(lower, bool)}
 
     def best(self, name: str) -> tuple[int, float] | None:
-        """Round and value of the best that a metric ever was; None where it does not say which way is better."""
+        """(round, value) of a metric's best value; None if it declares no better direction."""
         points = self.points.get(name)
         return best(points, self.directions[name]) if points and name in self.directions else None
 
     def chosen(self, metric: str) -> Chosen | None:
-        """A test metric at the round that the validation set chooses, where there is one."""
+        """A test metric at the round that the validation set chooses, if there is one."""
         return chosen(metric, self.points, self.directions)
 
 
@@ -255,7 +254,7 @@ def _toml(text: str, path: Path) -> Record:
 
 
 def _optional_object(path: Path, notices: list[str], absent: str = "") -> Record:
-    """A JSON object, or nothing and a notice where the file is missing or damaged."""
+    """A JSON object; empty, with a notice, if the file is missing or damaged."""
     if not path.is_file():
         if absent:
             notices.append(f"{absent}: {path.name} is missing.")
@@ -272,7 +271,7 @@ def _optional_object(path: Path, notices: list[str], absent: str = "") -> Record
 
 
 def _json_lines(path: Path, notices: list[str]) -> list[Record]:
-    """The objects of a log, one a line. A last line cut short by a kill is left out; damage before it is an error."""
+    """The objects of a log, one per line. An incomplete last line is left out; other damage is an error."""
     if not path.is_file():
         return []
     lines = path.read_bytes().splitlines()
@@ -292,7 +291,7 @@ def _json_lines(path: Path, notices: list[str]) -> list[Record]:
 
 
 def _exhibit_lines(path: Path, notices: list[str]) -> list[Record]:
-    """The objects of the log, none and a notice where it is damaged: a report does without."""
+    """The objects of exhibits.jsonl; empty, with a notice, if it is damaged."""
     try:
         return _json_lines(path, notices)
     except ValueError as error:
@@ -301,7 +300,7 @@ def _exhibit_lines(path: Path, notices: list[str]) -> list[Record]:
 
 
 def _metric_records(path: Path, notices: list[str]) -> list[RoundRecord]:
-    """The rounds in order, the last line of each where a round was written twice."""
+    """The rounds in order; if a round was written twice, its last line."""
     rounds: dict[int, RoundRecord] = {}
     for number, line in enumerate(_json_lines(path, notices), start=1):
         try:
@@ -313,20 +312,20 @@ def _metric_records(path: Path, notices: list[str]) -> list[RoundRecord]:
 
 
 def _read_partition(path: Path, notices: list[str]) -> Partition | None:
-    value = _optional_object(path, notices, absent="Who holds what was not recorded")
+    value = _optional_object(path, notices, absent="The data partition was not recorded")
     if not value:
         return None
     try:
         counts = np.array(value.get("counts"), dtype=np.int64)
         targets = str(value.get("targets") or "classes")
         if counts.ndim != 2 or len(counts) == 0 or (counts.size == 0 and targets != "tokens") or (counts < 0).any():
-            raise ValueError("counts should be one list of counts a client, all of one length")
+            raise ValueError("counts should be one list of counts per client, all of one length")
         names = [printable(name) for name in value.get("classes") or []]
         classes = [names[index] if index < len(names) else str(index) for index in range(counts.shape[1])]
         byzantine = sorted({int(client) for client in value.get("byzantine") or []})
         samples = np.array(value.get("samples") or counts.sum(axis=1), dtype=np.int64)
         if samples.shape != (len(counts),) or samples.min() < 0:
-            raise ValueError("samples should be one number a client")
+            raise ValueError("samples should be one number per client")
     except (TypeError, ValueError, OverflowError) as error:
         notices.append(f"{path.name} cannot be understood: {error}.")
         return None

@@ -1,4 +1,4 @@
-"""The report's tables: a run in, rows of text out."""
+"""The report's tables as rows of text."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ from fedgen.server.words import (
 
 
 def metric_rows(run: RunFolder) -> list[tuple[str, ...]]:
-    """Every metric: its final value, that at the round which the validation set chose, and, of those that do not come
-    from test samples and say which way is better, the best and its round."""
+    """Per metric: its final value, its value at the round that the validation set chose, and its best value.
+
+    The best value is left out for test metrics and for metrics without a declared direction.
+    """
     rows: list[tuple[str, ...]] = []
     for name in sorted(_measured(run), key=lambda name: (split_metric(name)[1], split_metric(name)[0])):
         final = human_metric(name, run.final_metrics[name]) if name in run.final_metrics else "not evaluated"
@@ -44,23 +46,23 @@ def _measured(run: RunFolder) -> set[str]:
 
 
 def chosen_words(run: RunFolder) -> str:
-    """By what the validation set chooses a round, for the head of a column; nothing where it does not."""
+    """The metrics by which the validation set chooses a round, for a column head; may be empty."""
     found = {chosen.by for name in run.points if (chosen := run.chosen(name))}
     return f"chosen by {' or '.join(sorted(metric_words(name) for name in found))}" if found else ""
 
 
 def broken_sentence(run: RunFolder) -> str:
-    """Which metrics were not finite, and when."""
-    told = [
+    """The metrics that were not finite, with their rounds."""
+    described = [
         f"{metric_words(name)} {in_round(rounds[0])}"
         + (f" and {counted(len(rounds) - 1, 'later one', 'later ones')}" if len(rounds) > 1 else "")
         for name, rounds in run.broken.items()
     ]
-    return f"Not finite: {', '.join(told)}." if told else ""
+    return f"Not finite: {', '.join(described)}." if described else ""
 
 
 def client_rows(run: RunFolder) -> list[tuple[str, ...]]:
-    """How the clients asked came out: in all, as a share, and in how many rounds."""
+    """Per outcome of clients: total, share, number of rounds."""
     totals = {name: run.column("clients", name) for name in run.names("clients", OUTCOMES)}
     asked = sum(sum(values) for values in totals.values())
     return [
@@ -75,7 +77,7 @@ def client_rows(run: RunFolder) -> list[tuple[str, ...]]:
 
 
 def time_rows(run: RunFolder) -> list[Record]:
-    """Seconds of each phase: in all, as a share, in the mean and in the slowest round."""
+    """Seconds per phase: total, share, mean round, slowest round."""
     colours = figures.colours_for(list(run.phase_seconds), figures.PHASE_COLOURS)
     rows = [_phase_row(run, phase, colours[phase]) for phase in run.phase_seconds]
     inside = sum(row["seconds"] for row in rows)
@@ -103,9 +105,9 @@ def _phase_row(run: RunFolder, phase: str, colour: str) -> Record:
 
 
 def traffic_rows(run: RunFolder) -> list[tuple[str, ...]]:
-    """Each direction: bytes in all, in the mean and in the largest round; in gossip messages too, and of one peer."""
+    """Bytes up and down: total, mean round, largest round; in gossip also messages, and amounts per peer."""
     rows: list[tuple[str, ...]] = []
-    _, messages = run.told("messages")
+    _, messages = run.series("messages")
     peers = (run.num_clients or 0) if messages else 0
     for words, name in ((f"up, from {run.members}", "up"), (f"down, to {run.members}", "down")):
         values = run.column("bytes", name)
@@ -120,13 +122,15 @@ def traffic_rows(run: RunFolder) -> list[tuple[str, ...]]:
 
 
 def _amounts(values: list[float]) -> tuple[float, float, float]:
-    """In all, in the mean, at most."""
+    """Total, mean, maximum."""
     return sum(values), sum(values) / len(values), max(values)
 
 
 def event_rows(run: RunFolder) -> list[tuple[str, str, str]]:
-    """All events but those that the other tables tell of: round, kind, and whatever they say; of broken bounds, which
-    may be in every round, the first."""
+    """Events that no other table shows: round, kind, details.
+
+    Of `bound_broken` events, which may occur in every round, only the first is shown.
+    """
     rows = []
     bounds = [event for event in run.events if event.get("event") == "bound_broken"]
     for event in run.events:
@@ -154,7 +158,7 @@ def _event_words(event: Record) -> str:
 
 
 def environment_rows(run: RunFolder) -> list[tuple[str, str]]:
-    """Where the run ran; what the report tells elsewhere is left out."""
+    """The environment of the run, without what other parts of the report show."""
     elsewhere = ("identity", "data", "command", "packages", "lower_is_better", "code")
     known = {
         name: value for name, value in run.environment.items() if name not in elsewhere and value not in (None, [])

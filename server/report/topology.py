@@ -15,9 +15,9 @@ from fedgen.tracking.record import Json
 
 
 def draw_topology(network: Network, target: Path) -> str:
-    """Draw the graph of round 0 into `target`; returns what there is to say about it, and where the picture is.
+    """Draw the graph of round 0 into the file `target`; returns a description of the graph.
 
-    Raises SettingError where the graph is not one, or the picture cannot be written.
+    Raises SettingError if the graph is invalid or the picture cannot be written.
     """
     save = graph_picture.SAVERS.get(target.suffix.lower())
     if save is None:
@@ -28,23 +28,23 @@ def draw_topology(network: Network, target: Path) -> str:
         save(target, edges_of(graph), network.peers, f"{network.name}, {network.peers} peers")
     except OSError as error:
         raise SettingError(f"--out {str(target)!r} cannot be written: {error.strerror}") from error
-    lines = [f"{name:<24}{_told(value)}" for name, value in facts.items()]
+    lines = [f"{name:<24}{_text(value)}" for name, value in facts.items()]
     return "\n".join([*lines, f"{'picture':<24}{target}"])
 
 
 def network_record(network: Network) -> dict[str, Json]:
-    """The contents of network.json: edges of round 0, as far as they can be drawn, and what there is to say."""
+    """The contents of network.json: properties of the graph of round 0, and its edges if they can be drawn."""
     edges = edges_of(network.graph(0))
     return {
         "peers": network.peers,
         "edges": edges.tolist() if len(edges) <= graph_picture.MOST_EDGES else [],
-        "facts": {name: _told(value) for name, value in describe(network).items()},
+        "facts": {name: _text(value) for name, value in describe(network).items()},
         "sha256": network.graph(0).sha256,
     }
 
 
 def describe(network: Network) -> dict[str, Json]:
-    """Numbers about a network, of round 0 where it changes."""
+    """Properties of a network; of round 0 if it changes."""
     graph, mixing = network.graph(0), network.matrix(0)
     facts: dict[str, Json] = {
         "topology": network.name + ("" if network.static else ", another graph every few rounds: this is round 0"),
@@ -61,7 +61,7 @@ def describe(network: Network) -> dict[str, Json]:
 
 
 def edges_of(graph: Graph) -> graph_picture.Edges:
-    """int64[e, 2]: (listener, speaker), every pair once where both hear each other."""
+    """int64[e, 2]: pairs (receiver, sender), one per pair if both receive from each other."""
     pairs = graph.hears.tocoo()
     both = np.stack([pairs.row, pairs.col], axis=1).astype(np.int64)
     return np.unique(np.sort(both, axis=1), axis=0)
@@ -72,5 +72,5 @@ def degree_words(graph: Graph) -> str:
     return str(least) if least == most else f"{least} .. {most}, mean {graph.degrees.mean():.3g}"
 
 
-def _told(value: Json) -> str:
+def _text(value: Json) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

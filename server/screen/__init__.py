@@ -1,4 +1,4 @@
-"""What a terminal or a log shows of a run while it lasts; an observer like any other.
+"""The views of a run on a terminal or in a log; a view is an observer.
 
-It may import the modules beside these packages.
+May import the modules beside these packages.
 """

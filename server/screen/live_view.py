@@ -1,4 +1,4 @@
-"""The live panel on a terminal: progress, a metric and its course, clients, traffic, time."""
+"""The live panel on a terminal: progress, a metric with its curve, clients, traffic, time."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class LiveView(Observer):
-    """A panel that redraws in place: progress and ETA, the metric and its course, clients, bytes, pace."""
+    """A panel that redraws in place."""
 
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self.console = console
         self.tally = Tally(clock)
         self.title = self.folder = ""
         self._live: Live | None = None
-        # Live redraws from a thread of its own, which must not see a half-added record.
+        # Live redraws in another thread, which must not see a half-added record.
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -45,7 +45,7 @@ class LiveView(Observer):
         self._close()
         self.title, self.folder = printable(plan.title), printable(plan.folder)
         self.tally.begin(plan)
-        # Piped standard output belongs to whoever reads it, even while the panel is drawn on stderr.
+        # A piped stdout belongs to its reader, even while the panel is drawn on stderr.
         self._live = Live(
             console=self.console, get_renderable=self.panel, refresh_per_second=4, redirect_stdout=sys.stdout.isatty()
         )
@@ -70,10 +70,10 @@ class LiveView(Observer):
         self._close()
         style = {"completed": "green", "degraded": "yellow", "stopped": "yellow", "failed": "red"}
         line = Text(end_line(result), style=style[result.state])
-        self.console.print(line, soft_wrap=True)  # no line break inside a command that is to be copied
+        self.console.print(line, soft_wrap=True)  # no line breaks in commands, so that they can be copied
 
     def panel(self) -> RenderableType:
-        """The panel as it stands now, for whatever width the console has."""
+        """The current panel, for the width of the console."""
         from rich.console import Group
         from rich.text import Text
 
@@ -138,7 +138,7 @@ class LiveView(Observer):
 
 
 def client_counts(tally: Tally) -> Table:
-    """Who was ok, late, failed and rejected: this round, and in total."""
+    """Numbers of ok, late, failed and rejected clients: in this round, and in total."""
     from rich.table import Table
     from rich.text import Text
 

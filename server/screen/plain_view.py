@@ -1,4 +1,4 @@
-"""Plain lines for a log: one a round, at most one a second."""
+"""Plain lines for a log: one per round, at most one per second."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from fedgen.tracking.result import Result
 
 
 class PlainView(Observer):
-    """One line a round, at most one a second, always the first and the last; no escape codes, for a log file."""
+    """One line per round, at most one per second, always the first and the last; no escape codes."""
 
     def __init__(self, stream: TextIO, clock: Clock = time.monotonic, every_s: float = 1.0) -> None:
         self.stream, self.every_s = stream, every_s
         self.tally = Tally(clock)
         self._said_at: float | None = None
-        self._held: str | None = None
+        self._unsaid: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -40,7 +40,7 @@ class PlainView(Observer):
 
     def start(self, plan: Plan) -> None:
         self.tally.begin(plan)
-        self._said_at = self._held = None
+        self._said_at = self._unsaid = None
         resumed = f", from {round_name(plan.first_round)}" if plan.first_round > 0 else ""
         self._say(f"{plan.title}: {counted(plan.rounds, 'round')}{resumed}, folder {plan.folder}")
 
@@ -51,7 +51,7 @@ class PlainView(Observer):
 
     def round(self, record: RoundRecord) -> None:
         self.tally.add(record)
-        self._held = plain_line(self.tally, skipped=record.skipped)
+        self._unsaid = plain_line(self.tally, skipped=record.skipped)
         now = self.tally.clock()
         if self._said_at is None or now - self._said_at >= self.every_s or self.tally.done >= self.tally.rounds:
             self._said_at = now
@@ -65,9 +65,9 @@ class PlainView(Observer):
         self._say(end_line(result))
 
     def _release(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            self._say(held)
+        line, self._unsaid = self._unsaid, None
+        if line is not None:
+            self._say(line)
 
     def _say(self, line: str) -> None:
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
@@ -76,7 +76,7 @@ class PlainView(Observer):
 
 
 def plain_line(tally: Tally, *, skipped: bool = False) -> str:
-    """One round as one line of a log, in ASCII but for the metric's own name."""
+    """One round as one line of a log, in ASCII except for the metric's name."""
     parts = [tally.progress]
     if skipped:
         parts.append("SKIPPED")
@@ -98,7 +98,7 @@ def plain_line(tally: Tally, *, skipped: bool = False) -> str:
 
 
 def end_line(result: Result) -> str:
-    """How the run ended, in one sentence, and where to look."""
+    """State, metric and message of the ended run, with the path of its report or folder."""
     metrics = measures(result.metrics)
     name = leading_metric(metrics)
     after, seconds = counted(result.rounds, "round"), human_seconds(result.seconds)

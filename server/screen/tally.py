@@ -1,4 +1,4 @@
-"""The rounds so far, added up: what every view of a run shows."""
+"""Totals over the rounds so far, for the views of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECENT_ROUNDS = 50
 
 
 class Tally:
-    """The records so far, added up: what every view shows. The pace is that of this process's rounds."""
+    """Totals over the records so far; the pace counts only rounds of this process."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self.clock = clock
@@ -51,7 +51,7 @@ class Tally:
         self.done = max(0, plan.first_round)
 
     def wait_for(self, what: str) -> None:
-        """Rounds wait for something, or begin now: a pace measured before is no more."""
+        """Rounds wait for something, or begin (what = ""): the pace is measured anew."""
         self.waiting = what
         self.stamps: deque[float] = deque([self.clock()], maxlen=RECENT_ROUNDS + 1)
 
@@ -75,27 +75,27 @@ class Tally:
 
     @property
     def metric(self) -> str | None:
-        """The metric worth one line: accuracy where there is one."""
+        """The leading metric: accuracy if there is one."""
         return leading_metric(self.latest)
 
     def chosen(self, name: str) -> Chosen | None:
-        """The metric at the round that the validation set chooses so far, where there is one."""
+        """The metric at the round that the validation set chooses so far, if there is one."""
         return chosen(name, self.histories, self.directions)
 
     @property
     def progress(self) -> str:
-        """How many of the planned rounds are over; the exchange before the first of them is none of them."""
+        """Number of finished and planned rounds; setup exchanges do not count."""
         return f"{round_name(-1) + ', ' if self.at < 0 else ''}{self.done}/{self.rounds} rounds"
 
     @property
     def seconds_a_round(self) -> float | None:
-        """Mean over the last 50 rounds; None before the first has ended."""
+        """Mean over the last 50 rounds; None before the first one has ended."""
         stamps = self.stamps
         return (stamps[-1] - stamps[0]) / (len(stamps) - 1) if len(stamps) > 1 else None
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to the end at the pace of the last 50 rounds, counting down while a round runs."""
+        """Seconds to the end at the pace of the last 50 rounds, less the time of the running round."""
         pace = self.seconds_a_round
         if pace is None:
             return None

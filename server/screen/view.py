@@ -1,4 +1,4 @@
-"""Which view suits where a command's output goes."""
+"""Chooses the view of a run for an output stream."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fedgen.server.screen.plain_view import PlainView
 
 
 def view_for(stream: TextIO, *, json: bool = False) -> LiveView | PlainView:
-    """With `json` it goes to stderr, as stdout then belongs to the JSON object.
+    """A view for `stream`; with `json` it writes to stderr, as stdout is for the JSON object.
 
-    Use it as a context manager: leaving it gives the terminal back, also after an exception.
+    It is a context manager, which restores the terminal also after an exception.
     """
     from rich.console import Console
 
