@@ -30,10 +30,11 @@ $(STAMP): pyproject.toml constraints.txt
 run: setup ## train 100 clients on digits (examples/quickstart.toml) and write a report
 	$(BIN)/fedgen run examples/quickstart.toml
 
-lint: setup ## check style, format and types
+lint: setup ## check style, format, types and the subjects of new commits
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/subjects.py
 
 test: lint ## lint, then run all tests: DATA=DIR adds those that need the data directory, SLOW=1 the long ones
 	$(if $(DATA),FEDGEN_DATA_DIR="$$(cd '$(DATA)' && pwd)" && export FEDGEN_DATA_DIR &&) $(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup $(if $(SLOW),-m '')

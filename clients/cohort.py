@@ -78,7 +78,8 @@ class Trained:
 
 def train_block(federation: Federation, training: Training, members: Members) -> Trained:
     """Train one block, apply row-wise attacks, and admit the rows."""
-    broadcast, expects = training.broadcast, training.broadcast.expects
+    broadcast = training.broadcast
+    expects = broadcast.expects
     block = federation.block(members.clients, broadcast.start, members.client_state, training.round)
     update, block, failed = surviving(federation, broadcast, block)
     sent, weights = sent_by(federation, training, expects, block, update, broadcast.reference)
@@ -86,7 +87,8 @@ def train_block(federation: Federation, training: Training, members: Members) ->
 
     if training.summed:
         sent = sent.double()
-    rows, limits = LocalRows(sent, federation.slice_width), federation.limits(broadcast.phase)
+    rows = LocalRows(sent, federation.slice_width)
+    limits = federation.limits(broadcast.phase)
     admission = judge(rows, weights, broadcast.reference, expects, limits).without(malformed)
 
     def admitted(values: Tensor) -> Tensor:
@@ -131,7 +133,8 @@ def sent_by(
     Row-wise attacks are applied here. Omniscient attacks are applied to the whole round, inbox attacks at the merge.
     layout: of the rows. start[n, d]: models before training, if rows are models.
     """
-    attack, byzantine = federation.attack, federation.byzantine_among(block.clients, training.round)
+    attack = federation.attack
+    byzantine = federation.byzantine_among(block.clients, training.round)
     aggregation = federation.experiment.aggregation
     weights = torch.ones_like(update.weights) if aggregation.weights == "equal" else update.weights
     if attack.omniscient or federation.attacks_inboxes(training.broadcast.phase) or not byzantine.any():
@@ -149,10 +152,13 @@ def arrived(
 
     Rows are encoded as messages only if Byzantine clients forge message bytes.
     """
-    forge, byzantine = federation.attack.forger(), federation.byzantine_among(clients, round)
+    forge = federation.attack.forger()
+    byzantine = federation.byzantine_among(clients, round)
     if forge is None or not byzantine.any():
         return rows, weights, {}
-    rows, weights, reasons = rows.clone(), weights.clone(), {}
+    rows = rows.clone()
+    weights = weights.clone()
+    reasons = {}
     for position, client in enumerate(clients.tolist()):
         message = encode(rows[position], float(weights[position]), expects, round, client)
         if byzantine[position]:
@@ -178,7 +184,9 @@ def surviving(federation: Federation, broadcast: Broadcast, block: Block) -> tup
 
 
 def _one_by_one(federation: Federation, broadcast: Broadcast, block: Block) -> tuple[Update, Block, dict[int, str]]:
-    updates, alive, failed = [], [], {}
+    updates = []
+    alive = []
+    failed = {}
     for position, client in enumerate(block.clients.tolist()):
         alone = _part(block, torch.tensor([position]))
         try:

@@ -52,10 +52,13 @@ def attack_inboxes(federation: Federation, mail: Mail, known: AttackKnowledge) -
     """Attack the inbox of every receiver. As for the rule, rows are differences from the receiver's model."""
     byzantine = federation.byzantine_among(torch.from_numpy(mail.messages.senders), known.round).numpy()
     places: list[Array] = [np.empty(0, np.int64)]
-    sent, weights, memory = [mail.messages.models[:0]], [mail.messages.weights[:0]], list(known.memory)
+    sent = [mail.messages.models[:0]]
+    weights = [mail.messages.weights[:0]]
+    memory = list(known.memory)
     for receiver in range(len(known.own)):
         inside = mail.inbox(receiver)
-        messages, mixing = mail.heard.indices[inside].astype(np.int64), mail.heard.data[inside]
+        messages = mail.heard.indices[inside].astype(np.int64)
+        mixing = mail.heard.data[inside]
         if not byzantine[messages].any():
             continue
         view = _view(federation, mail, known, receiver)
@@ -83,5 +86,6 @@ def _view(federation: Federation, mail: Mail, known: AttackKnowledge, receiver: 
         share=float(known.share[receiver]),
     )
     weights = torch.from_numpy(mail.heard.data[inside] * mail.messages.weights[messages])
-    memory, place = known.memory[receiver], int(known.receivers[receiver])
+    memory = known.memory[receiver]
+    place = int(known.receivers[receiver])
     return view_of(federation, context, weights, memory=memory, receiver=place)

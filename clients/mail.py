@@ -85,7 +85,8 @@ def observe(federation: Federation, models: Tensor) -> Tensors:
     layout = federation.method.layout
     seen = {LENGTH: _lengths(models, layout).double().mul_(1 + 1e-4)}
     if layout.statistics:
-        limit, sound = federation.limits("train").statistic, torch.ones(len(models), dtype=torch.bool)
+        limit = federation.limits("train").statistic
+        sound = torch.ones(len(models), dtype=torch.bool)
         sound[list(refused_statistics(models[:, layout.measured], layout.of_statistics, limit))] = False
         seen[SOUND] = sound
     batched = federation.rule.batched()

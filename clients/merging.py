@@ -137,7 +137,9 @@ def merge_peers(federation: Federation, merge: Merge, delivery: Delivery) -> Mer
 
 def _attacked(federation: Federation, merge: Merge, peers: Receivers) -> Receivers:
     """The receivers after the attack on each inbox, with the memories of the attack."""
-    mail, clients, memories = peers.mail.heard_only(), peers.clients.tolist(), peers.memories
+    mail = peers.mail.heard_only()
+    clients = peers.clients.tolist()
+    memories = peers.memories
     known = AttackKnowledge(
         receivers=peers.clients,
         own=peers.own,
@@ -177,7 +179,8 @@ def _mixed(federation: Federation, merge: Merge, peers: Receivers, admitted: Mat
 
 def _each(federation: Federation, merge: Merge, peers: Receivers, admitted: Matrix) -> Merged:
     """Merge one inbox after another, with any rule; rows are differences from the receiver's model."""
-    merged, messages = peers.own.clone(), peers.mail.messages
+    merged = peers.own.clone()
+    messages = peers.mail.messages
     alone: list[int] = []
     kept: dict[int, Tensors] = {}
     reported: list[Diagnostics] = []
@@ -247,8 +250,10 @@ def _admitted(federation: Federation, layout: Layout, peers: Receivers) -> tuple
 
     As |sent - own| <= |sent| + |own|, almost no message needs its difference from the receiver's model.
     """
-    limits, messages = federation.limits("train"), peers.mail.messages
-    heard, message = peers.mail.heard, peers.mail.heard.indices
+    limits = federation.limits("train")
+    messages = peers.mail.messages
+    heard = peers.mail.heard
+    message = peers.mail.heard.indices
     receiver = by_row(heard, np.arange(len(peers.own)))
     weighty = (messages.weights[message] > 0) & (messages.weights[message] <= WEIGHT_LIMIT)
     longest = peers.seen[LENGTH].numpy()[receiver] + messages.seen[LENGTH].numpy()[message]

@@ -72,7 +72,8 @@ def train_peers(federation: Federation, training: Training, members: Members) ->
         client_state=update.client_state,
         metrics=update.metrics,
     )
-    same, seen = sent is own, observe(federation, own)
+    same = sent is own
+    seen = observe(federation, own)
     models = Models(own, seen, None if same else sent, None if same else observe(federation, sent))
     return TrainedPeers(report, Held(models))
 

@@ -124,10 +124,14 @@ class RuleStrategy(FedAvg):
             raise ValueError(f"weights must be 'equal' or 'samples', got {weights!r}")
         if f < 0:
             raise ValueError(f"f is the number of Byzantine replies per round, at least 0; got {f}")
-        self.rule, self.f, self.root = rule_of(rule, wrappers, parameters or {}), f, root
+        self.rule = rule_of(rule, wrappers, parameters or {})
+        self.f = f
+        self.root = root
         if root is None and self.rule.root_samples:
             raise ValueError(f"rule {rule!r} needs the server's own update: give root, which trains the arrays")
-        self.weights, self.norm_limit, self.streams = weights, norm_limit, Streams(seed)
+        self.weights = weights
+        self.norm_limit = norm_limit
+        self.streams = Streams(seed)
         self.memory: Tensors = {}
         self.numbers: dict[int, int] = {}
         self.model: Model | None = None
@@ -179,13 +183,16 @@ class RuleStrategy(FedAvg):
     ) -> tuple[list[Message], Tensor, Tensor, dict[int, str]]:
         """(replies by node, their rows, weights, reasons of rejected replies)."""
         kept: list[Message] = []
-        rows, weights, rejected = [], [], {}
+        rows = []
+        weights = []
+        rejected = {}
         for reply in sorted(replies, key=lambda message: message.metadata.src_node_id):
             node = reply.metadata.src_node_id
             try:
                 if kept and kept[-1].metadata.src_node_id == node:
                     raise ValueError("a second reply in one round")
-                row, weight = model.difference(_only(reply.content, "array")), self._weight(reply.content)
+                row = model.difference(_only(reply.content, "array"))
+                weight = self._weight(reply.content)
             except ValueError as error:
                 rejected[node] = str(error)
                 continue

@@ -87,7 +87,8 @@ def key_table() -> str:
     experiment = Experiment()
     for name in Experiment.model_fields:
         section: BaseModel = getattr(experiment, name)
-        dumped, values = section.model_dump(), _values(type(section))
+        dumped = section.model_dump()
+        values = _values(type(section))
         lines = ["| key | values | default | meaning |", "| --- | --- | --- | --- |"]
         lines += [
             f"| `{key}` | {values[key]} | {_default(dumped[key])} | {_cell(field.description)} |"

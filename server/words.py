@@ -128,7 +128,8 @@ def sparkline(values: list[float], width: int) -> str:
     count = min(width, len(values))
     edges = [index * len(values) // count for index in range(count + 1)]
     means = [sum(value / (end - begin) for value in values[begin:end]) for begin, end in pairwise(edges)]
-    low, high = min(means), max(means)
+    low = min(means)
+    high = max(means)
     # Halved, because the difference of two finite numbers may overflow.
     span = high / 2 - low / 2
     levels = [0 if span <= 0 else int(7.999 * ((mean / 2 - low / 2) / span)) for mean in means]

@@ -112,7 +112,8 @@ def _opened(ray: ModuleType, address: str, named_by: str, workers: int, interrup
             environment = _own_token()
             settings = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": str(ray_home() / "ray")}
         else:
-            environment, settings = admitted(address), {}
+            environment = admitted(address)
+            settings = {}
         return _Home(ray, address, environment, settings, interrupt)
     except Exception as error:
         interrupt.check()
@@ -140,7 +141,8 @@ class _Home(threading.Thread):
         interrupt: Interrupt,
     ) -> None:
         super().__init__(name="fedgen-ray", daemon=True)
-        self.own, self.address = address == OWN, address
+        self.own = address == OWN
+        self.address = address
         self._ray, self._environment = ray, environment
         self._settings = {"address": address, "log_to_driver": False, "logging_level": "ERROR", **settings}
         self._connected, self._over = threading.Event(), threading.Event()

@@ -61,12 +61,15 @@ class RayPool:
         search_path: tuple[str, ...] = (),
         on_event: OnEvent = lambda event, reason: None,
     ) -> None:
-        runtime, threads = federation.experiment.runtime, federation.experiment.training.threads
+        runtime = federation.experiment.runtime
+        threads = federation.experiment.training.threads
         self._interrupt, self._on_event = interrupt, on_event
         self._block_timeout_s, self._worker_timeout_s = runtime.block_timeout_s, runtime.worker_timeout_s
         local = default_workers() if workers == "auto" else workers
         self._connection = connect(runtime.address, local, interrupt)
-        self._ray, self._seats, self._put = self._connection.ray, list[Seat](), dict[int, tuple[Tensor, Ref]]()
+        self._ray = self._connection.ray
+        self._seats = list[Seat]()
+        self._put = dict[int, tuple[Tensor, Ref]]()
         try:
             if self._connection.note:
                 on_event("joined", self._connection.note)
@@ -86,7 +89,9 @@ class RayPool:
     def _start(self, workers: int) -> None:
         """Hire workers, and wait until all run or a shortage has been reported."""
         self._seats = [self._hire() for _ in range(workers)]
-        self._said, self._answered, self._tended = workers, monotonic(), 0.0
+        self._said = workers
+        self._answered = monotonic()
+        self._tended = 0.0
         nothing = Job(_nothing, [], Parcel(None, []), 0, deque())
         while (running := self._running()) == 0 or (running < len(self._seats) and running != self._said):
             self._step(nothing)
@@ -188,7 +193,9 @@ class RayPool:
         if greeting.failure:
             raise FedgenError(f"a Ray worker on {where} did not start: {greeting.failure}")
         self._compare(greeting, where)
-        seat.greeting, seat.since, seat.failed = None, monotonic(), 0
+        seat.greeting = None
+        seat.since = monotonic()
+        seat.failed = 0
         seat.name = f"process {greeting.pid} on {where}"
 
     def _miss(self, seat: Seat, error: Exception) -> None:
@@ -204,7 +211,8 @@ class RayPool:
 
     def _compare(self, greeting: Greeting, where: str) -> None:
         """Refuse a machine with different data; report one with other versions, where hashes may differ."""
-        here, there = self._introduction, greeting.introduction
+        here = self._introduction
+        there = greeting.introduction
         differing = {key for key in here if there[key] != here[key]}
         if "data" in differing:
             raise FedgenError(
@@ -228,7 +236,7 @@ class RayPool:
                 raise self._cause(error) from error
         except exceptions.ObjectLostError:  # the result was lost with a machine; the worker may still be alive
             seat.running.remove(flight)
-            self._again(flight, died=True)
+            flight.job.count_death(flight.number, DEATHS)
         except exceptions.RayError as error:
             self._lose(seat, error)
         else:
@@ -251,8 +259,8 @@ class RayPool:
         self._on_event("retried", f"worker {seat.name} died ({type(error).__name__}); its blocks are computed again")
         first, *others = self._dismiss(seat)
         for flight in reversed(others):
-            self._again(flight, died=False)
-        self._again(first, died=True)
+            flight.job.waiting.appendleft(flight.number)
+        first.job.count_death(first.number, DEATHS)
 
     def _dismiss(self, seat: Seat) -> list[Flight]:
         """End a worker and hire another, which starts when a CPU is free; returns the blocks of the old one."""
@@ -261,20 +269,6 @@ class RayPool:
         flights = list(seat.running)
         seat.running.clear()
         return flights
-
-    def _again(self, flight: Flight, died: bool) -> None:
-        job, number = flight.job, flight.number
-        if not died:
-            job.waiting.appendleft(number)
-            return
-        job.deaths[number] = deaths = job.deaths.get(number, 0) + 1
-        if deaths <= DEATHS:
-            job.waiting.append(number)
-            return
-        job.results[number] = BlockFailure(
-            f"{deaths} workers died while they computed it, the last {DEATHS} with no other block; if memory runs out, "
-            "lower runtime.workers or training.block"
-        )
 
     def _tend(self) -> None:
         """Give up workers that have timed out, and report a change in the number of running workers."""
@@ -299,7 +293,7 @@ class RayPool:
         reason = f"no answer within runtime.block_timeout_s = {self._block_timeout_s:g}"
         stuck.job.results[stuck.number] = BlockFailure(reason)
         for flight in reversed(others):
-            self._again(flight, died=False)
+            flight.job.waiting.appendleft(flight.number)
 
     def _count(self, running: int, now: float) -> None:
         """Report missing workers, at once if the cluster has no free CPU, else after PATIENCE_S; later that all run."""

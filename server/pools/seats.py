@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
+from fedgen.server.pools.pool import BlockFailure
 from fedgen.server.pools.ray_worker import Task
 
 Ref = Any
@@ -37,6 +38,17 @@ class Job:
     waiting: deque[int]
     results: dict[int, Any] = field(default_factory=dict)
     deaths: dict[int, int] = field(default_factory=dict)
+
+    def count_death(self, number: int, most: int) -> None:
+        """A worker died while it computed this block: compute it again; after more than `most` deaths it fails."""
+        self.deaths[number] = deaths = self.deaths.get(number, 0) + 1
+        if deaths <= most:
+            self.waiting.append(number)
+            return
+        self.results[number] = BlockFailure(
+            f"{deaths} workers died while they computed it, the last {most} with no other block; if memory runs out, "
+            "lower runtime.workers or training.block"
+        )
 
 
 @dataclass(eq=False)

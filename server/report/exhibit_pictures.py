@@ -159,8 +159,10 @@ def _columns(exhibit: Images) -> int:
 
 def _draw_images(exhibit: Exhibit) -> str:
     assert isinstance(exhibit, Images)
-    columns, width = _columns(exhibit), WIDE if is_wide(exhibit) else WIDTH
-    ratio, rows = exhibit.images.shape[1] / exhibit.images.shape[2], ceil(len(exhibit.images) / columns)
+    columns = _columns(exhibit)
+    width = WIDE if is_wide(exhibit) else WIDTH
+    ratio = exhibit.images.shape[1] / exhibit.images.shape[2]
+    rows = ceil(len(exhibit.images) / columns)
     tile = min(TILE, width / (columns * (1 + GAP)))
     pitch = ratio + GAP + (CAPTION / tile if exhibit.names else 0.0)
     with drawing(width=width, height=max(1, round(tile * rows * pitch))) as figure:

@@ -52,7 +52,8 @@ def read_exhibits(lines: Iterable[Mapping[str, Any]], notices: list[str]) -> lis
     shown: list[Shown] = []
     for (by, name), line in newest.items():
         try:
-            round, value = int(line["round"]), {key: value for key, value in line.items() if key not in ("round", "by")}
+            round = int(line["round"])
+            value = {key: value for key, value in line.items() if key not in ("round", "by")}
             exhibit = exhibits.read(_printable(value))
         except (KeyError, TypeError, ValueError) as error:
             notices.append(f"{EXHIBITS}: {printable(name)!r} cannot be understood: {printable(error)}.")
@@ -76,7 +77,9 @@ def _figure(name: str, taken: set[str]) -> str:
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "exhibit"
     if plain in OWN_PICTURES or plain.startswith(OWN_PREFIXES):
         plain = f"exhibit-{plain}"
-    found, number = plain, 2
+    found = plain
+    number = 2
     while found in taken:
-        found, number = f"{plain}-{number}", number + 1
+        found = f"{plain}-{number}"
+        number += 1
     return found

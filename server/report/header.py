@@ -42,7 +42,8 @@ def bound_sentence(run: RunFolder) -> str:
     broken = [event for event in run.events if event.get("event") == "bound_broken"]
     if not broken:
         return ""
-    most, f = max(int(finite(event.get("byzantine")) or 0) for event in broken), broken[0].get("f")
+    most = max(int(finite(event.get("byzantine")) or 0) for event in broken)
+    f = broken[0].get("f")
     where = "in an inbox, " if run.members == "peers" else ""
     return (
         f"The rule's bound was broken: in {counted(len(broken), 'round')} more {run.members} were Byzantine than "

@@ -47,7 +47,9 @@ def partition_sentence(partition: Partition, members: str = "clients") -> str:
 
 def partition_key(partition: Partition, members: str = "clients") -> str:
     """How to read the picture."""
-    clients, member, noun = len(partition.counts), members[:-1], _nouns(partition)[0]
+    clients = len(partition.counts)
+    member = members[:-1]
+    noun = _nouns(partition)[0]
     what = "the histogram of the targets" if partition.targets == "numbers" else f"the share of each {noun} in them"
     shares = f"below, {what}, the fuller the colour the larger."
     if _has_bars(partition):

@@ -12,7 +12,9 @@ LONGEST_TEXT = 400
 
 
 def spread(values: Sequence[float]) -> str:
-    low, middle, high = min(values), median(values), max(values)
+    low = min(values)
+    middle = median(values)
+    high = max(values)
     if low == high:
         return f"{low:,.0f}"
     return f"{low:,.0f} to {high:,.0f} (median {middle:,.6g})"

@@ -64,7 +64,8 @@ def draw(run: RunFolder) -> dict[str, Picture]:
         pictures += _network_pictures(run, run.network)
     pictures += _exhibit_pictures(run)
     if run.partition is not None:
-        svg, sentence = draw_partition(run.partition, run.members), partition_sentence(run.partition, run.members)
+        svg = draw_partition(run.partition, run.members)
+        sentence = partition_sentence(run.partition, run.members)
         pictures.append(Picture("partition", svg, "Data partition", sentence))
     return {picture.name: picture for picture in pictures}
 

@@ -42,7 +42,8 @@ class Refusals:
     @property
     def when(self) -> str:
         """The range of rounds: ``3``, ``3 to 9``, or empty."""
-        first, last = min(self.rounds, default=None), max(self.rounds, default=None)
+        first = min(self.rounds, default=None)
+        last = max(self.rounds, default=None)
         named = ["before training" if each < 0 else str(each) for each in (first, last) if each is not None]
         return " to ".join(dict.fromkeys(named))
 

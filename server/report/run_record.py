@@ -337,7 +337,8 @@ def _read_network(path: Path, notices: list[str]) -> NetworkFacts | None:
     if not value:
         return None
     try:
-        peers, edges = int(value["peers"]), np.array(value["edges"], dtype=np.int64).reshape(-1, 2)
+        peers = int(value["peers"])
+        edges = np.array(value["edges"], dtype=np.int64).reshape(-1, 2)
         if edges.size and not 0 <= edges.min() <= edges.max() < peers:
             raise ValueError("edges should join peers")
         facts = {printable(name): printable(fact) for name, fact in value["facts"].items()}

@@ -174,7 +174,8 @@ def _environment_row(name: str, value: object) -> tuple[str, str]:
     if name == "git" and isinstance(value, dict):
         value = f"{value.get('commit')}{' with uncommitted changes' if value.get('dirty') else ''}"
     elif name == "memory_gib":
-        name, value = "memory", f"{value} GiB"
+        name = "memory"
+        value = f"{value} GiB"
     elif isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = ", ".join(value)
     return name.replace("_", " "), clipped(plain_value(value))

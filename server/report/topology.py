@@ -45,7 +45,8 @@ def network_record(network: Network) -> dict[str, Json]:
 
 def describe(network: Network) -> dict[str, Json]:
     """Properties of a network; of round 0 if it changes."""
-    graph, mixing = network.graph(0), network.matrix(0)
+    graph = network.graph(0)
+    mixing = network.matrix(0)
     facts: dict[str, Json] = {
         "topology": network.name + ("" if network.static else ", another graph every few rounds: this is round 0"),
         "peers": graph.peers,

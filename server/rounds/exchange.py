@@ -63,7 +63,8 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
     Raises FedgenError if every client failed.
     """
     federation, standing = session.federation, session.standing
-    attack, f = federation.attack, federation.experiment.aggregation.f
+    attack = federation.attack
+    f = federation.experiment.aggregation.f
     averaged = broadcast.reduce == "aggregate" and federation.rule.linear
     summed = not attack.omniscient and (averaged or broadcast.reduce == "sum")
     training = Training(standing.round, broadcast, summed)
@@ -104,8 +105,11 @@ def exchange(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> Ou
         rows = rows.map(AsSent(broadcast.expects.dtype))
         mask, refused = _admit_again(session, broadcast, rows, clients, weights)
         rejected |= refused
-        rows, clients, weights = rows.map(Select(mask)), clients[mask], weights[mask]
-    allowed, weighing = max(0, f - len(rejected)), broadcast.reduce != "sum"
+        rows = rows.map(Select(mask))
+        clients = clients[mask]
+        weights = weights[mask]
+    allowed = max(0, f - len(rejected))
+    weighing = broadcast.reduce != "sum"
     context = replace(context, clients=clients, f=allowed)
     combine = partial(apply_rule, federation.rule, rows, weights, context) if weighing else partial(_plain_sum, rows)
     inbox = Inbox(clients, weights, rows, combine, allowed)
@@ -180,7 +184,8 @@ def note_failures(
 
     fatal: raise FedgenError if every client failed.
     """
-    journal, round = session.journal, session.standing.round
+    journal = session.journal
+    round = session.standing.round
     failed: dict[int, str] = {}
     for number, (clients, answer) in enumerate(zip(blocks, answers, strict=True)):
         if isinstance(answer, BlockFailure):

@@ -38,7 +38,8 @@ class Gossip(Loop):
     def check(self, federation: Federation) -> None:
         """Also refuses an invalid graph, and one in which a peer has fewer neighbours than the rule needs."""
         super().check(federation)
-        network, aggregation = federation.network, federation.experiment.aggregation
+        network = federation.network
+        aggregation = federation.experiment.aggregation
         graph = network.graph(0)
         network.mixing.weights(graph)
         if federation.experiment.weighs_samples and federation.experiment.gossip.mixing == "metropolis_hastings":
@@ -64,7 +65,8 @@ class Gossip(Loop):
         """{name: [N, ...]} of all peers; names in the method's `common` have one tensor for all peers."""
         peers = federation.experiment.data.clients
         agreed = federation.experiment.gossip.seed_agreement
-        common, together = federation.common_state, Tensors()
+        common = federation.common_state
+        together = Tensors()
         for peer in range(peers):
             for name, value in federation.method.initial_state(0 if agreed else peer).items():
                 if name in common:
@@ -78,8 +80,11 @@ class Gossip(Loop):
         return mean_of(state["model"], honest_peers(federation, round)).to(state["model"].dtype)
 
     def play_round(self, session: Session, evaluate: bool) -> RoundRecord:
-        federation, standing, clock = session.federation, session.standing, Stopwatch()
-        method, round = federation.method, standing.round
+        federation = session.federation
+        standing = session.standing
+        clock = Stopwatch()
+        method = federation.method
+        round = standing.round
         # 1. Peers that are present; those that come back pull a neighbour's model first.
         gone = federation.network.gone(round)
         broadcast = method.broadcast(pulled(federation, standing.state, round), round)
@@ -110,7 +115,8 @@ def conclude(
 ) -> RoundRecord:
     """Evaluate every peer; then, when nothing can interrupt it any more, commit the round."""
     federation, standing = session.federation, session.standing
-    round, state = standing.round, merging.state
+    round = standing.round
+    state = merging.state
     own = own_metrics(session, sending.reports, weighted=False)
     values = measured(session, state) if evaluate else {}
     last = round + 1 == federation.experiment.federation.rounds
@@ -124,7 +130,8 @@ def conclude(
     standing.rule_memory, standing.memories = merging.stacked, merging.memories
     session.spare.give(standing.state["model"])
     session.spare.give(sending.own)
-    standing.state, standing.round = state, round + 1
+    standing.state = state
+    standing.round = round + 1
     size_bytes = sending.sent.models.shape[1] * broadcast.expects.dtype.itemsize * messages
     return RoundRecord(
         round=round,
@@ -146,7 +153,8 @@ def conclude(
 
 def note_bound(session: Session, heard: Matrix, senders: Array) -> None:
     """Log the honest peers whose inbox has more than f Byzantine messages; heard csr[N, m]: messages of senders[m]."""
-    federation, round = session.federation, session.standing.round
+    federation = session.federation
+    round = session.standing.round
     f = federation.experiment.aggregation.f
     if federation.rule.linear or federation.experiment.byzantine.attack.name == "none":
         return
@@ -182,7 +190,8 @@ def flood(
     session: Session, broadcast: Broadcast, blocks: list[Tensor], evaluate: bool, clock: Stopwatch
 ) -> RoundRecord:
     """A setup exchange: its rows are flooded through the network, so every peer receives the same ones."""
-    standing, method = session.standing, session.federation.method
+    standing = session.standing
+    method = session.federation.method
     outcome = exchange(session, replace(broadcast, start=broadcast.start[0]), blocks)
     clock.lap("train")
     updated = method.server_update(standing.state, outcome.inbox, standing.round)
@@ -205,5 +214,6 @@ def flood(
         seconds=clock.laps,
         messages=messages,
     )
-    standing.state, standing.round = state, standing.round + 1
+    standing.state = state
+    standing.round += 1
     return record

@@ -18,7 +18,8 @@ class Loop(ABC):
 
     def check(self, federation: Federation) -> None:
         """Raises SettingError if the loop cannot play this federation; called before anything is written."""
-        section, method = federation.experiment.federation, federation.method
+        section = federation.experiment.federation
+        method = federation.method
         if section.mode not in method.modes:
             raise SettingError(
                 f"training.method {federation.experiment.training.method.name!r} in its wrappers runs in "

@@ -72,7 +72,8 @@ def measured(session: Session, state: Tensors) -> Tensors:
 
 def consensus_distance(federation: Federation, models: Tensor, round: int) -> float:
     """Root mean squared distance of the honest peers' models[N, d] from their mean, without statistics."""
-    peers, models = honest_peers(federation, round), models[:, federation.method.layout.parameters]
+    peers = honest_peers(federation, round)
+    models = models[:, federation.method.layout.parameters]
     centre = mean_of(models, peers)
     squares = sum(float((models[part] - centre).square().sum()) for part in peers.split(EVALUATION_PEERS))
     return float((squares / len(peers)) ** 0.5)
@@ -102,7 +103,8 @@ class HonestMeans:
 
 def honest_means(federation: Federation, round: int, models: Tensor | None, diagnostics: Diagnostics) -> HonestMeans:
     """models[N, d]: of all peers."""
-    peers, layout = honest_peers(federation, round), federation.method.layout
+    peers = honest_peers(federation, round)
+    layout = federation.method.layout
     # NaN marks peers that did not merge; a mean over no peers is None.
     by_weight = {
         name: dict(zip(layout.weights, map(_defined, value[peers].nanmean(0).tolist()), strict=True))

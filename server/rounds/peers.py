@@ -74,7 +74,8 @@ def send(
     `blocks` failed.
     """
     federation, standing = session.federation, session.standing
-    layout, size = federation.sent_layout(broadcast.expects), broadcast.start.shape[1]
+    layout = federation.sent_layout(broadcast.expects)
+    size = broadcast.start.shape[1]
     own = session.spare.empty_like(broadcast.start, layout.size)
     weights = np.ones(len(own))
     answers: list[BlockReport | BlockFailure] = []
@@ -84,7 +85,8 @@ def send(
         answers.append(result if isinstance(result, BlockFailure) else result.report)
         if isinstance(result, BlockFailure):
             continue
-        models, report = session.pool.fetch(result.models), result.report
+        models = session.pool.fetch(result.models)
+        report = result.report
         place_rows(own, report.clients, models.own)
         weights[report.clients.numpy()] = report.weights.numpy()
         seen.place(report.clients, models.seen)
@@ -99,11 +101,13 @@ def send(
         own[idle, size:] = 0 if changed is None else changed[idle]
     sent, sent_seen = own, seen
     if attacked:
-        sent, sent_seen = own.clone(), ByPeer(len(own), seen.tensors)
+        sent = own.clone()
+        sent_seen = ByPeer(len(own), seen.tensors)
         for clients, rows, part in attacked:
             place_rows(sent, clients, rows)
             sent_seen.place(clients, part)
-    memory, byzantine = standing.attack_memory, bool(federation.byzantine_among(trained, standing.round).any())
+    memory = standing.attack_memory
+    byzantine = bool(federation.byzantine_among(trained, standing.round).any())
     if federation.attack.omniscient and byzantine and not federation.attacks_inboxes(broadcast.phase):
         sent, weights, memory = _corrupt(session, layout, broadcast.start, sent, weights, trained)
         sent_seen = ByPeer(len(own))
@@ -194,7 +198,8 @@ def merge(
     if sum(map(len, blocks)) < len(own):
         for name, value in before.items():
             state[name].copy_(value)
-    stacked, memories = ByPeer(len(own), standing.rule_memory if federation.mixes else None), standing.memories
+    stacked = ByPeer(len(own), standing.rule_memory if federation.mixes else None)
+    memories = standing.memories
     scalars, by_weight = ByPeer(len(own), blank=torch.nan), ByPeer(len(own), blank=torch.nan)
     refused: Refused = {}
     alone: list[int] = []
@@ -252,7 +257,8 @@ def _others(federation: Federation, state: Tensors) -> Tensors:
 
 def _note(session: Session, refused: Refused, alone: list[int]) -> None:
     """Log rejected senders, and receivers with too few messages to merge."""
-    journal, round = session.journal, session.standing.round
+    journal = session.journal
+    round = session.standing.round
     for sender, (why, times) in sorted(refused.items()):
         journal.event("rejected", round, client=sender, reason=why, receivers=times)
     if alone:

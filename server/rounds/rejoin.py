@@ -26,10 +26,12 @@ def pulled(federation: Federation, state: Tensors, round: int) -> Tensors:
 
     A peer without a present neighbour, or whose answer is rejected, keeps its old model.
     """
-    network, back = federation.network, returning(federation, round)
+    network = federation.network
+    back = returning(federation, round)
     if not len(back):
         return state
-    graph, there = network.graph(round), ~network.gone(round) & ~network.gone(round - 1)
+    graph = network.graph(round)
+    there = ~network.gone(round) & ~network.gone(round - 1)
     near = {peer: graph.inbox(peer)[there[graph.inbox(peer)]] for peer in back.tolist()}
     asking = torch.tensor([peer for peer in near if len(near[peer])], dtype=torch.int64)
     words = federation.streams.words("pull", round, asking, 1)[:, 0]
@@ -39,7 +41,8 @@ def pulled(federation: Federation, state: Tensors, round: int) -> Tensors:
     )
     answers, read = _answers(federation, state["model"], torch.from_numpy(np.flatnonzero(there)), asked, round)
     models = state["model"].clone()
-    layout, alike = federation.method.layout, torch.ones(len(asking), dtype=torch.float64)
+    layout = federation.method.layout
+    alike = torch.ones(len(asking), dtype=torch.float64)
     differences = LocalRows(answers - models[asking])
     admitted = read & judge(differences, alike, models[asking], layout, federation.limits("train")).mask
     models[asking[admitted]] = answers[admitted]
@@ -51,11 +54,13 @@ def _answers(federation: Federation, models: Tensor, there: Tensor, asked: Tenso
 
     The attack sees the models[N, d] of all present peers.
     """
-    byzantine, readable = federation.byzantine_among(asked, round), torch.ones(len(asked), dtype=torch.bool)
+    byzantine = federation.byzantine_among(asked, round)
+    readable = torch.ones(len(asked), dtype=torch.bool)
     if not byzantine.any():
         return models[asked], readable
     layout = federation.method.layout
-    f, equal = federation.experiment.aggregation.f, torch.ones(len(there), dtype=torch.float64)
+    f = federation.experiment.aggregation.f
+    equal = torch.ones(len(there), dtype=torch.float64)
     context = Context(torch.zeros(layout.size), layout, there, f, round=round, streams=federation.streams)
     view = view_of(federation, context, equal, start=models[there])
     attacked = federation.attack.corrupt(LocalRows(models[there], federation.slice_width), view)[0].collect()

@@ -28,7 +28,8 @@ class Star(Loop):
                 "federation.server_optimizer.lr instead"
             )
         experiment = federation.experiment
-        f, cohort = experiment.aggregation.f, experiment.cohort_size
+        f = experiment.aggregation.f
+        cohort = experiment.cohort_size
         needed = federation.rule.minimum(f)
         if needed > cohort:
             around = "".join(f" in {wrapper.name!r}" for wrapper in experiment.aggregation.wrappers)
@@ -45,8 +46,11 @@ class Star(Loop):
         return state["model"]
 
     def play_round(self, session: Session, evaluate: bool) -> RoundRecord:
-        federation, standing, clock = session.federation, session.standing, Stopwatch()
-        method, round = federation.method, standing.round
+        federation = session.federation
+        standing = session.standing
+        clock = Stopwatch()
+        method = federation.method
+        round = standing.round
         # 1. The method's broadcast.
         broadcast = method.broadcast(standing.state, round)
         # 2. The cohort, in blocks.
@@ -58,7 +62,8 @@ class Star(Loop):
         session.journal.event("admitted", round, clients=outcome.inbox.clients.tolist())
         clock.lap("train")
         # 4. The server aggregates; with too few updates the round is skipped and no state changes.
-        skipped, state = _too_few(session, broadcast, outcome), standing.state
+        skipped = _too_few(session, broadcast, outcome)
+        state = standing.state
         if skipped:
             session.journal.event("skipped", round, reason=skipped)
         else:
@@ -74,7 +79,8 @@ class Star(Loop):
         # 6. Commit, now that nothing can interrupt the round any more.
         if not skipped:
             outcome.commit(standing)
-        standing.state, standing.round = state, round + 1
+        standing.state = state
+        standing.round = round + 1
         return RoundRecord(
             round=round,
             evaluated=evaluate,
@@ -89,7 +95,8 @@ class Star(Loop):
 
 def note_redrawn(session: Session, blocks: list[Tensor]) -> None:
     """Log the Byzantine clients of this round if they are drawn anew; else they are in partition.json."""
-    federation, round = session.federation, session.standing.round
+    federation = session.federation
+    round = session.standing.round
     if federation.experiment.byzantine.redraw:
         cohort = torch.cat(blocks)
         session.journal.event(
@@ -99,10 +106,12 @@ def note_redrawn(session: Session, blocks: list[Tensor]) -> None:
 
 def _note_bound(session: Session, broadcast: Broadcast, blocks: list[Tensor]) -> None:
     """Log a round with more than f Byzantine clients, which only a simulation can know."""
-    federation, round = session.federation, session.standing.round
+    federation = session.federation
+    round = session.standing.round
     if broadcast.reduce != "aggregate" or federation.rule.linear:
         return
-    byzantine, f = int(federation.byzantine_among(torch.cat(blocks), round).sum()), federation.experiment.aggregation.f
+    byzantine = int(federation.byzantine_among(torch.cat(blocks), round).sum())
+    f = federation.experiment.aggregation.f
     if byzantine > f and federation.experiment.byzantine.attack.name != "none":
         reason = f"{byzantine} of {sum(map(len, blocks))} clients are Byzantine, aggregation.f = {f}"
         session.journal.event("bound_broken", round, reason=reason, byzantine=byzantine, f=f)
@@ -113,7 +122,8 @@ def _too_few(session: Session, broadcast: Broadcast, outcome: Outcome) -> str:
     needed = max(1, session.federation.rule.minimum(inbox.f) if broadcast.reduce == "aggregate" else 1)
     if len(inbox.clients) >= needed:
         return ""
-    f, lost = session.federation.experiment.aggregation.f, len(outcome.rejected)
+    f = session.federation.experiment.aggregation.f
+    lost = len(outcome.rejected)
     left = f"f = {inbox.f}" + (f" (aggregation.f = {f} less {lost} rejected)" if lost else "")
     short = f"{len(inbox.clients)} updates were admitted, aggregation needs {needed} to tolerate {left}"
     rejected = torch.tensor(list(outcome.rejected), dtype=torch.int64)

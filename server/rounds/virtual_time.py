@@ -27,8 +27,11 @@ class VirtualTime(Gossip):
     """Peers without a server, at different speeds; a round is a tick."""
 
     def play_round(self, session: Session, evaluate: bool) -> RoundRecord:
-        federation, standing, clock = session.federation, session.standing, Stopwatch()
-        tick, network = standing.round, federation.network
+        federation = session.federation
+        standing = session.standing
+        clock = Stopwatch()
+        tick = standing.round
+        network = federation.network
         # 1. Peers that are present; those that come back pull a neighbour's model first.
         gone = network.gone(tick)
         broadcast = federation.method.broadcast(pulled(federation, standing.state, tick), tick)
@@ -92,7 +95,8 @@ def _delays(federation: Federation, tick: int, edges: Array, purpose: str) -> Ar
 
 def _posted(federation: Federation, post: Post, sending: Sending, ready: Array, tick: int) -> Post:
     """The post after the peers in `ready` have sent their models and pulled those of neighbours."""
-    network, protocol = federation.network, federation.experiment.gossip.protocol
+    network = federation.network
+    protocol = federation.experiment.gossip.protocol
     senders = np.setdiff1d(ready, sending.silent)
     fresh = sending.sent.of(senders)
     newest = post.latest.copy()
@@ -118,7 +122,8 @@ def _posted(federation: Federation, post: Post, sending: Sending, ready: Array, 
 def _letters(federation: Federation, tick: int, receivers: Array, senders: Array, message: Array, ways: int) -> Array:
     """int64[l, 5]: letters sent in this tick, without lost ones."""
     network = federation.network
-    receivers, senders = receivers.astype(np.int64), senders.astype(np.int64)
+    receivers = receivers.astype(np.int64)
+    senders = senders.astype(np.int64)
     kept = ~network.lost(tick, receivers, senders)
     receivers, senders = receivers[kept], senders[kept]
     edges = receivers * network.peers + senders

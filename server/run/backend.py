@@ -100,7 +100,8 @@ def decided(load: Load) -> Backend:
 
 def load_of(federation: Federation, rounds: int) -> Load:
     """The work of an average round."""
-    experiment, size = federation.experiment, federation.learner.model.layout.size
+    experiment = federation.experiment
+    size = federation.learner.model.layout.size
     clients = _clients_a_round(federation)
     block = min(int(experiment.training.block), clients)
     flops = sample_flops(federation.learner.model, federation.dataset.x) * _samples_a_client(federation)

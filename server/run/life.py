@@ -107,11 +107,16 @@ class Life:
             try:
                 state, message = self._play(standing, journal, backend)
             except StopRequested:
-                state, message = "stopped", f"before {_next(standing.round)}"
+                state = "stopped"
+                message = f"before {_next(standing.round)}"
             except FedgenError as error:
-                state, message, cause = "failed", str(error), error
+                state = "failed"
+                message = str(error)
+                cause = error
             except Exception as error:
-                state, message, cause = "failed", explained(error), error
+                state = "failed"
+                message = explained(error)
+                cause = error
                 if not place_of(error):  # a defect of fedgen's own: the traceback says where
                     self._end(standing, journal, state, message)
                     raise
@@ -248,7 +253,8 @@ class Life:
         return self._how_to_go_on(state, message) if state in ("stopped", "failed") else message
 
     def _result(self, standing: Standing, state: State, message: str) -> Result:
-        kept, records = standing.clients.tensors(), tuple(read_rounds(self.folder))
+        kept = standing.clients.tensors()
+        records = tuple(read_rounds(self.folder))
         return Result(
             folder=self.folder,
             state=state,

@@ -63,7 +63,8 @@ class Observers:
 
     def end(self, result: Result) -> None:
         """Called in reverse order, so that the view, which is first, can still show notes about the others."""
-        watching, ended = len(self._observers), 0
+        watching = len(self._observers)
+        ended = 0
         while self._observers:
             observer = self._observers.pop()
             ended += self._call(observer, lambda last: last.end(result))

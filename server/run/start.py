@@ -45,7 +45,8 @@ def run(
 
     Raises SettingError if experiment, data or folder do not allow a run, RunFailed if the run fails.
     """
-    began, interrupt = monotonic(), Interrupt()
+    began = monotonic()
+    interrupt = Interrupt()
     folder = run_folder.choose(out, experiment.experiment.name)
     registry.search_in(search_path)
     watchers = watching(experiment, observers)
@@ -76,7 +77,9 @@ def resume(
 
     Raises SettingError if the folder is incomplete or has another experiment, RunFailed if the run fails.
     """
-    began, interrupt, folder = monotonic(), Interrupt(), Path(folder)
+    began = monotonic()
+    interrupt = Interrupt()
+    folder = Path(folder)
     recorded = Recorded.read(folder)
     registry.search_in(recorded.search_path)
     changes = {**(overrides or {}), **({} if rounds is None else {"federation.rounds": rounds})}

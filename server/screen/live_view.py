@@ -132,7 +132,8 @@ class LiveView(Observer):
         table.add_row("", Text(sparkline(values, max(8, min(60, self.console.width - 14))), style="cyan"))
 
     def _close(self) -> None:
-        live, self._live = self._live, None
+        live = self._live
+        self._live = None
         if live is not None:
             live.stop()
 

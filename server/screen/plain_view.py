@@ -65,7 +65,8 @@ class PlainView(Observer):
         self._say(end_line(result))
 
     def _release(self) -> None:
-        line, self._unsaid = self._unsaid, None
+        line = self._unsaid
+        self._unsaid = None
         if line is not None:
             self._say(line)
 
@@ -101,7 +102,8 @@ def end_line(result: Result) -> str:
     """State, metric and message of the ended run, with the path of its report or folder."""
     metrics = measures(result.metrics)
     name = leading_metric(metrics)
-    after, seconds = counted(result.rounds, "round"), human_seconds(result.seconds)
+    after = counted(result.rounds, "round")
+    seconds = human_seconds(result.seconds)
     text = f"{STATE_MARKS[result.state]} {result.state} after {after} in {seconds}"
     if name is not None:
         text += f", {name} {human_metric(name, metrics[name])}"

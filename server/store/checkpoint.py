@@ -134,7 +134,8 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str]) -> None
 
 def _apart(tensors: Tensors) -> Tensors:
     """The tensors on the host, copied where they share memory, which safetensors does not allow."""
-    apart, taken = {}, set()
+    apart = {}
+    taken = set()
     for name, given in tensors.items():
         tensor = on_host(given)
         memory = tensor.untyped_storage()

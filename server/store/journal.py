@@ -92,7 +92,8 @@ class Journal:
             line = json.dumps(record, allow_nan=False)
         except ValueError:
             line = json.dumps(strict(record), allow_nan=False)
-        file, rest = self._files[name], line.encode() + b"\n"
+        file = self._files[name]
+        rest = line.encode() + b"\n"
         whole = file.tell()
         with writing(Path(str(file.name))):
             try:
@@ -136,7 +137,8 @@ def read_rounds(folder: Path) -> list[RoundRecord]:
 
     Raises SettingError that names a line which is damaged or has another version.
     """
-    path, rounds = folder / METRICS, []
+    path = folder / METRICS
+    rounds = []
     for number, line in enumerate(read_lines(path), 1):
         try:
             rounds.append(RoundRecord.from_json(line))

@@ -44,7 +44,8 @@ def make(folder: Path, named: bool) -> Path:
 
     Raises SettingError if that fails.
     """
-    made, number = folder, 2
+    made = folder
+    number = 2
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -54,7 +55,8 @@ def make(folder: Path, named: bool) -> Path:
             except FileExistsError:
                 if named:
                     raise
-                made, number = folder.with_name(f"{folder.name}-{number}"), number + 1
+                made = folder.with_name(f"{folder.name}-{number}")
+                number += 1
         (made / LOCK).touch()
         return made
     except OSError as error:

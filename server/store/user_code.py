@@ -23,7 +23,8 @@ NAMED = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 def sources(experiment: Experiment) -> Sources:
     """The user's own modules that an experiment names as "module:Class", with their imports."""
     found: Sources = {}
-    waiting, seen = list(named(experiment)), set[str]()
+    waiting = list(named(experiment))
+    seen = set[str]()
     while waiting:
         name = waiting.pop()
         if name in seen or not name:
