@@ -368,7 +368,7 @@ def test_agreed_peers_begin_alike() -> None:
             "fixes the weights",
         ),
         ({"gossip": {"topology": {"name": "erdos_renyi", "degree": 0.5}}}, "cannot reach"),
-        ({"aggregation": {"rule": "fltrust"}}, "gossip has none"),
+        ({"aggregation": {"rule": "fltrust"}}, "gossip has no server"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(

@@ -153,7 +153,7 @@ def test_block_that_kills_its_worker_ends_as_that_blocks_failure(
     deadly = with_deed(tmp_path, "os._exit(1)", monkeypatch)
     result = run(deadly, tmp_path / "run", search_path=(str(tmp_path),))
     assert_one_client_lost(result, "2 workers died while they computed it, the last 1 with no other block")
-    assert "lower runtime.workers or training.block where memory runs out" in result.message
+    assert "if memory runs out, lower runtime.workers or training.block" in result.message
 
 
 def sleeps(federation: Federation, shared: int, number: int) -> int:

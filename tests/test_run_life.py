@@ -318,7 +318,7 @@ def test_a_log_that_cannot_be_read_is_named(
         ("", r"resolved.toml has changed: .*restore the file from a copy, or start the run again: .*experiment.toml"),
         (
             "[data",
-            r"resolved.toml is damaged, .* is not valid TOML: .*restore the file from a copy",
+            r"resolved.toml is damaged or .* is not valid TOML: .*restore the file from a copy",
         ),
     ],
     ids=["empty", "broken"],
