@@ -1,1 +1,1 @@
-"""Measurements behind docs/benchmarks/: one command per table."""
+"""The measurements of docs/benchmarks/, one command per table."""

@@ -1,14 +1,14 @@
-"""Client updates per CPU second through the whole round loop, fedgen's engines beside other simulators, on one core.
+"""Client updates per CPU second in the whole round loop, of fedgen's engines and other simulators, on one core.
 
 python -m benchmarks.engines [--tiny] [--setup] [--peers FOLDER] [--passes N] [--cases one five cnn]
 
-Every system does the same federated averaging with plain SGD, lr .1, in a process of its own with one thread, pinned to
-one core, one after another; passes repeat the whole table, so that a disturbance does not hit one system alone. The
-clock is the process' CPU time and covers choice of the cohort, training, aggregation and server update (with fedgen
-its logs too), without evaluation and checkpoints. Peers get their batches shuffled and cut beforehand, as tensors in
-memory. Flower is measured twice: its own simulation on Ray, CPU time of all its processes over fewer rounds, and its
-ClientApp and strategy with messages handed over in memory, which costs less. --setup makes the peers' environment,
-benchmarks/.peers, with fedgen's torch.
+Every system runs the same federated averaging with SGD, lr .1, in a separate process with one thread, pinned to one
+core. Systems run one after another; passes repeat the whole table, so that a disturbance does not affect one system
+only. The measured time is CPU time of the process for the choice of the cohort, training, aggregation and server update
+(with fedgen also its logs), without evaluation and checkpoints. Other systems get shuffled batches as tensors. Flower
+is measured twice: its simulation on Ray (CPU time of all processes, fewer rounds), and its ClientApp and strategy with
+messages in memory, which is faster. --setup makes the environment of the other systems, benchmarks/.peers, with
+fedgen's torch.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ LR, WARMUP, REPEATS = 0.1, 5, 5
 
 @dataclass(frozen=True)
 class Images:
-    """6,400 training images of 28 x 28, 64 a client: of MNIST, or noisy pictures where no data directory is given."""
+    """6,400 training images of 28 x 28, 64 per client: MNIST, or random images without a data directory."""
 
     def load(self, folder: Path) -> Dataset:
         mnist = build("dataset", "mnist", {}).load(folder) if os.environ.get("FEDGEN_DATA_DIR") else noisy_pictures()
@@ -65,7 +65,7 @@ class Images:
 
 
 def noisy_pictures() -> Dataset:
-    """What a network can learn: a random picture for each class, and noise over it."""
+    """Learnable data: a random image for each class, with noise."""
     generator = torch.Generator().manual_seed(0)
     pictures = (torch.rand(10, 1, 28, 28, generator=generator) > 0.8).float()
     y = torch.randint(10, (6_500,), generator=generator)
@@ -75,7 +75,7 @@ def noisy_pictures() -> Dataset:
 
 @dataclass(frozen=True)
 class Case:
-    """One column of the table: model, data, and what a client does in a round; `rounds` are measured at a time."""
+    """One column of the table: model, data and local training; `rounds` are measured at a time."""
 
     title: str
     model: str
@@ -108,7 +108,7 @@ CASES = {
 
 
 def work_of(case: Case, warmup: int, repeats: int) -> Work:
-    """The case as every system gets it: fedgen's shards, shuffled and cut into batches, and its first model."""
+    """The input of every system: fedgen's shards, shuffled and cut into batches, and its initial model."""
     federation = Federation(case.experiment("sequential"))
     x, y = federation.dataset.x, federation.dataset.y
     x = x.flatten(1) if case.model == "mlp" else x
@@ -145,7 +145,7 @@ def play_fedgen(case: Case, engine: str, work: Work) -> None:
 
 @dataclass(frozen=True)
 class System:
-    """One row of the table: what is started, with which Python."""
+    """One row of the table: a command and its Python."""
 
     title: str
     python: Path
@@ -154,7 +154,7 @@ class System:
     slow: bool = False
 
     def measure(self, case: str, work: Path) -> dict[str, Any]:
-        """The line that its process prints."""
+        """The result that its process prints."""
         words = [*self.words, "--measure", case, self.engine, str(work)] if self.engine else [*self.words, str(work)]
         return measured(self.python, *words)
 
@@ -177,7 +177,7 @@ def peers(folder: Path) -> list[System]:
 
 
 def setup(folder: Path) -> None:
-    """An environment with fedgen's torch and the peers, which ask for a torchvision that does not import beside it."""
+    """Make an environment with fedgen's torch and the other systems; their torchvision is replaced by a stub."""
     venv.create(folder, with_pip=True, clear=True)
     (folder / ".gitignore").write_text("*\n")
     torch_version = version("torch").partition("+")[0]
@@ -207,18 +207,18 @@ def measure_all(plan: Sequence[tuple[System, str]], works: dict[str, Work], pass
 
 
 def rate(results: Results, system: str, case: str, pick: Callable[[list[float]], float] = max) -> float:
-    """Client updates per CPU second, of all repeats of all passes the best, or what else `pick` picks."""
+    """Client updates per CPU second: `pick` (the best by default) of all repeats of all passes."""
     return pick([rate for result in results.get((system, case), []) for rate in result["rates"]] or [nan])
 
 
 def loss(results: Results, system: str, case: str) -> str:
-    """How the mean training loss fell; every pass repeats the same training."""
+    """Mean training loss before and after; every pass repeats the same training."""
     found = results.get((system, case))
     return f"{found[0]['loss_before']:.3f} → {found[0]['loss_after']:.3f}" if found else "–"
 
 
 def report(results: Results, cases: list[str], chosen: dict[str, str]) -> str:
-    """Both tables; chosen: case -> the engine that fedgen takes by itself."""
+    """Both tables; chosen: case -> engine that fedgen chooses."""
     names = list(dict.fromkeys(name for name, _ in results))
     titles = [CASES[case].title for case in cases]
 
@@ -242,7 +242,7 @@ def report(results: Results, cases: list[str], chosen: dict[str, str]) -> str:
 
 
 def share(results: Results, engine: str, case: str, chosen: str) -> str:
-    """How many times an engine's rate is the fastest peer's."""
+    """Rate of an engine divided by that of the fastest other system."""
     rivals = [rate(results, name, each) for name, each in results if each == case and not name.startswith("fedgen")]
     own = rate(results, f"fedgen, {engine}", case)
     if isnan(own) or not rivals:
@@ -251,7 +251,7 @@ def share(results: Results, engine: str, case: str, chosen: str) -> str:
 
 
 def versions(results: Results) -> str:
-    """What the measured processes imported."""
+    """Versions of the packages that the measured processes imported."""
     found = {name: number for each in results.values() for name, number in each[0]["versions"].items()}
     return ", ".join(f"{name} {number}" for name, number in found.items())
 

@@ -1,11 +1,11 @@
-"""GGEUR and heads in closed form: choice of a head, convergence, uploads, lies, privacy and speed.
+"""GGEUR and heads in closed form: choice of a head, convergence, uploads, attacks, privacy and speed.
 
 python -m benchmarks.ggeur [--tiny] [SEED ...] [TABLE ...]
 
-Tables: office.1, office.5 and banking (which head), rounds, uploads, lies, privacy, speed, memory.
+Tables: office.1, office.5 and banking (which head), rounds, uploads, attacks, privacy, speed, memory.
 
-Final round, test set; the cases are those of benchmarks/ggeur_cases.py, and what there is to choose is chosen as
-benchmarks/ggeur_heads.py says.  "published": the best round on the test set of the public implementation's procedure
+Numbers are of the test set in the final round, for the cases of benchmarks/ggeur_cases.py, with settings chosen as in
+benchmarks/ggeur_heads.py. "published": the best round on the test set with the procedure of the public implementation
 (benchmarks/published_ggeur.py).
 """
 
@@ -33,7 +33,7 @@ from fedgen.process import prepare_process
 
 
 def rounds_table(seeds: tuple[int, ...], tiny: bool) -> str:
-    """How soon the default has its final accuracy."""
+    """Rounds until the default settings reach their final accuracy."""
     rows = []
     for case in CASES[: 1 if tiny else None]:
         histories = [case.accuracies(seed, {}) for seed in seeds]
@@ -65,27 +65,27 @@ def uploads_table(seeds: tuple[int, ...], tiny: bool) -> str:
     return table(("Office LDS, 10 classes, d = 512", "MB a client", "times smaller than dense float64", *columns), rows)
 
 
-def lies_table(seeds: tuple[int, ...], tiny: bool) -> str:
-    """One client of four sends its statistics times 100; the mean over who that is."""
+def attacks_table(seeds: tuple[int, ...], tiny: bool) -> str:
+    """One of four clients sends its statistics times 100; mean over the choice of this client."""
     rows = []
     for name, (ggeur, _) in list(UPLOADS.items())[: 1 if tiny else None]:
         cells = []
         for pooling in ("plain", "bounded"):
             chosen = {**ggeur, **CLOSED, "pooling": pooling}
             cells.append(mean(OFFICE_1.accuracies(seed, chosen)[-1] for seed in seeds))
-            attacks = [{"attack": {"name": "scaling", "scale": 100.0}, "clients": [liar]} for liar in range(4)]
+            attacks = [{"attack": {"name": "scaling", "scale": 100.0}, "clients": [client]} for client in range(4)]
             attacked = [OFFICE_1.accuracies(seed, chosen, byzantine=attack)[-1] for seed in seeds for attack in attacks]
             cells.append(mean(attacked))
         rows.append([name, *(f"{cell:.1f}" for cell in cells)])
-    return table(("Office LDS, beta .1, ridge", "plain", "plain, one lies", "bounded", "bounded, one lies"), rows)
+    return table(("Office LDS, beta .1, ridge", "plain", "plain, attacked", "bounded", "bounded, attacked"), rows)
 
 
 SETTINGS: Row = {"penalty": 0.003, "shrinkage": 0.1}
-"""Of the heads on Banking77, by validation."""
+"""Settings of the heads on Banking77, chosen by validation."""
 
 
 def privacy_table(seeds: tuple[int, ...], tiny: bool) -> str:
-    """Heads from sums with noise; every embedding has length 10, so that clip = 10 shortens none."""
+    """Heads from noisy sums; every embedding has norm 10, so clip = 10 clips none."""
     rows = []
     for epsilon in (None,) if tiny else (None, 8.0, 4.0, 2.0, 1.0):
         cells = []
@@ -98,7 +98,7 @@ def privacy_table(seeds: tuple[int, ...], tiny: bool) -> str:
 
 
 def speed_table(seeds: tuple[int, ...], tiny: bool) -> str:
-    """CPU seconds from embeddings to what is trained on, statistics and their pool included."""
+    """CPU seconds from embeddings to training samples, including statistics and their pooling."""
     prepare_process(1)
     federation = Federation(OFFICE_1.experiment(0, None))
     clients, _ = held_by(federation)
@@ -139,7 +139,7 @@ TABLES = {
     "banking": partial(heads_table, BANKING),
     "rounds": rounds_table,
     "uploads": uploads_table,
-    "lies": lies_table,
+    "attacks": attacks_table,
     "privacy": privacy_table,
     "speed": speed_table,
     "memory": lambda _, tiny: memory_table(tiny),

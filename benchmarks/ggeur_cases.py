@@ -1,8 +1,8 @@
-"""The experiments of the benchmarks of GGEUR: three cases, each with or without the wrapper.
+"""The experiments of the GGEUR benchmarks: three cases, with and without the wrapper.
 
-Office LDS: one client a domain, 512 features, 20 rounds of one epoch, batch 16; accuracy is the mean over the domains.
-Banking77: ten clients, 384 features, 15 rounds of three epochs, batch 64.  Adam with lr .001, all clients in every
-round, minimum_count = 1; whatever else a row does not say is the product's default.
+Office LDS: one client per domain, 512 features, 20 rounds of one epoch, batch 16; accuracy is the mean over domains.
+Banking77: ten clients, 384 features, 15 rounds of three epochs, batch 64. Both: Adam with lr .001, all clients in every
+round, minimum_count = 1; other settings have their defaults unless a row names them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ CLOSED: Row = {"rounds": 0}
 
 @dataclass(frozen=True)
 class Case:
-    """published_target: samples a class in the scripts of the method's public implementation.  held_back: share of the
-    training samples that validation takes.  validation_seeds: of splits that choices are made on.  targets: to
-    choose from, samples a class."""
+    """One case. published_target: samples per class in the scripts of the public implementation. held_back: share of
+    the training samples for validation. validation_seeds: seeds of the splits for choices. targets: numbers of samples
+    per class to choose from."""
 
     name: str
     office: bool
@@ -35,7 +35,7 @@ class Case:
     targets: tuple[int, ...]
 
     def experiment(self, seed: int, ggeur: Row | None, validation: bool = False, **tables: Any) -> Experiment:
-        """ggeur: settings of the wrapper, besides them `rounds` and `lr`; None without it."""
+        """The experiment; ggeur: settings of the wrapper, and `rounds` and `lr`; None: no wrapper."""
         settings = {"minimum_count": 1, **(ggeur or {})}
         rounds, lr = settings.pop("rounds", 20 if self.office else 15), settings.pop("lr", 0.001)
         return Experiment(
@@ -62,7 +62,7 @@ class Case:
         )
 
     def accuracies(self, seed: int, ggeur: Row | None, validation: bool = False, **tables: Any) -> list[float]:
-        """Per cent, of every round; with GGEUR the first is that of the setup exchange."""
+        """Accuracy of every round in per cent; with GGEUR the first is after the setup exchange."""
         name = "domain_accuracy" if self.office else "accuracy"
         with tempfile.TemporaryDirectory() as folder:
             result = run(self.experiment(seed, ggeur, validation, **tables), Path(folder) / "run")

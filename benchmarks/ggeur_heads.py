@@ -1,16 +1,16 @@
-"""Which head to take on embeddings: chosen on validation samples, then read on the test set.
+"""The choice of a head on embeddings by validation, and its accuracy on the test set.
 
-Every row of the tables is a way to a head with a few settings.  What is chosen, in this order, from validation alone:
+A row of the tables is a way to a head, with several settings to choose from. Choices use validation samples only:
 
-1. Seeds 21 and up (Case.validation_seeds), none of which is reported: a share of the training samples is held back
-   before the clients get theirs, and the test set is not looked at.
-2. In every row the settings with the highest mean validation accuracy.  A row that trains from a closed form begins
-   from that form's best settings.
-3. Among the rows the one with the highest mean; but where a closed form, which needs no rounds, lies within one
-   standard error of that mean, the best of the closed forms.
+1. Validation runs use seeds 21 and up (Case.validation_seeds), which are not reported. They hold out a share of the
+   training samples before the partition, and ignore the test set.
+2. In each row the settings with the highest mean validation accuracy are chosen. A row that trains from a closed form
+   starts from that form's best settings.
+3. Among the rows the one with the highest mean is chosen, or the best closed form (which needs no rounds) if it is
+   within one standard error of that mean.
 
-Only then the test set of seeds 0, 1, 2 is read, with the settings of 2, in the final round.  Seeds are those of
-partition, cut and draws; Office has one pool of 2,533 pictures, which every seed cuts anew into training and test.
+Then the test set is evaluated with seeds 0, 1, 2 and the settings of step 2, in the final round. Seeds determine
+partition, split and draws; each seed splits the 2,533 Office images anew into training and test samples.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ CHOSEN = ("penalty", "shrinkage", "target", "lr")
 PENALTIES = (0.003, 0.01, 0.03, 0.1)
 SHRINKAGES = (0.03, 0.1, 0.3, 1.0)
 SLOW = 0.0001
-"""A learning rate of a tenth, which moves a start less."""
+"""A tenth of the learning rate, which changes the initial head less."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The best settings of one way, and its validation accuracies, one a seed."""
+    """The best settings of a row, and its validation accuracies, one per seed."""
 
     settings: Row | None
     accuracies: tuple[float, ...]
@@ -67,7 +67,7 @@ def best_of(case: Case, candidates: Sequence[Row | None], seeds: Sequence[int]) 
 
 
 def search(case: Case, tiny: bool) -> dict[str, Found]:
-    """The best settings of every way to a head, by validation."""
+    """The best settings of every row, by validation."""
     seeds = case.validation_seeds[: 1 if tiny else None]
     penalties, shrinkages, targets = ((each[:1] if tiny else each) for each in (PENALTIES, SHRINKAGES, case.targets))
     published_way: Row = {"target": case.published_target, "start": "none"}
@@ -94,14 +94,14 @@ def search(case: Case, tiny: bool) -> dict[str, Found]:
 
 
 def pick(found: dict[str, Found]) -> str:
-    """The name of the way that validation chooses."""
+    """The name of the row that validation chooses."""
     best = max(found, key=lambda name: found[name].mean)
     near = [name for name, each in found.items() if each.closed and each.mean >= found[best].mean - found[best].error]
     return max(near, key=lambda name: found[name].mean) if near else best
 
 
 def heads_table(case: Case, seeds: Sequence[int], tiny: bool) -> str:
-    """Every way with the settings that validation chose, and what they reach on the test set; the pick stands out."""
+    """All rows with their chosen settings and test accuracies; the chosen row is bold."""
     rows = [
         [name, "", "", f"{mean(as_published(case, seed, generated) for seed in seeds):.1f}", ""]
         for name, generated in {"published FedAvg": False, "published GGEUR": True}.items()
@@ -121,7 +121,7 @@ def _chosen(settings: Row | None) -> str:
 
 
 def _tested(case: Case, settings: Row | None, seeds: Sequence[int], minimum: int) -> str:
-    """Mean test accuracy in the final round; without GGEUR there is nothing to withhold."""
+    """Mean test accuracy in the final round; minimum_count applies only with GGEUR."""
     if settings is None and minimum > 1:
         return ""
     chosen = None if settings is None else {**settings, "minimum_count": minimum}

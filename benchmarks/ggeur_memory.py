@@ -1,4 +1,4 @@
-"""What generated samples cost in memory, over a whole run."""
+"""Memory of generated samples, over a whole run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ CLIENTS, FEATURES, CLASSES = 10, 64, 10
 
 
 def memory_table(tiny: bool) -> str:
-    """Peak of a run with one round of all clients, in a process of its own, less that of a run that generates nothing,
-    over the size of all samples that are trained on."""
+    """Peak memory of a run with one round of all clients, less that of a run that generates nothing, divided by the
+    size of all training samples; in a separate process."""
     target = 200 if tiny else 20_000
     spawned = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
     with spawned:
@@ -33,7 +33,7 @@ def memory_table(tiny: bool) -> str:
 
 
 def _peak(target: int) -> int:
-    """Bytes of this process at most, after a run on digits."""
+    """Peak memory of this process in bytes, after a run on digits."""
     experiment = Experiment(
         data={"dataset": "digits", "partition": {"name": "label_skew"}, "clients": CLIENTS},
         model={"name": "logistic"},

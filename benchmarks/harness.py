@@ -1,5 +1,4 @@
-"""What every benchmark shares: a header with machine, versions and date, a table that goes into the docs, and processes
-that measure on one core."""
+"""Shared by all benchmarks: a header with machine, versions and date; tables for the docs; measurements on one core."""
 
 from __future__ import annotations
 
@@ -15,11 +14,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "benchmarks" / ".peers"
-"""The environment of the systems that fedgen is measured against, made by `python -m benchmarks.engines --setup`."""
+"""The environment of the systems that fedgen is compared with, made by `python -m benchmarks.engines --setup`."""
 
 ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    # What fedgen does in its own process, for everyone: the heap keeps large arrays.
+    # As in fedgen's own processes, the heap keeps large arrays; set for all systems.
     **dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(1 << 30)),
     "PYTHONPATH": str(ROOT / "benchmarks" / "peers" / "stubs"),
     "PYTHONWARNINGS": "ignore",
@@ -29,13 +28,13 @@ ENVIRONMENT = {
 
 
 class MeasurementError(Exception):
-    """A measured process failed or took too long; the text is the end of what it said."""
+    """A measured process failed or took too long; the text is the end of its output."""
 
 
 def measured(python: Path, *words: str, timeout_s: float | None = None) -> dict[str, Any]:
-    """The line of JSON that `python -m words` prints, run with one thread on one core.
+    """The line of JSON that `python -m words` prints, with one thread on one core.
 
-    Raises MeasurementError where it fails or takes too long.
+    Raises MeasurementError if it fails or takes too long.
     """
     core = max(os.sched_getaffinity(0))
     try:
@@ -58,9 +57,9 @@ def measured(python: Path, *words: str, timeout_s: float | None = None) -> dict[
 
 
 def python_of_peers(folder: Path) -> Path:
-    """The Python of the peers' environment.
+    """The Python of the other systems' environment.
 
-    Raises SystemExit where there is none.
+    Raises SystemExit if there is none.
     """
     python = folder / "bin" / "python"
     if not python.exists():

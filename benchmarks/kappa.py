@@ -1,11 +1,11 @@
-"""How far liars move every rule: the worst kappa over the registered attacks, at three kinds of honest updates.
+"""Robustness of every rule: its worst kappa over the registered attacks, for three kinds of honest updates.
 
 python -m benchmarks.kappa [--tiny]
 
-kappa = |A - mean_H|^2 / (mean over honest i of |g_i - mean_H|^2), A the rule's aggregate of honest and lying rows;
-n = 15, f = 3, d = 4,000, the worst over every attack that sends rows, in several strengths, and three draws. Honest
-updates: a common direction with .1 or 1 times the length of the noise around it; or ten directions, mixed by Dirichlet
-.3 for every client, and noise.
+kappa = |A - mean_H|^2 / (mean over honest i of |g_i - mean_H|^2), A the aggregate of honest and Byzantine rows;
+n = 15, f = 3, d = 4,000, the maximum over attacks on rows, in several strengths, and three draws. Honest updates: noise
+plus a common direction of .1 or 1 times the length of the noise, or plus ten directions, mixed by Dirichlet .3 for
+every client.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ STRENGTHS: dict[str, list[dict[str, Any]]] = {
     "min_sum": [{"perturbation": towards} for towards in ("unit", "std", "sign")],
 }
 SILENT = ("none", "label_flip", "backdoor", "augmented", "garbage", "forged")
-"""Attacks that lie in their data, or that admission turns away."""
+"""Attacks that poison data, or whose rows admission rejects."""
 
 WRAPPED = ("geometric_median", "trimmed_mean", "flag", "krum")
-"""Rules that are shown inside nearest-neighbour mixing too."""
+"""Rules that are also measured inside nearest-neighbour mixing."""
 
 
 def iid(signal: float, d: int, seed: int) -> Tensor:
@@ -62,7 +62,7 @@ def attacks() -> Iterator[Any]:
 
 
 def kappa(rule: Any, rows: Tensor, attack: Any) -> float:
-    """The first F of rows[N, d] lie."""
+    """kappa of a rule; the first F of rows[N, d] are Byzantine."""
     honest = rows[F:]
     centre = honest.mean(0)
     sent = attack(rows, list(range(F)), rule=rule, f=F, root=centre)

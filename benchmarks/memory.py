@@ -1,10 +1,10 @@
-"""What a robust rule costs the driver in memory, where the updates stay with the workers: 50 of 10 million parameters.
+"""Memory of a robust rule at the driver, with updates at the workers: 50 updates of 10 million parameters.
 
 python -m benchmarks.memory [--tiny]
 
-One exchange on two Ray workers, digits, an MLP of 10 million parameters, a cohort of 50; then every rule over the same
-updates. Peak: private memory of the driver while the rule runs, above what it held before, sampled every 5 ms; shared
-memory, where Ray keeps what workers hold, is not private. An aggregate is d numbers of 4 bytes, the updates n d.
+One exchange on two Ray workers, digits, an MLP of 10 million parameters, a cohort of 50; then every rule on the same
+updates. Peak: growth of the driver's private memory while the rule runs, sampled every 5 ms; Ray's shared memory is not
+private. An aggregate has d numbers of 4 bytes, the updates n d.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def experiment(n: int, hidden: int) -> Experiment:
 
 
 def peak_mib(call: Callable[[], Any]) -> float:
-    """Private memory of this process at its highest while `call` runs, above what it is before."""
+    """Peak growth of this process's private memory while `call` runs."""
     before, done, highest = private_kib("self"), threading.Event(), [0]
 
     def watch() -> None:
@@ -69,7 +69,7 @@ def peak_mib(call: Callable[[], Any]) -> float:
 
 
 def costs(inbox: Inbox, reference: Any, layout: Any) -> list[list[str]]:
-    """One row a rule: MiB and seconds."""
+    """One row per rule: MiB and seconds."""
     assert inbox.rows is not None
     rows, f, table_rows = inbox.rows, len(inbox.clients) // 5, []
     for name, (rule, wrappers) in RULES.items():

@@ -2,7 +2,7 @@
 
 python -m benchmarks.mnist [--tiny] [SEED ...]
 
-One process with one thread, the serial pool. Held-back samples are evaluated in the last ten rounds only.
+One process with one thread, the serial pool. Only the last ten rounds are evaluated.
 """
 
 from __future__ import annotations

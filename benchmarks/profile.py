@@ -1,10 +1,9 @@
-"""Where a round's time goes, for three sizes of client.
+"""Shares of the stages in the time of a round, for three sizes of clients.
 
 python -m benchmarks.profile [--tiny]
 
-One process, one thread, the serial pool, no evaluation. Milliseconds a round are measured without a profiler; the
-shares are those of cProfile, by the file that spends the time or calls what spends it, and so a little unkind to what
-makes many calls.
+One process, one thread, the serial pool, no evaluation. Milliseconds per round are measured without a profiler; shares
+are from cProfile, by file, and somewhat too high for code with many calls.
 """
 
 from __future__ import annotations
@@ -45,20 +44,20 @@ STAGES = {
     "fedgen/clients/": "differences, block sums",
     "fedgen/methods/": "differences, block sums",
 }
-"""Part of a path -> stage; the first that fits. What fits none is the server's: its half, exchange and logs."""
+"""Part of a path -> stage; the first match counts. Files without a match belong to "server and logs"."""
 SERVER = "server and logs"
 ORDER = list(dict.fromkeys([*STAGES.values(), SERVER]))
 
 
 def session_of(case: Case, folder: Path) -> Session:
-    """A federation of the case with the engine that fedgen chooses."""
+    """A federation of the case, with the engine that fedgen chooses."""
     federation = Federation(case.experiment("auto"))
     standing = Standing(0, federation.method.initial_state(0))
     return Session(federation, SerialPool(federation, Interrupt()), standing, Journal(folder))
 
 
 def play(session: Session, rounds: int) -> float:
-    """Seconds a round."""
+    """Seconds per round."""
     began = perf_counter()
     for _ in range(rounds):
         session.journal.commit(Star().play_round(session, evaluate=False))
@@ -70,7 +69,7 @@ def stage_of(path: str) -> str:
 
 
 def shares(profile: cProfile.Profile) -> dict[str, float]:
-    """Share of each stage; a built-in's time is its callers'."""
+    """Share of each stage; the time of built-ins counts for their callers."""
     spent: dict[str, float] = defaultdict(float)
     stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
     for (path, _, _), (_, _, own, _, callers) in stats.items():
@@ -84,7 +83,7 @@ def shares(profile: cProfile.Profile) -> dict[str, float]:
 
 
 def measure(case: Case) -> tuple[str, float, dict[str, float]]:
-    """(engine, milliseconds a round, shares)."""
+    """(engine, milliseconds per round, shares)."""
     with tempfile.TemporaryDirectory() as folder:
         session = session_of(case, Path(folder))
         play(session, case.rounds)

@@ -1,12 +1,14 @@
-"""GGEUR as its public implementation goes about it, written anew from a description of what that does.
+"""The procedure of GGEUR's public implementation, written anew from a description of it.
 
 Augmentation: for every training sample the covariance of its class is decomposed three times (eigenvalues, Cholesky,
-and the singular values inside numpy's multivariate_normal), and `target` samples are drawn around it; of all that is
-drawn for a class only what it lacks is kept, picked at random.  With several domains, a class that has its target keeps
-its own samples alone; one that has none takes the first samples around the first other domain's mean.
+and the singular values inside numpy's multivariate_normal), and `target` samples are drawn around it. Of the samples
+drawn for a class only as many as it lacks are kept, chosen at random. With several domains, a class that has reached
+its target keeps only its own samples; a class without samples takes the first ones around the mean of the first other
+domain.
 
-Training: no client ever receives the global model; a softmax goes into a cross entropy that applies another; the global
-model, evaluated only, is the unweighted mean of the clients'; what is reported is the best round on the test set.
+Training: clients never receive the global model, and a softmax is applied before a cross entropy that applies another.
+The global model is the unweighted mean of the clients' models and is only evaluated; the best round on the test set is
+reported.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 
 def around(sample: Array, covariance: Array, count: int, generator: np.random.Generator) -> Array:
-    """`count` samples of N(sample, covariance), the covariance mended first."""
+    """`count` samples of N(sample, covariance), after the covariance is made positive definite."""
     values, vectors = np.linalg.eigh(covariance)
     mended = vectors @ np.diag(values.clip(1e-6)) @ vectors.T
     np.linalg.cholesky(mended)
@@ -35,7 +37,7 @@ def around(sample: Array, covariance: Array, count: int, generator: np.random.Ge
 
 
 def augmentation_seconds(clients: Sequence[Client], covariances: Array, target: int, calls: int | None = None) -> float:
-    """CPU seconds for every training sample; of the first `calls`, times as many as there are."""
+    """CPU seconds for all training samples, extrapolated from the first `calls`."""
     generator, samples = np.random.default_rng(0), [pair for x, y in clients for pair in zip(x.numpy(), y, strict=True)]
     timed = samples if calls is None else samples[:calls]
     began = process_time()
@@ -45,9 +47,9 @@ def augmentation_seconds(clients: Sequence[Client], covariances: Array, target: 
 
 
 def augmented(own: Client, prototypes: Tensor | None, geometry: Geometry, target: int, seed: int) -> Client:
-    """What a client trains on; the law of `around`'s samples, drawn in less time.
+    """The training samples of a client, with the distribution of `around` but drawn faster.
 
-    prototypes[D, C, d] of the other domains, NaN where they have none of a class; None with a single domain.
+    prototypes[D, C, d]: of the other domains, NaN for classes without samples; None with a single domain.
     """
     generator = torch.Generator().manual_seed(seed)
     xs, ys = [own[0]], [own[1]]
@@ -61,7 +63,7 @@ def augmented(own: Client, prototypes: Tensor | None, geometry: Geometry, target
         pool = torch.cat(centres) if centres else held
         if not lacking or not len(pool):
             continue
-        # Every centre has `target` samples in the pool, so that picks without replacement spread over the centres.
+        # Every centre has `target` samples in the pool, so draws without replacement spread over the centres.
         picks = torch.randperm(len(pool) * target, generator=generator)[:lacking] // target
         made = torch.empty(lacking, pool.shape[1])
         draw(made, pool[picks], root, 0.0, generator)
@@ -73,7 +75,7 @@ def augmented(own: Client, prototypes: Tensor | None, geometry: Geometry, target
 def best_accuracy(
     clients: Sequence[Client], tests: Sequence[Client], rounds: int, epochs: int, batch: int, seed: int
 ) -> float:
-    """The largest mean over `tests` of the unweighted mean model, over the rounds."""
+    """The best round's mean accuracy over `tests` of the unweighted mean model."""
     torch.manual_seed(seed)
     features, classes = clients[0][0].shape[1], 1 + int(max(y.max() for _, y in tests))
     models = [nn.Linear(features, classes) for _ in clients]

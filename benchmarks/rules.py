@@ -1,13 +1,13 @@
-"""Robust rules beside ByzFL's and byzpy's, and Flag beside its form by singular values: CPU seconds on one core.
+"""CPU seconds of robust rules on one core, compared with ByzFL and byzpy, and of Flag compared with its SVD form.
 
 python -m benchmarks.rules [--tiny] [--peers FOLDER]
 
-Every cell is a process of its own with one thread, pinned to one core, on the same float32 rows: a common direction
-and noise, a fifth of them ten times as long and opposite. Peers are called as their documentation does. ByzFL's
-geometric median makes three steps, ours goes on until nothing changes; "nnm mean" is nearest-neighbour mixing and then
-the mean; "optimal ALIE" searches the lie that moves NNM with the geometric median farthest, which ByzFL does in 20
-evaluations and byzpy not at all. Passes: how often a rule reads the rows, 4 n d bytes each time. The peers'
-environment is that of `python -m benchmarks.engines --setup`, with byzpy.
+Every cell is a separate process with one thread, pinned to one core, on the same float32 rows: a common direction plus
+noise; a fifth of the rows are multiplied by -10. Other libraries are called as in their documentation. ByzFL's
+geometric median makes three steps, ours iterates to convergence. "nnm mean" is nearest-neighbour mixing followed by the
+mean. "optimal ALIE" searches the row that moves NNM with the geometric median farthest; ByzFL uses 20 evaluations,
+byzpy has no such attack. Passes: number of times that a rule reads the rows, 4 n d bytes per pass. The environment of
+the other libraries is that of `python -m benchmarks.engines --setup`, with byzpy.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def rows_of(n: int, d: int) -> torch.Tensor:
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """CPU seconds of the fastest call, after one that warms up where that is cheap."""
+    """CPU seconds of the fastest call, after a warm-up call if it is cheap."""
     times = []
     for _ in range(repeats + 1):
         began = process_time()
@@ -63,7 +63,7 @@ def seconds(call: Callable[[], Any], repeats: int) -> float:
 
 @dataclass(frozen=True)
 class Counted(LocalRows):
-    """Rows that note every time somebody reads them all."""
+    """Rows that count how often they are read."""
 
     reads: list[str] = field(default_factory=list)
 
@@ -84,7 +84,7 @@ class Counted(LocalRows):
 
 
 def passes(rule: Any, rows: torch.Tensor) -> int:
-    """How often the rule reads the rows."""
+    """Number of times that the rule reads the rows."""
     from fedgen.contracts import Context
     from fedgen.parameters import Layout
 
@@ -96,7 +96,7 @@ def passes(rule: Any, rows: torch.Tensor) -> int:
 
 
 def by_singular_values(rows: torch.Tensor, iterations: int, regularisation: float = 0.0) -> torch.Tensor:
-    """Flag as the paper's code computes it: singular vectors of the [d, columns] matrix, from a drawn basis."""
+    """Flag as in the paper's code: singular vectors of the [d, columns] matrix, from a random basis."""
     n = len(rows)
     rank, epsilon, least = (n + 2) // 2, 1e-7, float("inf")
     unit = torch.nn.functional.normalize(rows).T
@@ -119,7 +119,7 @@ def by_singular_values(rows: torch.Tensor, iterations: int, regularisation: floa
 
 
 def own(name: str, n: int, d: int, repeats: int) -> dict[str, float]:
-    """Seconds of one of fedgen's rules; for Flag beside the form by singular values, and how far they are apart."""
+    """Seconds of one of fedgen's rules; for Flag also those of the SVD form, and the difference of the results."""
     from fedgen.aggregation.call import aggregate, rule_of
     from fedgen.attacks.alie import ALittleIsEnough
     from fedgen.process import prepare_process
@@ -138,7 +138,7 @@ def own(name: str, n: int, d: int, repeats: int) -> dict[str, float]:
 
 
 def of_peer(python: Path, *words: str) -> dict[str, Any] | None:
-    """What a peer measures; None where it fails or takes too long."""
+    """Result of another library; None if it fails or takes too long."""
     try:
         return measured(python, "benchmarks.peers.rules", *words, timeout_s=600)
     except MeasurementError as error:
@@ -147,7 +147,7 @@ def of_peer(python: Path, *words: str) -> dict[str, Any] | None:
 
 
 def compared(name: str, n: int, d: int, repeats: int, peers: Path | None) -> list[str]:
-    """One row: our seconds, the peers', and how many times the faster of them takes."""
+    """One row: seconds of fedgen and of the other libraries, and the ratio of the faster one to fedgen."""
     here = measured(Path(sys.executable), "benchmarks.rules", "--own", name, str(n), str(d), str(repeats))
     theirs = {
         peer: of_peer(peers / "bin" / "python", peer, name, str(n), str(d), str(repeats))

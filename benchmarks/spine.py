@@ -20,7 +20,7 @@ QUICKSTART = ROOT / "examples" / "quickstart.toml"
 
 
 def command(out: Path, *settings: str) -> dict[str, Any]:
-    """`fedgen run` of the quickstart in a process of its own, as a user would start it."""
+    """`fedgen run` of the quickstart in a separate process, as a user would start it."""
     words = [sys.executable, "-m", "fedgen.server", "run", str(QUICKSTART), "--out", str(out), "--json"]
     words += [word for setting in settings for word in ("--set", setting)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)

@@ -135,7 +135,7 @@ def _words(node: Schema, schema: Schema) -> str:
         kind = node["x-fedgen-kind"].replace("_", " ")
         return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     if "anyOf" in node:
-        parts = [_words(each, schema) for each in node["anyOf"]]
+        parts = [_words(choice, schema) for choice in node["anyOf"]]
         return " or ".join(part for part in parts if part != "none")
     if "$ref" in node:
         return _words(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)

@@ -1,1 +1,1 @@
-"""Gossip measured: rounds to an accuracy, liars, lossy networks, virtual time, speed; see `__main__`."""
+"""Measurements of gossip: rounds to an accuracy, attacks, lossy networks, virtual time, speed; see `__main__`."""

@@ -2,17 +2,17 @@
 
 python -m benchmarks.gossip [--tiny] [SEED ...] [PART ...]
 
-Parts: topologies, norms, delta, liars, events, loss, churn; speed, memory, beside (gossipy, in the environment of
+Parts: topologies, norms, delta, byzantine, events, loss, churn; speed, memory, beside (gossipy, in the environment of
 `python -m benchmarks.engines --setup`); example (writes docs/images/gossip-variance.svg);
 curves (MNIST, needs FEDGEN_DATA_DIR; writes docs/images/gossip.svg).
 
-Inputs standardised, MLP 64-64-64-10, Xavier with another seed at every peer, Dirichlet .5, SGD .01 with momentum .9 and
-weight decay 5e-4, batch 16, keep .5, evaluated every round (plain averaging every fifth); a cell is the first round in
-which the mean accuracy over the honest peers is 80 or 90 %, median of the seeds.  speed: CPU seconds of a round without
-evaluation, samples drawn with replacement.  memory: 10,000 peers, 100 rounds, in a process of its own.
-beside: processes that take turns, one thread pinned to one core, on the same samples, shards and 4-regular graph, one
-step for every merge, nothing evaluated; gossipy merges the message of one random neighbour (PUSH, MERGE_UPDATE), fedgen
-those of all four.
+Standardised inputs, MLP 64-64-64-10, Xavier initialisation with a different seed at every peer, Dirichlet .5, SGD .01
+with momentum .9 and weight decay 5e-4, batch 16, keep .5, evaluated every round (plain averaging every fifth). A cell
+is the first round in which the mean accuracy over the honest peers is 80 or 90 %, median of the seeds. speed: CPU
+seconds per round without evaluation, samples drawn with replacement. memory: 10,000 peers, 100 rounds, in a separate
+process. beside: alternating processes with one thread pinned to one core, on the same samples, shards and 4-regular
+graph, one step per merge, without evaluation; gossipy merges the message of one random neighbour (PUSH, MERGE_UPDATE),
+fedgen those of all four.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ import sys
 from collections.abc import Callable
 
 from benchmarks.gossip import rounds
+from benchmarks.gossip.byzantine import byzantine
 from benchmarks.gossip.curves import curves, example
-from benchmarks.gossip.liars import liars
 from benchmarks.gossip.speed import beside, memory, speed
 from benchmarks.harness import header
 
 PARTS: dict[str, Callable[[list[int], bool], str]] = {
     **rounds.PARTS,
-    "liars": liars,
+    "byzantine": byzantine,
     "speed": speed,
     "memory": memory,
     "beside": beside,
     "example": example,
     "curves": curves,
 }
-SEEDED = {*rounds.PARTS, "liars", "curves"}
+SEEDED = {*rounds.PARTS, "byzantine", "curves"}
 
 
 def main(parts: list[str], seeds: list[int], tiny: bool) -> None:
     print(header(f"python -m benchmarks.gossip {' '.join(parts)}", ("torch", "numpy", "scipy")))
     for part in parts:
-        told = f" Seeds {', '.join(map(str, seeds))}." if part in SEEDED else ""
-        print(f"\n{PARTS[part].__doc__}{told}\n")
+        of_seeds = f" Seeds {', '.join(map(str, seeds))}." if part in SEEDED else ""
+        print(f"\n{PARTS[part].__doc__}{of_seeds}\n")
         print(PARTS[part](seeds, tiny), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of the docs: a CNN on MNIST by plain and corrected gossip and by a federation; the example's weights."""
+"""The pictures of the docs: a CNN on MNIST with plain and corrected gossip and in a star; variances of the example."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MERGES: dict[str, Tables] = {
 
 @dataclass(frozen=True)
 class EveryTwentieth:
-    """Every twentieth image of MNIST: 3,000 for training, 500 held back."""
+    """Every twentieth image of MNIST: 3,000 for training, 500 for the test."""
 
     def load(self, folder: Path) -> Dataset:
         whole: Dataset = build("dataset", "mnist", {}).load(folder)
@@ -61,7 +61,7 @@ def curves(seeds: list[int], tiny: bool) -> str:
 
 
 def example(seeds: list[int], tiny: bool) -> str:
-    """examples/gossip.toml as it is, and with plain averaging: rounds to 80 and 90 %, the hidden weights' variance."""
+    """examples/gossip.toml, and with plain averaging: rounds to 80 and 90 %, variance of the hidden weights."""
     series, rows = {}, []
     for name, aggregation in {"corrected": CORRECTED, "plain": {"wrappers": []}}.items():
         rounds = {"federation": {"rounds": 10 if tiny else 500}}

@@ -1,5 +1,4 @@
-"""Rounds, or ticks, to an accuracy: by graph, by kind of model, in virtual time, over networks that lose and peers that
-leave."""
+"""Rounds, or ticks, to an accuracy: by graph and model, in virtual time, with lost messages and churn."""
 
 from __future__ import annotations
 
@@ -49,12 +48,12 @@ def topologies(seeds: list[int], tiny: bool) -> str:
 
 
 def every(merge: str, rounds: int = 1) -> dict[str, int]:
-    """How often is evaluated: plain averaging, which takes long, five times less."""
+    """Rounds between evaluations; more for plain averaging, which needs more rounds."""
     return {"evaluate_every": 5 * rounds if merge == "plain" else rounds}
 
 
 def norms(seeds: list[int], tiny: bool) -> str:
-    """Where correction must not hurt: normalised layers, many local steps."""
+    """Cases in which correction must do no harm: normalised layers, many local steps."""
     cases: dict[str, Tables] = {
         "LayerNorm": {"model": {"norm": "layer"}},
         "BatchNorm": {"model": {"norm": "batch"}, "data": {"partition": {**BASE["data"]["partition"], "minimum": 2}}},
@@ -73,7 +72,7 @@ def norms(seeds: list[int], tiny: bool) -> str:
 
 
 def events(seeds: list[int], tiny: bool) -> str:
-    """Virtual time: 50 peers, 8-regular, 8 to 12 ticks a training, merging when all neighbours were heard; ticks."""
+    """Virtual time: 50 peers, 8-regular, 8 to 12 ticks per training, a full inbox of all neighbours; ticks."""
     longest = {"plain": 8_000}
     rows = []
     for merge, changes in {**MERGES, **ADDED_UP}.items():
@@ -88,7 +87,7 @@ def events(seeds: list[int], tiny: bool) -> str:
 
 
 def each_seed(found: list[History], level: float) -> str:
-    """The median of when a level was reached, and each seed's."""
+    """Median of the times to reach a level, and those of the seeds."""
     reached = [first(each["accuracy"], level) for each in found]
     return f"{rounded(median(reached))} ({', '.join(map(rounded, reached))})"
 
@@ -132,7 +131,7 @@ def points(values: list[float]) -> str:
 
 
 def delta(seeds: list[int], tiny: bool) -> str:
-    """Adding up what training changed (delta_sum): to 80 %, 90 %, tenth percentile (last mean accuracy)."""
+    """Sum of the changes in training (delta_sum): to 80 %, 90 %, tenth percentile (last mean accuracy)."""
     merges: dict[str, Tables] = {
         "mean, corrected": {"aggregation": CORRECTED},
         "delta_sum": {"aggregation": {"wrappers": ["delta_sum"]}},

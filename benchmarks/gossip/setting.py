@@ -1,4 +1,4 @@
-"""What the runs of all parts have in common: digits over 64 peers, one batch a round, and what is read off a run."""
+"""The common settings of all parts: digits over 64 peers, one batch per round; and the numbers of a run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ BASE: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnDigits:
-    """Digits, their training samples drawn with replacement: as many as there are peers to hold them."""
+    """Digits with training samples drawn with replacement, enough for all peers."""
 
     samples: Annotated[int, Field(ge=1, description="training samples")] = 1437
 
@@ -83,7 +83,7 @@ def history(chosen: Experiment) -> History:
 
 
 def histories(seeds: Sequence[int], *changes: Tables) -> list[History]:
-    """One run a seed; says on stderr when 80 and 90 % were reached."""
+    """One run per seed; prints to stderr when 80 and 90 % were reached."""
     found = []
     for seed in seeds:
         found.append(history(experiment(*changes, {"experiment": {"seed": seed}})))
@@ -93,11 +93,11 @@ def histories(seeds: Sequence[int], *changes: Tables) -> list[History]:
 
 
 def first(values: Sequence[float], level: float) -> float:
-    """The first round, counted from 1, of at least that value; infinite where there is none."""
+    """The first round, counted from 1, with at least that value; infinite if there is none."""
     reached = np.flatnonzero(np.nan_to_num(values) >= level)
     return float(reached[0] + 1) if len(reached) else float("inf")
 
 
 def rounded(rounds: float) -> str:
-    """Rounds as a table has them."""
+    """Rounds as text for a table."""
     return "-" if rounds == float("inf") else f"{rounds:.0f}"

@@ -1,4 +1,4 @@
-"""How fast peers are simulated, in what memory, and how many times as fast as gossipy does it."""
+"""Speed and memory of simulated peers, also compared with gossipy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fedgen.server.store.journal import Journal
 
 
 def many(peers: int, rounds: int) -> Experiment:
-    """Peers with 22 samples each in the mean, drawn with replacement, not evaluated before the end."""
+    """Peers with 22 samples on average, drawn with replacement; evaluated at the end only."""
     drawn = {"name": "benchmarks.gossip.setting:DrawnDigits", "samples": 22 * peers}
     return experiment(
         {
@@ -41,7 +41,7 @@ def many(peers: int, rounds: int) -> Experiment:
 
 
 def speed(seeds: list[int], tiny: bool) -> str:
-    """Node-updates per CPU second, correction included."""
+    """Node updates per CPU second, including correction."""
     rows = []
     for peers in (64,) if tiny else (64, 256, 1_024):
         seconds: list[float] = []
@@ -53,7 +53,7 @@ def speed(seeds: list[int], tiny: bool) -> str:
 
 
 class timed_rounds:  # noqa: N801
-    """Collects the CPU seconds of every round of gossip played inside it."""
+    """Collects the CPU seconds of every gossip round inside the context."""
 
     def __init__(self, seconds: list[float]) -> None:
         self.seconds, self.before = seconds, Gossip.play_round
@@ -72,7 +72,7 @@ class timed_rounds:  # noqa: N801
 
 
 def memory(seeds: list[int], tiny: bool) -> str:
-    """10,000 peers x 100 rounds in a process of its own."""
+    """10,000 peers x 100 rounds in a separate process."""
     peers, rounds = (100, 3) if tiny else (10_000, 100)
     script = f"from benchmarks.gossip.speed import alone; alone({peers}, {rounds})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -81,7 +81,7 @@ def memory(seeds: list[int], tiny: bool) -> str:
 
 
 def alone(peers: int, rounds: int) -> None:
-    """What `memory` runs."""
+    """The run of `memory`."""
     with tempfile.TemporaryDirectory() as folder:
         run(many(peers, rounds), Path(folder) / "run")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -89,7 +89,7 @@ def alone(peers: int, rounds: int) -> None:
 
 
 def beside(seeds: list[int], tiny: bool) -> str:
-    """256 peers beside gossipy, correction on ours: node-updates a CPU second, best of 15 repeats (median)."""
+    """256 peers, fedgen with correction and gossipy: node updates per CPU second, best of 15 repeats (median)."""
     peers, passes, theirs = (32, 1, None) if tiny else (256, 3, python_of_peers(PEERS))
     rates: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,7 @@ def beside(seeds: list[int], tiny: bool) -> str:
 
 
 def work_of(peers: int, tiny: bool) -> dict[str, Any]:
-    """What every system gets: shards[N] of (x[s, 64], y[s]), who hears whom bool[N, N], and how much is measured."""
+    """The input of every system: shards[N] of (x[s, 64], y[s]), adjacency bool[N, N], rounds and repeats."""
     federation = Federation(many(peers, 1))
     x, y = federation.dataset.x.flatten(1), federation.dataset.y
     return {

@@ -1,1 +1,1 @@
-"""The systems that benchmarks.engines measures fedgen against, each in a script of its own."""
+"""The systems with which benchmarks.engines compares fedgen, one script per system."""

@@ -22,7 +22,7 @@ from benchmarks.peers.common import Batch, Work, load, measure, network
 
 
 class Ready(DataLoader[Any]):
-    """A client's batches of a round, cut already; ByzFL insists on a DataLoader."""
+    """A client's batches of a round, already cut; ByzFL requires a DataLoader."""
 
     def __init__(self, batches: list[Batch]) -> None:
         super().__init__(batches, batch_size=None)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What every measured system shares: the work, the network, the clock, and one line of JSON."""
+"""Shared by all measured systems: the work, the network, the clock, and the result as one line of JSON."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Work:
-    """The same federated averaging for every system: plain SGD clients, a cohort a round.
+    """The same federated averaging for every system: SGD clients, one cohort per round.
 
-    clients: the batches (x[b, ...], y[b]) of each client's round, cut beforehand, one a local step.
-    start: row[d] of the first global model, its parameters in torch's order.
+    clients: the batches (x[b, ...], y[b]) of each client's round, one per local step.
+    start: row[d] of the initial global model, its parameters in torch's order.
     warmup: rounds before the clock starts; then `repeats` times `rounds` rounds are measured.
     """
 
@@ -44,13 +44,13 @@ class Work:
 
 
 def load(path: str) -> Work:
-    """The work in that file; from here on this process computes with one thread."""
+    """Read the work from a file, and limit this process to one thread."""
     torch.set_num_threads(1)
     return Work(**torch.load(path))
 
 
 def network(work: Work) -> nn.Sequential:
-    """A fresh module with the work's first parameters."""
+    """A new module with the work's initial parameters."""
     module = nn.Sequential(*(_mlp() if work.model == "mlp" else _cnn()))
     vector_to_parameters(work.start.clone(), module.parameters())
     return module
@@ -82,7 +82,7 @@ def measure(
 ) -> None:
     """Play rounds against the clock and print the result as one line of JSON.
 
-    play(n) plays n more rounds; outputs(x) are the present global model's; clock() is CPU seconds.
+    play(n) plays n more rounds; outputs(x) are those of the current global model; clock() gives CPU seconds.
     """
     before = mean_loss(work, outputs)
     play(work.warmup)
@@ -100,7 +100,7 @@ def measure(
 def rates_of(
     play: Callable[[int], None], updates: int, rounds: int, repeats: int, clock: Callable[[], float] = process_time
 ) -> list[float]:
-    """Updates per CPU second of every repeat of some rounds with that many updates each."""
+    """Updates per CPU second of each repeat."""
     rates = []
     for _ in range(repeats):
         began = clock()

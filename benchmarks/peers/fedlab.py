@@ -1,4 +1,4 @@
-"""FedLab: its standalone pipeline with the serial FedAvg trainer, a client's data as a list of ready batches.
+"""FedLab: its standalone pipeline with the serial FedAvg trainer; a client's data are a list of batches.
 
 python -m benchmarks.peers.fedlab WORK
 """
@@ -16,7 +16,7 @@ from benchmarks.peers.common import Batch, Work, load, measure, network
 
 
 class Users(FedDataset):
-    """Hands out each client's batches of a round, cut already."""
+    """Returns the batches of a client's round."""
 
     def __init__(self, clients: list[list[Batch]]) -> None:
         super().__init__()

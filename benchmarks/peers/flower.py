@@ -32,7 +32,7 @@ client_app = ClientApp()
 
 @cache
 def client_side() -> tuple[Work, nn.Module, torch.optim.Optimizer]:
-    """What the process that trains clients keeps between messages."""
+    """State of the training process between messages."""
     work = load(os.environ[WORK])
     module = network(work)
     return work, module, torch.optim.SGD(module.parameters(), lr=work.lr)
@@ -52,7 +52,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 class MemoryGrid(Grid):
-    """Hands every message to the ClientApp at once: no queue, no thread, no other process."""
+    """Passes every message directly to the ClientApp, without queues, threads or other processes."""
 
     def __init__(self, nodes: int) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1  # whom messages come from
@@ -95,7 +95,7 @@ def serve(grid: Grid, clock: Callable[[], float]) -> None:
 
 
 def tree_seconds() -> float:
-    """CPU seconds of this process and of all that descend from it."""
+    """CPU seconds of this process and all its descendants."""
     parents, ticks = {}, {}
     for folder in Path("/proc").iterdir():
         try:

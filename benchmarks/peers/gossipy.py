@@ -1,9 +1,8 @@
-"""gossipy: its GossipSimulator with torch handlers; every node pushes to a random neighbour in every round, and who is
-pushed to merges and makes one step (PUSH, MERGE_UPDATE).
+"""gossipy: its GossipSimulator with torch handlers. In every round each node pushes to a random neighbour; a receiver
+merges and makes one step (PUSH, MERGE_UPDATE).
 
-A round is one time step, so that no time passes in which nobody sends. Nothing is evaluated. gossipy-dfl 0.0.1 asks for
-no version of torch from above and runs with fedgen's; of torchvision, which it imports for data sets that are not used
-here, it finds the stub.
+A round is one time step, so that every time step has messages. Nothing is evaluated. gossipy-dfl 0.0.1 sets no upper
+bound on torch and runs with fedgen's; torchvision, which it imports for unused data sets, is replaced by a stub.
 
 python -m benchmarks.peers.gossipy WORK
 """
@@ -31,7 +30,7 @@ from benchmarks.peers.common import rates_of
 
 
 class Sent(SimulationEventReceiver):
-    """Counts messages; each is one merge and one step of its receiver."""
+    """Counts messages; a message is one merge and one step of its receiver."""
 
     count = 0
 

@@ -26,7 +26,7 @@ from benchmarks.peers.common import Batch, Work, load, measure, network
 
 
 class User(PyTorchTensorDataset):
-    """A user whose batches of a round are cut already; pfl itself caches only those of one epoch."""
+    """A user with the ready batches of a round; pfl itself caches only batches of one epoch."""
 
     def __init__(self, batches: list[Batch], name: int) -> None:
         super().__init__(batches[0], user_id=str(name))
@@ -40,7 +40,7 @@ def main(work: Work) -> None:
     asyncio.set_event_loop(asyncio.new_event_loop())
     module = network(work)
     module.loss = lambda x, y: cross_entropy(module(x), y)  # type: ignore[assignment]
-    # Asked for once, in the first round, which pfl always evaluates.
+    # Called once, in the first round, which pfl always evaluates.
     module.metrics = lambda x, y: {"loss": Weighted(0.0, 1)}  # type: ignore[assignment]
     local_sgd = torch.optim.SGD
     model = PyTorchModel(module, local_sgd, torch.optim.SGD(module.parameters(), lr=1.0))

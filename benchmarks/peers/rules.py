@@ -1,4 +1,4 @@
-"""Robust rules of ByzFL and byzpy on the same rows: CPU seconds a call, the best of several, as one line of JSON.
+"""Robust rules of ByzFL and byzpy on the same rows: CPU seconds per call, the best of several, as one line of JSON.
 
 python -m benchmarks.peers.rules PEER RULE N D REPEATS
 """

@@ -105,7 +105,7 @@ def _draw_heatmap(exhibit: Exhibit) -> str:
                 whole_numbers(axes.yaxis)
             if exhibit.column_names:
                 step = max(1, -(-len(exhibit.column_names) // MOST_NAMES))
-                names = [short(each) for each in exhibit.column_names[::step]]
+                names = [short(column) for column in exhibit.column_names[::step]]
                 axes.set_xticks(range(0, len(exhibit.column_names), step), names)
         return written(figure, f"exhibit {exhibit.name}")
 

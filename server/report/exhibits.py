@@ -47,18 +47,18 @@ class Section:
 def sections(shown: Iterable[Shown], most_rows: int) -> list[Section]:
     """The sections of the exhibits, in order."""
     found: dict[str, list[Block]] = {}
-    for each in shown:
-        blocks = found.setdefault(each.section, [])
-        if isinstance(each.exhibit, Text):
-            blocks.append(Block(paragraphs=re.split(r"\n\s*\n", each.exhibit.text.strip())))
-        elif isinstance(each.exhibit, Table):
-            blocks.append(Block(table=_table(each, each.exhibit, most_rows)))
-        elif is_wide(each.exhibit):
-            blocks.append(Block(wide=each.figure))
+    for newest in shown:
+        blocks = found.setdefault(newest.section, [])
+        if isinstance(newest.exhibit, Text):
+            blocks.append(Block(paragraphs=re.split(r"\n\s*\n", newest.exhibit.text.strip())))
+        elif isinstance(newest.exhibit, Table):
+            blocks.append(Block(table=_table(newest, newest.exhibit, most_rows)))
+        elif is_wide(newest.exhibit):
+            blocks.append(Block(wide=newest.figure))
         elif blocks and blocks[-1].charts:
-            blocks[-1].charts.append(each.figure)
+            blocks[-1].charts.append(newest.figure)
         else:
-            blocks.append(Block(charts=[each.figure]))
+            blocks.append(Block(charts=[newest.figure]))
     return [Section(f"exhibits-{place}", heading, blocks) for place, (heading, blocks) in enumerate(found.items())]
 
 

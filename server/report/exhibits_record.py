@@ -58,7 +58,7 @@ def read_exhibits(lines: Iterable[Mapping[str, Any]], notices: list[str]) -> lis
         except (KeyError, TypeError, ValueError) as error:
             notices.append(f"{EXHIBITS}: {printable(name)!r} cannot be understood: {printable(error)}.")
             continue
-        figure = _figure(exhibit.name, {each.figure for each in shown})
+        figure = _figure(exhibit.name, {earlier.figure for earlier in shown})
         shown.append(Shown(figure, by if by in PARTS else "run", round, len(rounds[by, name]) > 1, exhibit))
     return shown
 

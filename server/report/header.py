@@ -47,7 +47,7 @@ def bound_sentence(run: RunFolder) -> str:
     where = "in an inbox, " if run.members == "peers" else ""
     return (
         f"The rule's bound was broken: in {counted(len(broken), 'round')} more {run.members} were Byzantine than "
-        f"aggregation.f = {f}, {where}up to {most}; what the rule promises does not hold there."
+        f"aggregation.f = {f}, {where}up to {most}; the rule gives no guarantee for them."
     )
 
 
@@ -135,5 +135,5 @@ def commands(run: RunFolder) -> list[tuple[str, str]]:
     # The original file would lack the changes of the command line.
     rows.append(("Again, from the start", shlex.join(["fedgen", "run", f"{folder}/{RESOLVED}"])))
     if run.state != "completed":
-        rows.append(("Go on with this run", shlex.join(["fedgen", "resume", folder])))
+        rows.append(("Resume this run", shlex.join(["fedgen", "resume", folder])))
     return rows

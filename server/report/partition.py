@@ -38,11 +38,11 @@ def draw_partition(partition: Partition, members: str = "clients") -> str:
 def partition_sentence(partition: Partition, members: str = "clients") -> str:
     counts, samples = partition.counts, partition.samples
     whole = f"{counted(len(counts), members[:-1])} with {human_count(samples.sum())} samples in all"
-    each = f"{spread(samples.tolist())} samples each"
+    sizes = f"{spread(samples.tolist())} samples each"
     if not partition.classes:
-        return f"{whole}: {each}."
+        return f"{whole}: {sizes}."
     present = (counts > 0).sum(axis=1)
-    return f"{whole}: {each}, from {spread(present.tolist())} of {counted(counts.shape[1], *_nouns(partition))}."
+    return f"{whole}: {sizes}, from {spread(present.tolist())} of {counted(counts.shape[1], *_nouns(partition))}."
 
 
 def partition_key(partition: Partition, members: str = "clients") -> str:

@@ -44,7 +44,7 @@ class Refusals:
         """The range of rounds: ``3``, ``3 to 9``, or empty."""
         first = min(self.rounds, default=None)
         last = max(self.rounds, default=None)
-        named = ["before training" if each < 0 else str(each) for each in (first, last) if each is not None]
+        named = ["before training" if end < 0 else str(end) for end in (first, last) if end is not None]
         return " to ".join(dict.fromkeys(named))
 
     @property

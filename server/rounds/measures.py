@@ -29,7 +29,7 @@ class Report(Protocol):
 
 
 def honest(federation: Federation, clients: Tensor, round: int) -> Tensor:
-    """bool[n]: which of these clients do not lie in this round or, before liars lie at all, will not in the first."""
+    """bool[n]: honest clients of this round; before byzantine.start, those that are honest in that round."""
     return ~federation.byzantine_among(clients, max(round, federation.experiment.byzantine.start))
 
 

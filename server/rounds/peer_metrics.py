@@ -25,7 +25,7 @@ EVALUATION_PEERS = 64
 
 
 def honest_peers(federation: Federation, round: int) -> Tensor:
-    """int64[k]: peers that are honest in this round; before attacks start, those that stay honest when they do."""
+    """int64[k]: honest peers of this round, as in `honest`."""
     everyone = torch.arange(federation.experiment.data.clients)
     return everyone[honest(federation, everyone, round)]
 
