@@ -18,28 +18,6 @@ FILES = sorted(
     for path in (ROOT / folder).rglob("*.py")
     if not path.relative_to(ROOT).as_posix().startswith(("fedgen/clients/", "fedgen/server/"))
 )
-NOT_YET = frozenset(
-    """
-    fedgen/admission.py fedgen/aggregation/base.py fedgen/aggregation/caf.py fedgen/aggregation/call.py
-    fedgen/aggregation/centred_clipping.py fedgen/aggregation/delta_sum.py fedgen/aggregation/dnc.py
-    fedgen/aggregation/flag.py fedgen/aggregation/mda.py fedgen/aggregation/mixing.py fedgen/aggregation/smea.py
-    fedgen/aggregation/sorting.py fedgen/aggregation/variance_correction.py fedgen/aggregation/variances.py
-    fedgen/amounts.py fedgen/attacks/augmented.py fedgen/attacks/backdoor.py fedgen/attacks/fang.py
-    fedgen/attacks/forged.py fedgen/attacks/free_rider.py fedgen/attacks/gram.py fedgen/attacks/search.py
-    fedgen/config.py fedgen/data/dataset.py fedgen/data/encoded.py fedgen/data/features.py fedgen/data/mnist.py
-    fedgen/data/office_caltech10.py fedgen/data/partition.py fedgen/data/skewed.py fedgen/data/targets.py
-    fedgen/evaluation/held_out.py fedgen/evaluation/metrics.py fedgen/federation.py fedgen/geometry/heads.py
-    fedgen/geometry/pooling.py fedgen/geometry/sampler.py fedgen/geometry/shapes.py
-    fedgen/geometry/statistics.py fedgen/geometry/uploads.py fedgen/methods/ggeur.py
-    fedgen/methods/ggeur_exhibits.py fedgen/methods/scaffold.py fedgen/mistakes.py fedgen/models/fitted.py
-    fedgen/models/model.py fedgen/parameters.py fedgen/privacy/accountant.py fedgen/process.py
-    fedgen/registry.py fedgen/rows.py fedgen/topology/graph.py fedgen/training/batches.py
-    fedgen/training/layers.py fedgen/training/lockstep.py fedgen/training/optimizers.py
-    fedgen/training/reference.py fedgen/training/sequential.py fedgen/training/server_optimizers.py
-    fedgen/training/stacked.py fedgen/training/trial.py fedgen/wire/message.py
-    """.split()  # noqa: SIM905
-)
-"""Files of fedgen/ in which packed assignments are not expanded yet."""
 
 
 def kind(value: ast.expr) -> tuple[str, ...]:
@@ -84,7 +62,7 @@ def packed(source: str) -> Iterator[int]:
 
 @pytest.mark.parametrize("path", FILES)
 def test_no_assignment_packs_unlike_values(path: str) -> None:
-    found = [] if path in NOT_YET else list(packed((ROOT / path).read_text("utf-8")))
+    found = list(packed((ROOT / path).read_text("utf-8")))
     assert not found, f"{path}, lines {found}: give each value a line"
 
 

@@ -63,7 +63,9 @@ def _maker(section: ModelSection, dataset: Dataset) -> Callable[[], nn.Module]:
             f"model.name {section.name!r} gives one row of outputs a sample, and the targets of the data are tokens; "
             "name a torch.nn.Module of your own, 'module:Class', that gives outputs[b, t, c]"
         )
-    input_shape, outputs = dataset.input_shape, dataset.targets.outputs  # of the data, a model keeps these alone
+    # Two values, so that the model does not keep the data alive.
+    input_shape = dataset.input_shape
+    outputs = dataset.targets.outputs
     return lambda: network.module(input_shape, outputs)
 
 
