@@ -73,7 +73,7 @@ GARBAGE = [
 
 @dataclass(frozen=True, kw_only=True)
 class EveryGarbage(BaseAttack):
-    """Client k < 16 lies in the k-th way of GARBAGE."""
+    """Client k < 16 sends the k-th kind of GARBAGE."""
 
     def corrupt(self, rows: Rows, view: View) -> tuple[Rows, Tensor, Tensors]:
         weights = view.weights
@@ -273,7 +273,7 @@ def one_block(experiment: Experiment, *, summed: bool = False, federation: Feder
     return trained.report, torch.cat(slabs, dim=1) if slabs else trained.total
 
 
-LIES = [
+FORGED = [
     ({"value": nan}, "not finite"),
     ({"value": inf}, "not finite"),
     ({"value": -inf}, "not finite"),
@@ -286,7 +286,7 @@ LIES = [
 ]
 
 
-@pytest.mark.parametrize(("lie", "reason"), LIES, ids=str)
+@pytest.mark.parametrize(("lie", "reason"), FORGED, ids=str)
 @pytest.mark.parametrize("summed", [False, True], ids=["rows", "sums"])
 def test_garbage_costs_the_liar_and_nobody_else(
     lie: dict[str, float], reason: str, summed: bool, parts: None, tiny: Callable[..., Experiment]
@@ -303,7 +303,7 @@ def test_garbage_costs_the_liar_and_nobody_else(
     if summed:
         assert torch.equal(rows, report.weights @ honest[others].double())
     else:
-        assert torch.equal(rows, honest[others]), "who is honest sends the same bits as without liars"
+        assert torch.equal(rows, honest[others]), "who is honest sends the same bits as without attackers"
 
 
 REASONS = {
@@ -347,14 +347,14 @@ def test_every_kind_of_garbage_is_turned_away_with_its_reason(
 def test_no_rule_sees_any_garbage(
     rule: str, parts: None, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
 ) -> None:
-    """One liar of every kind and as many honest clients as the rule needs: each round turns the 16 away and counts."""
-    liars = list(range(len(GARBAGE)))
+    """One Byzantine client of every kind and as many honest ones as the rule needs: every round rejects the 16."""
+    attackers = list(range(len(GARBAGE)))
     result = run_in(
         tiny(
             data={"clients": 32},
             federation={"cohort": 32},
             aggregation={"rule": rule, "f": 1},
-            byzantine={"attack": "every_garbage", "clients": liars},
+            byzantine={"attack": "every_garbage", "clients": attackers},
         )
     )
     assert (result.state, result.rounds) == ("completed", 2)
@@ -363,7 +363,7 @@ def test_no_rule_sees_any_garbage(
         assert not record["skipped"]
     rejected = [event for event in read_lines(result.folder / "events.jsonl") if event["event"] == "rejected"]
     assert sorted((event["round"], event["client"]) for event in rejected) == [
-        (round, client) for round in (0, 1) for client in liars
+        (round, client) for round in (0, 1) for client in attackers
     ]
     for event in rejected[:16]:
         assert REASONS[GARBAGE[event["client"]]["kind"]] in event["reason"]
@@ -395,10 +395,10 @@ def test_a_round_of_garbage_alone_is_skipped_and_keeps_the_state(
     parts: None, tiny: Callable[..., Experiment], run_in: Callable[..., Result]
 ) -> None:
     federation = Federation(tiny())
-    liars = [client for round in (0, 1) for block in federation.cohort(round, False) for client in block.tolist()]
-    result = run_in(tiny(byzantine={"attack": {"name": "rubbish"}, "clients": liars}))
+    attackers = [client for round in (0, 1) for block in federation.cohort(round, False) for client in block.tolist()]
+    result = run_in(tiny(byzantine={"attack": {"name": "rubbish"}, "clients": attackers}))
     untrained = run_in(
-        tiny(byzantine={"attack": {"name": "rubbish"}, "clients": liars}, federation={"rounds": 1}), "one"
+        tiny(byzantine={"attack": {"name": "rubbish"}, "clients": attackers}, federation={"rounds": 1}), "one"
     )
     assert (result.state, result.rounds) == ("degraded", 2)
     assert result.message.startswith(

@@ -32,14 +32,14 @@ from fedgen.server.run.result import Result
 from fedgen.streams import Streams
 
 
-def view_of(n: int, d: int, liars: list[int], rule: Rule | None = None, round: int = 0) -> View:
+def view_of(n: int, d: int, attackers: list[int], rule: Rule | None = None, round: int = 0) -> View:
     byzantine = torch.zeros(n, dtype=torch.bool)
-    byzantine[liars] = True
+    byzantine[attackers] = True
     context = Context(
         reference=torch.zeros(d),
         layout=Layout({"row": (d,)}),
         clients=torch.arange(n),
-        f=len(liars),
+        f=len(attackers),
         round=round,
         streams=Streams(0),
         root=torch.ones(d),
@@ -112,23 +112,23 @@ def test_an_attack_can_be_called_on_plain_arrays(name: str, federation: Federati
 SHAPES = [(4, 3, [3]), (7, 40, [0, 3]), (12, 200, [1, 2, 7, 11]), (9, 130, [0, 1, 2, 3])]
 
 
-def honest_of(rows: Tensor, liars: list[int]) -> Tensor:
-    return rows.double()[[row for row in range(len(rows)) if row not in liars]]
+def honest_of(rows: Tensor, attackers: list[int]) -> Tensor:
+    return rows.double()[[row for row in range(len(rows)) if row not in attackers]]
 
 
-@pytest.mark.parametrize(("n", "d", "liars"), SHAPES)
+@pytest.mark.parametrize(("n", "d", "attackers"), SHAPES)
 @pytest.mark.parametrize("z", [None, 1.5, -0.5])
-def test_alie_against_the_reference(n: int, d: int, liars: list[int], z: float | None) -> None:
+def test_alie_against_the_reference(n: int, d: int, attackers: list[int], z: float | None) -> None:
     rows = rows_of(n, d)
-    honest = honest_of(rows, liars)
+    honest = honest_of(rows, attackers)
     if z is None:
-        supporters = max(n // 2 + 1 - len(liars), 1)
-        z = max(torch.special.ndtri(torch.tensor(1 - supporters / (n - len(liars))).double()).item(), 0)
-        sent = ALittleIsEnough()(rows, liars)
+        supporters = max(n // 2 + 1 - len(attackers), 1)
+        z = max(torch.special.ndtri(torch.tensor(1 - supporters / (n - len(attackers))).double()).item(), 0)
+        sent = ALittleIsEnough()(rows, attackers)
     else:
-        sent = ALittleIsEnough(z=z)(rows, liars)
+        sent = ALittleIsEnough(z=z)(rows, attackers)
     expected = honest.mean(0) + z * (honest - honest.mean(0)).square().mean(0).sqrt()
-    torch.testing.assert_close(sent[liars].double(), expected.expand(len(liars), -1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(sent[attackers].double(), expected.expand(len(attackers), -1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ def halving(allowed: Callable[[float], bool]) -> float:
     return low
 
 
-@pytest.mark.parametrize(("n", "d", "liars"), SHAPES)
+@pytest.mark.parametrize(("n", "d", "attackers"), SHAPES)
 @pytest.mark.parametrize("perturbation", ["unit", "std", "sign"])
 @pytest.mark.parametrize("name", ["min_max", "min_sum"])
 def test_min_max_and_min_sum_against_a_search_over_whole_rows(
-    name: str, perturbation: str, n: int, d: int, liars: list[int]
+    name: str, perturbation: str, n: int, d: int, attackers: list[int]
 ) -> None:
     rows = rows_of(n, d)
-    honest = honest_of(rows, liars)
+    honest = honest_of(rows, attackers)
     towards, pairs = perturbation_of(perturbation, honest), torch.cdist(honest, honest)
 
     def allowed(gamma: float) -> bool:
@@ -173,8 +173,8 @@ def test_min_max_and_min_sum_against_a_search_over_whole_rows(
         return bool(apart.square().sum() <= pairs.square().sum(1).max())
 
     expected = honest.mean(0) + halving(allowed) * towards
-    sent = registry.build("attack", name, {"perturbation": perturbation})(rows, liars)
-    torch.testing.assert_close(sent[liars].double(), expected.expand(len(liars), -1), rtol=1e-4, atol=1e-5)
+    sent = registry.build("attack", name, {"perturbation": perturbation})(rows, attackers)
+    torch.testing.assert_close(sent[attackers].double(), expected.expand(len(attackers), -1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["min_max", "min_sum"])
@@ -191,28 +191,30 @@ def krum_score(rows: Tensor, row: int, f: int) -> float:
     return float(others.sort().values[: len(rows) - f - 2].sum())
 
 
-@pytest.mark.parametrize(("n", "d", "liars"), [(9, 40, [0, 3]), (12, 200, [1, 2, 7, 11]), (15, 10, [3, 4, 5, 6, 7])])
-def test_fang_on_krum_against_the_papers_search(n: int, d: int, liars: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("n", "d", "attackers"), [(9, 40, [0, 3]), (12, 200, [1, 2, 7, 11]), (15, 10, [3, 4, 5, 6, 7])]
+)
+def test_fang_on_krum_against_the_papers_search(n: int, d: int, attackers: list[int]) -> None:
     rows = rows_of(n, d)
-    honest, c = honest_of(rows, liars), len(liars)
+    honest, c = honest_of(rows, attackers), len(attackers)
     sign = honest.mean(0).sign()
     spread = min(krum_score(honest, row, len(honest) - (n - c)) for row in range(len(honest)))
     size = (spread / ((n - 2 * c - 1) * d)) ** 0.5 + float(honest.norm(dim=1).max()) / d**0.5
     while size >= 1e-5:
         sent = rows.double().clone()
-        sent[liars] = -size * sign
-        if min(range(n), key=lambda row: krum_score(sent, row, c)) in liars:
+        sent[attackers] = -size * sign
+        if min(range(n), key=lambda row: krum_score(sent, row, c)) in attackers:
             break
         size /= 2
-    lies = FangKrum()(rows, liars)[liars]
+    lies = FangKrum()(rows, attackers)[attackers]
     torch.testing.assert_close(lies.double(), (-size * sign).expand(c, -1), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("n", "d", "liars"), SHAPES)
-def test_fang_on_the_trimmed_mean_stays_in_the_papers_intervals(n: int, d: int, liars: list[int]) -> None:
+@pytest.mark.parametrize(("n", "d", "attackers"), SHAPES)
+def test_fang_on_the_trimmed_mean_stays_in_the_papers_intervals(n: int, d: int, attackers: list[int]) -> None:
     rows = rows_of(n, d)
-    honest = honest_of(rows, liars)
-    lies = FangTrimmedMean(b=3.0)(rows, liars)[liars].double()
+    honest = honest_of(rows, attackers)
+    lies = FangTrimmedMean(b=3.0)(rows, attackers)[attackers].double()
     for column in range(d):
         low, high = float(honest[:, column].min()), float(honest[:, column].max())
         if honest[:, column].mean() > 0:
@@ -221,7 +223,7 @@ def test_fang_on_the_trimmed_mean_stays_in_the_papers_intervals(n: int, d: int, 
             bounds = (high, 3 * high) if high > 0 else (high, high / 3)
         assert (lies[:, column] >= bounds[0] - 1e-6).all()
         assert (lies[:, column] <= bounds[1] + 1e-6).all()
-    assert len(liars) == 1 or not torch.equal(lies[0], lies[1]), "each liar draws its own"
+    assert len(attackers) == 1 or not torch.equal(lies[0], lies[1]), "each attacker draws its own"
 
 
 def test_mimic_copies_the_row_that_is_farthest_along_the_main_direction() -> None:
@@ -270,10 +272,10 @@ SEARCHED = [
 @pytest.mark.parametrize("attack", ["alie", "ipm"])
 def test_the_searched_strength_is_as_good_as_any_of_the_grid(name: str, attack: str, federation: Federation) -> None:
     """By whole rows and the rule's own aggregate: nothing on the grid moves it farther than what is sent."""
-    rule, liars = wrapped(name, federation), [0, 4, 9]
+    rule, attackers = wrapped(name, federation), [0, 4, 9]
     rows = rows_of(15, 60)
-    honest = honest_of(rows, liars)
-    view = view_of(15, 60, liars, rule)
+    honest = honest_of(rows, attackers)
+    view = view_of(15, 60, attackers, rule)
 
     def moved(sent: Tensor) -> float:
         aggregate = rule.aggregate(LocalRows(sent), view.weights, view.context).aggregate
@@ -322,11 +324,11 @@ def test_the_search_finds_a_peak_within_two_per_cent(peak: float) -> None:
 # Data poisoning.
 
 
-def poisoned(attack: object, federation: Federation, clients: list[int], liars: list[int]) -> tuple[Block, Block]:
+def poisoned(attack: object, federation: Federation, clients: list[int], attackers: list[int]) -> tuple[Block, Block]:
     """(honest, poisoned): a block of the tiny experiment's own data."""
     model = federation.method.initial_state(0)["model"]
     block = federation.block(torch.tensor(clients), model, {}, 1)
-    byzantine = torch.isin(block.clients, torch.tensor(liars))
+    byzantine = torch.isin(block.clients, torch.tensor(attackers))
     return block, attack.poison(block, byzantine)  # type: ignore[attr-defined]
 
 
@@ -400,7 +402,7 @@ def test_model_replacement_is_a_factor(federation: Federation) -> None:
 def test_a_backdoor_is_measured_every_round_and_drawn(
     tiny: Callable[..., Experiment], run_in: Callable[..., Result]
 ) -> None:
-    """Boosted liars teach the mean their trigger; without liars almost no triggered sample is called the target."""
+    """Boosted attackers teach the mean their trigger; without them almost no triggered sample gets the target label."""
     tables = {
         "federation": {"rounds": 15, "cohort": 12},
         "training": {"steps": None, "epochs": 3, "batch_size": 16},

@@ -621,8 +621,8 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         ["aggregation.slice:", "'auto'", "multiple of 64", "got 65"],
     ),
     "no workers": ("[runtime]\nworkers = 0", ["runtime.workers:", "'auto'", "1", "got 0"]),
-    "text for liars": ("[byzantine]\nclients = 'all'", ["byzantine.clients:", "'all'", "how many", "list"]),
-    "a liar below 0": (
+    "text for attackers": ("[byzantine]\nclients = 'all'", ["byzantine.clients:", "'all'", "how many", "list"]),
+    "a attacker below 0": (
         "[byzantine]\nclients = [-1]",
         ["byzantine.clients.0:", "greater than or equal to 0", "-1"],
     ),
@@ -634,15 +634,15 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         "[aggregation]\nf = 5",
         ["aggregation.f = 5", "cohort of 10", "f >= n / 2", "at most 4", "raise federation.cohort"],
     ),
-    "a liar beyond the clients": (
+    "a attacker beyond the clients": (
         "[byzantine]\nclients = [3, 100]",
         ["byzantine.clients = [3, 100]", "data.clients = 100", "numbered from 0"],
     ),
-    "a list of liars that is redrawn": (
+    "a list of attackers that is redrawn": (
         "[byzantine]\nclients = [3, 4]\nredraw = true",
         ["byzantine.redraw = true", "byzantine.clients = [3, 4]", "byzantine.clients = 2"],
     ),
-    "more liars than clients": ("[byzantine]\nclients = 101", ["byzantine.clients = 101", "data.clients = 100"]),
+    "more attackers than clients": ("[byzantine]\nclients = 101", ["byzantine.clients = 101", "data.clients = 100"]),
     "nobody honest": (
         "[byzantine]\nclients = 100",
         ["byzantine.clients = 100", "every one of data.clients = 100", "at most 99"],

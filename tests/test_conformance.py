@@ -311,7 +311,7 @@ def test_linear_rules_are_the_weighted_mean(rule: Rule) -> None:
     torch.testing.assert_close(aggregate(rule, rows, weights), expected, rtol=1e-5, atol=1e-6)
 
 
-LIARS: dict[str, Callable[[Tensor], Tensor]] = {
+ATTACKERS: dict[str, Callable[[Tensor], Tensor]] = {
     "all together": lambda lies: torch.full_like(lies, 1e12),
     "opposite": lambda lies: 1e12 * (-1) ** torch.arange(len(lies))[:, None] * torch.ones_like(lies),
     "one column": lambda lies: torch.zeros_like(lies).index_fill(1, torch.tensor([3]), -1e12),
@@ -319,40 +319,40 @@ LIARS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-FOLLOWS_LIARS = ("mean", "foolsgold")
-"""Rules that one liar moves as far as it likes, alone or inside most wrappers."""
+NOT_ROBUST = ("mean", "foolsgold")
+"""Rules that one Byzantine row can move arbitrarily far, alone or inside most wrappers."""
 
 INSIDE_THE_BOX = ("median", "trimmed_mean")
 """Rules whose result stays between the least and the largest honest value of every coordinate."""
 
 
-@pytest.mark.parametrize("lie", LIARS)
+@pytest.mark.parametrize("lie", ATTACKERS)
 def test_f_liars_do_not_move_a_robust_rule_far(rule: Rule, lie: str, request: pytest.FixtureRequest) -> None:
     """|A - mean_H| <= (1 + 2 (n - f) / (n - 2 f)) max_i |g_i - mean_H|, the geometric median's bound; the mean leaves.
 
     Source of the bound: K. Pillutla et al., arXiv 1912.13445 (2022), lemma 2 for equal weights, one unit added.
     """
     for f, spare in product((1, 2, 4), (0, 1, 5)):
-        assert_liars_move_it_little(rule, request.node.callspec.params["rule"].split(), lie, f, spare)
+        assert_attackers_move_it_little(rule, request.node.callspec.params["rule"].split(), lie, f, spare)
 
 
-def assert_liars_move_it_little(rule: Rule, name: list[str], lie: str, f: int, spare: int) -> None:
+def assert_attackers_move_it_little(rule: Rule, name: list[str], lie: str, f: int, spare: int) -> None:
     n = max(rule.minimum(f), 2 * f + 1) + spare
     rows, place = rows_of(n, seed=f), slice(spare, spare + f)
     honest = torch.cat([rows[:spare], rows[spare + f :]])
-    rows[place] = LIARS[lie](rows[place])
+    rows[place] = ATTACKERS[lie](rows[place])
     centre = honest.mean(0)
     result = aggregate(rule, rows, torch.ones(n, dtype=torch.float64), f, root=centre)
     bound = (1 + 2 * (n - f) / (n - 2 * f)) * (honest - centre).norm(dim=1).max()
-    assert name[-1] in FOLLOWS_LIARS or (result - centre).norm() <= bound
+    assert name[-1] in NOT_ROBUST or (result - centre).norm() <= bound
     if name[0] in INSIDE_THE_BOX:
         assert (result >= honest.min(0).values - 1e-5).all()
         assert (result <= honest.max(0).values + 1e-5).all()
     if rule.linear and lie != "opposite":
-        assert (result - centre).norm() > bound, "a linear rule follows any liar, so this test can fail"
+        assert (result - centre).norm() > bound, "a linear rule follows any attacker, so this test can fail"
 
 
-LYING = {
+ATTACK_SETTINGS = {
     "sign_flip": {"scale": 1e3},
     "scaling": {"scale": 1e6},
     "ipm": {"optimize": True},
@@ -368,13 +368,13 @@ def test_kappa_of_a_robust_rule_is_small_under_every_attack(
 ) -> None:
     """|A - mean_H|^2 <= 3 mean |g_i - mean_H|^2, twice what Krum has in the worst case; the mean has thousands."""
     name = request.node.callspec.params["rule"].split()
-    if name[-1] in FOLLOWS_LIARS:
-        pytest.skip("follows liars")
-    rows, liars = rows_of(max(15, rule.minimum(3)), seed=3), [0, 5, 9]
-    honest = rows[[row for row in range(len(rows)) if row not in liars]]
+    if name[-1] in NOT_ROBUST:
+        pytest.skip("follows attackers")
+    rows, attackers = rows_of(max(15, rule.minimum(3)), seed=3), [0, 5, 9]
+    honest = rows[[row for row in range(len(rows)) if row not in attackers]]
     centre = honest.mean(0)
-    lies: Any = registry.build("attack", attack, LYING.get(attack, {}), facts=federation.facts)
-    sent = lies(rows, liars, rule=rule, f=3, root=centre)
+    lies: Any = registry.build("attack", attack, ATTACK_SETTINGS.get(attack, {}), facts=federation.facts)
+    sent = lies(rows, attackers, rule=rule, f=3, root=centre)
     moved = (aggregate(rule, sent, torch.ones(len(rows), dtype=torch.float64), 3, root=centre) - centre).square().sum()
     assert moved <= 3 * (honest - centre).square().sum(1).mean()
 
@@ -401,7 +401,7 @@ def test_rules_by_hand(name: str, expected: list[float], federation: Federation)
 
 # Attacks.
 
-LIAR_SETS = {"none": [], "one": [4], "some": [0, 3, 5], "all": list(range(6))}
+ATTACKER_SETS = {"none": [], "one": [4], "some": [0, 3, 5], "all": list(range(6))}
 
 
 def masked(clients: list[int], n: int = 6) -> Tensor:
@@ -429,12 +429,12 @@ def attack(request: pytest.FixtureRequest, federation: Federation) -> Attack:
     return built
 
 
-@pytest.mark.parametrize("liars", LIAR_SETS)
+@pytest.mark.parametrize("attackers", ATTACKER_SETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_honest_rows_and_weights_pass_an_attack_bit_for_bit(
-    attack: Attack, liars: str, dtype: torch.dtype, fingerprint: Fingerprint
+    attack: Attack, attackers: str, dtype: torch.dtype, fingerprint: Fingerprint
 ) -> None:
-    rows, view = rows_of(6, dtype=dtype), view_of(masked(LIAR_SETS[liars]), dtype)
+    rows, view = rows_of(6, dtype=dtype), view_of(masked(ATTACKER_SETS[attackers]), dtype)
     before = fingerprint([rows, view])
     sent, weights, memory = attack.corrupt(LocalRows(rows, 64), view)
     lies = sent.collect()
@@ -447,20 +447,20 @@ def test_honest_rows_and_weights_pass_an_attack_bit_for_bit(
     assert fingerprint([rows, view]) == before
 
 
-@pytest.mark.parametrize("liars", LIAR_SETS)
-def test_lies_are_numbers_unless_they_are_meant_to_be_none(attack: Attack, liars: str) -> None:
+@pytest.mark.parametrize("attackers", ATTACKER_SETS)
+def test_lies_are_numbers_unless_they_are_meant_to_be_none(attack: Attack, attackers: str) -> None:
     """Garbage for admission is told by its name."""
-    rows, view = rows_of(6), view_of(masked(LIAR_SETS[liars]))
+    rows, view = rows_of(6), view_of(masked(ATTACKER_SETS[attackers]))
     sent, weights, _ = attack.corrupt(LocalRows(rows, 64), view)
     if not isinstance(attack, Garbage):
         assert sent.collect().isfinite().all()
         assert ((weights > 0) & (weights <= WEIGHT_LIMIT)).all()
 
 
-@pytest.mark.parametrize("liars", LIAR_SETS)
-def test_a_lie_does_not_depend_on_how_rows_are_sliced(attack: Attack, liars: str, fingerprint: Fingerprint) -> None:
+@pytest.mark.parametrize("attackers", ATTACKER_SETS)
+def test_a_lie_does_not_depend_on_how_rows_are_sliced(attack: Attack, attackers: str, fingerprint: Fingerprint) -> None:
     """Bit for bit; an omniscient attack may add the slices of a Gram matrix up, where the order changes digits."""
-    rows, view = rows_of(6), view_of(masked(LIAR_SETS[liars]))
+    rows, view = rows_of(6), view_of(masked(ATTACKER_SETS[attackers]))
     sliced, whole = (attack.corrupt(LocalRows(rows, width), view)[0].collect() for width in (64, 128))
     if not attack.omniscient:
         assert fingerprint(sliced) == fingerprint(whole)
@@ -473,7 +473,7 @@ def test_a_row_wise_lie_does_not_depend_on_who_else_is_in_the_block(
 ) -> None:
     if attack.omniscient:
         pytest.skip("sees the whole round")
-    rows, view, chosen = rows_of(6), view_of(masked(LIAR_SETS["some"])), torch.tensor(positions)
+    rows, view, chosen = rows_of(6), view_of(masked(ATTACKER_SETS["some"])), torch.tensor(positions)
     whole, whole_weights, _ = attack.corrupt(LocalRows(rows, 64), view)
     part, part_weights, _ = attack.corrupt(LocalRows(rows[chosen], 64), sub_view(view, chosen))
     assert fingerprint([part.collect(), part_weights]) == fingerprint([whole.collect()[chosen], whole_weights[chosen]])
@@ -523,10 +523,10 @@ def test_an_attack_lies_where_there_is_somebody_to_hide_among(attack: Attack, re
     ],
 )
 def test_attacks_by_hand(name: str, parameters: dict[str, float], expected: list[float]) -> None:
-    """The liar's own row is 9, 9; the honest rows 1, 3 and 3, 5 have the mean 2, 4, of which -1/2 is -1, -2.
+    """The Byzantine row is 9, 9; the honest rows 1, 3 and 3, 5 have the mean 2, 4, of which -1/2 is -1, -2.
 
     Their deviation is 1, 1, three of which below the mean are -1, 1; one below it is as far from 3, 5 as 1, 3 is.
-    Weighing 1, 2 and 3, the honest rows add up to 10, 18, half of which the liar's 2 times 2.5, 4.5 cancels.
+    Weighing 1, 2 and 3, the honest rows add up to 10, 18, half of which the attacker's 2 times 2.5, 4.5 cancels.
     """
     rows, view = torch.tensor([[1.0, 3], [9, 9], [3, 5]]), view_of(masked([1], 3))
     attack: Attack = registry.build("attack", name, parameters)
@@ -542,9 +542,9 @@ def block_of(n: int) -> Block:
     return Block(torch.arange(n), torch.zeros(n, COLUMNS), Samples.of(x, y), counts, {}, 2, Streams(0))
 
 
-@pytest.mark.parametrize("liars", LIAR_SETS)
-def test_poison_changes_the_liars_data_only(attack: Attack, liars: str, fingerprint: Fingerprint) -> None:
-    block, byzantine = block_of(6), masked(LIAR_SETS[liars])
+@pytest.mark.parametrize("attackers", ATTACKER_SETS)
+def test_poison_changes_the_liars_data_only(attack: Attack, attackers: str, fingerprint: Fingerprint) -> None:
+    block, byzantine = block_of(6), masked(ATTACKER_SETS[attackers])
     before = fingerprint([block, byzantine])
     poisoned = attack.poison(block, byzantine)
     assert torch.equal(poisoned.x[~byzantine], block.x[~byzantine])
@@ -870,4 +870,4 @@ def test_a_data_set_loads_alike_or_says_what_is_missing(
 def test_every_kind_but_wrappers_and_observers_has_members() -> None:
     """Else a test above could pass by having nothing to look at."""
     assert {kind for kind, _ in PARTS} >= set(registry.HOMES) - {"wrapper", "rule_wrapper", "observer"}
-    assert len(list(product(RULES, LIARS))) >= 12
+    assert len(list(product(RULES, ATTACKERS))) >= 12

@@ -84,7 +84,7 @@ def test_a_metric_that_is_not_finite_is_said_and_degrades(
 def test_a_training_loss_that_is_not_finite_names_the_honest_clients(
     registered: Callable[..., Any], tiny: Any, run_in: Callable[..., Result]
 ) -> None:
-    """Client 1 is honest, client 0 lies; the rows of both stay finite, so that both are admitted."""
+    """Client 1 is honest, client 0 is Byzantine; the rows of both stay finite, so that both are admitted."""
     from fedgen.methods.sgd import LocalSgd
 
     class Shy(LocalSgd):
@@ -214,7 +214,7 @@ def test_every_builtin_loss_and_metric_declares_its_way(tiny: Any) -> None:
 
 @pytest.mark.parametrize("clock", ["rounds", "events"])
 def test_a_bound_broken_in_an_inbox_is_an_event(clock: str, tiny: Any, run_in: Callable[..., Result]) -> None:
-    """Everybody hears both liars, and the rule withstands one."""
+    """Every peer receives from both Byzantine peers, and the rule tolerates one."""
     tables: Tables = {
         "federation": {"mode": "gossip", "rounds": 6},
         "gossip": {"topology": "complete", "clock": clock},

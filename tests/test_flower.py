@@ -1,4 +1,4 @@
-"""Rules as strategies of Flower, through a grid in memory: an unmodified ClientApp, liars of every kind beside it."""
+"""Rules as strategies of Flower, on a grid in memory: an unmodified ClientApp, Byzantine clients of every kind."""
 
 from __future__ import annotations
 
@@ -41,20 +41,23 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(RecordDict({"metrics": MetricRecord({"num-examples": 10, "accuracy": 0.5})}), reply_to=message)
 
 
-def lying(reply: Message, arrays: dict[str, Any], weight: float = 10) -> Message:
+def attacked(reply: Message, arrays: dict[str, Any], weight: float = 10) -> Message:
     record = ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
     content = {"arrays": record, "metrics": MetricRecord({"num-examples": weight, "loss": 0.0})}
     reply.content = RecordDict(content)  # type: ignore[arg-type]
     return reply
 
 
-LIES: dict[str, tuple[Callable[[Message], Message], str]] = {
-    "NaN": (lambda reply: lying(reply, {"w": np.array([0, np.nan, 0], np.float32), "steps": 3}), "not finite"),
-    "Inf": (lambda reply: lying(reply, {"w": np.array([0, np.inf, 0], np.float32), "steps": 3}), "not finite"),
-    "shape": (lambda reply: lying(reply, {"w": np.zeros(4, np.float32), "steps": 3}), "'w' is float32(4,)"),
-    "dtype": (lambda reply: lying(reply, {"w": np.zeros(3), "steps": 3}), "'w' is float64(3,)"),
-    "names": (lambda reply: lying(reply, {"v": np.zeros(3, np.float32), "steps": 3}), "other names than the model: v"),
-    "nothing": (lambda reply: lying(reply, {}), "other names"),
+FORGED: dict[str, tuple[Callable[[Message], Message], str]] = {
+    "NaN": (lambda reply: attacked(reply, {"w": np.array([0, np.nan, 0], np.float32), "steps": 3}), "not finite"),
+    "Inf": (lambda reply: attacked(reply, {"w": np.array([0, np.inf, 0], np.float32), "steps": 3}), "not finite"),
+    "shape": (lambda reply: attacked(reply, {"w": np.zeros(4, np.float32), "steps": 3}), "'w' is float32(4,)"),
+    "dtype": (lambda reply: attacked(reply, {"w": np.zeros(3), "steps": 3}), "'w' is float64(3,)"),
+    "names": (
+        lambda reply: attacked(reply, {"v": np.zeros(3, np.float32), "steps": 3}),
+        "other names than the model: v",
+    ),
+    "nothing": (lambda reply: attacked(reply, {}), "other names"),
 }
 
 
@@ -82,8 +85,8 @@ class MemoryGrid(Grid):
         for message in messages:
             node = message.metadata.dst_node_id
             reply = self.app(message, self.contexts[node])
-            liar = node == 1 and message.metadata.message_type == "train"
-            replies += [self.lie(reply) if liar else reply] * (2 if liar and self.twice else 1)
+            attacker = node == 1 and message.metadata.message_type == "train"
+            replies += [self.lie(reply) if attacker else reply] * (2 if attacker and self.twice else 1)
         return replies
 
     def get_node_ids(self) -> Iterable[int]:
@@ -149,7 +152,7 @@ def halfway(arrays: ArrayRecord) -> ArrayRecord:
 
 
 def test_fewer_than_no_liars_are_refused() -> None:
-    with pytest.raises(ValueError, match="from 0 on; got -2"):
+    with pytest.raises(ValueError, match="at least 0; got -2"):
         RuleStrategy("median", f=-2)
 
 
@@ -164,10 +167,10 @@ def test_every_rule_learns_through_flower(rule: str) -> None:
     assert np.abs(model(result) - TARGET.numpy()).max() < 0.5
 
 
-@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("lie", FORGED)
 def test_a_malformed_reply_leaves_out_that_node_and_not_the_round(lie: str, caplog: pytest.LogCaptureFixture) -> None:
     """In Flower itself, NaN owns the model, and other names or shapes end the run."""
-    change, reason = LIES[lie]
+    change, reason = FORGED[lie]
     result = played(RuleStrategy("median", f=1), MemoryGrid(change))
     assert np.isfinite(model(result)).all()
     assert result.train_metrics_clientapp[1]["rejected"] == 1
@@ -181,7 +184,7 @@ def test_a_second_reply_of_a_node_is_left_out(caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_reported_number_of_samples_does_not_buy_the_model() -> None:
-    grid = MemoryGrid(lambda reply: lying(reply, {"w": np.array([9, 9, 9], np.float32), "steps": 3}, weight=1e12))
+    grid = MemoryGrid(lambda reply: attacked(reply, {"w": np.array([9, 9, 9], np.float32), "steps": 3}, weight=1e12))
     owned, ours = (model(played(strategy, grid)) for strategy in (FedAvg(), RuleStrategy("multi_krum", f=1)))
     assert np.abs(owned - 9).max() < 1e-3, "Flower believes it, so this test can fail"
     assert np.abs(ours - 0.5 * TARGET.numpy()).max() < 0.1
@@ -196,7 +199,7 @@ def test_too_few_replies_skip_the_round_and_keep_the_model(caplog: pytest.LogCap
 
 
 def test_long_updates_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    far = MemoryGrid(lambda reply: lying(reply, {"w": np.array([900, 0, 0], np.float32), "steps": 3}))
+    far = MemoryGrid(lambda reply: attacked(reply, {"w": np.array([900, 0, 0], np.float32), "steps": 3}))
     assert np.abs(model(played(RuleStrategy("mean", f=1, norm_limit=10.0), far))).max() < 2
     assert "norm" in caplog.text
 
@@ -260,7 +263,7 @@ def test_statistics_follow_the_rule_and_a_mask_is_no_update(rule: str, statistic
 def test_false_statistics_are_left_out(variance: float, caplog: pytest.LogCaptureFixture) -> None:
     def lie(reply: Message) -> Message:
         held = {name: array.numpy() for name, array in reply.content["arrays"].items()}  # type: ignore[union-attr]
-        return lying(reply, {**held, "norm.running_var": np.full(2, variance, np.float32)})
+        return attacked(reply, {**held, "norm.running_var": np.full(2, variance, np.float32)})
 
     strategy = RuleStrategy("mean", fraction_evaluate=0.0)
     result = strategy.start(MemoryGrid(lie, client_app=normalised_app), masked_start(), num_rounds=1)

@@ -421,7 +421,7 @@ def test_the_nearest_mean_wins_and_empty_classes_never_do() -> None:
         assert head(statistics)(x).argmax(1).max() < 3
 
 
-# Liars.
+# Byzantine clients.
 
 
 def participants() -> list[Statistics]:
@@ -449,7 +449,7 @@ def test_what_no_samples_have_is_left_out_of_the_pool(name: str) -> None:
     torch.testing.assert_close(result.statistics.means, pooled(parts[1:]).means, **EXACT)
 
 
-LIES: dict[str, Callable[[Statistics], Statistics]] = {
+FORGED: dict[str, Callable[[Statistics], Statistics]] = {
     "all times 100": lambda s: Statistics(
         100 * s.counts, 100 * s.means, tuple(each.scaled(1e4) for each in s.scatters)
     ),
@@ -460,18 +460,18 @@ LIES: dict[str, Callable[[Statistics], Statistics]] = {
 }
 
 
-@pytest.mark.parametrize("name", LIES)
+@pytest.mark.parametrize("name", FORGED)
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_scaled_lie_does_not_outweigh_the_others(name: str, shared: bool) -> None:
     """Shortened, its direction is still a truth: the pool stays near the honest one."""
     parts = [part.with_shared() if shared else part for part in participants()]
-    honest, bounded = pooled(parts), robust_pooled([LIES[name](parts[0]), *parts[1:]])
+    honest, bounded = pooled(parts), robust_pooled([FORGED[name](parts[0]), *parts[1:]])
     assert not bounded.refused
     size = float(honest.means.norm())
     assert (bounded.statistics.means - honest.means).norm() < 0.3 * size
     total = bounded.statistics.within().trace / bounded.statistics.counts.sum()
     assert total == pytest.approx(honest.within().trace / float(honest.counts.sum()), rel=0.3)
-    plain = pooled([LIES[name](parts[0]), *parts[1:]])
+    plain = pooled([FORGED[name](parts[0]), *parts[1:]])
     moved = (plain.means - honest.means).norm() / size + abs(
         plain.within().trace / float(plain.counts.sum()) / total - 1
     )

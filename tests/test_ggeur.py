@@ -309,8 +309,8 @@ BOUNDED = {"pooling": "bounded", "minimum_count": 1}
 
 def test_liars_lie_in_the_setup_exchange_unless_they_start_later() -> None:
     clients = torch.arange(8)
-    liars = {"attack": "sign_flip", "clients": [3]}
-    early, late = (Federation(experiment(byzantine={**liars, "start": start})) for start in (0, 1))
+    attackers = {"attack": "sign_flip", "clients": [3]}
+    early, late = (Federation(experiment(byzantine={**attackers, "start": start})) for start in (0, 1))
     assert early.byzantine_among(clients, -1).tolist() == (clients == 3).tolist()
     assert not late.byzantine_among(clients, -1).any()
     assert not late.byzantine_among(clients, 0).any()

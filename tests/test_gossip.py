@@ -1,4 +1,4 @@
-"""Gossip in rounds: merging equals a per-receiver reference, lies reach inboxes, one hash, errors."""
+"""Gossip in rounds: merging equals a per-receiver reference, attacks reach inboxes, one hash, errors."""
 
 from __future__ import annotations
 
@@ -191,11 +191,11 @@ def test_without_training_a_round_is_the_mixing_matrix(run_in: Callable[..., Res
 
 
 def test_metrics_are_of_the_honest_peers(run_in: Callable[..., Result]) -> None:
-    liars = [0, 5]
-    experiment = gossip(byzantine={"attack": "sign_flip", "clients": liars})
+    attackers = [0, 5]
+    experiment = gossip(byzantine={"attack": "sign_flip", "clients": attackers})
     result = run_in(experiment)
     federation = Federation(experiment)
-    models, honest = peers_of(result)["model"], [peer for peer in range(PEERS) if peer not in liars]
+    models, honest = peers_of(result)["model"], [peer for peer in range(PEERS) if peer not in attackers]
     data = federation.dataset
     accuracies = federation.method.evaluate({"model": models[honest]}, data.test_x, data.test_y)["accuracy"]
     assert result.metrics["accuracy"] == pytest.approx(float(accuracies.mean()))
@@ -217,7 +217,7 @@ def test_the_result_is_the_mean_of_the_honest_peers(run_in: Callable[..., Result
 
 
 def test_lies_are_about_the_model_that_is_sent(run_in: Callable[..., Result]) -> None:
-    """Zeros are a model of zeros, not a model that did not move; and a liar keeps its own."""
+    """Zeros are a model of zeros, not a model that did not move; and a Byzantine peer keeps its own model."""
     still = gossip(training={"optimizer": {"name": "sgd", "lr": 1e-30}}, federation={"mode": "gossip", "rounds": 1})
     result = run_in(still.replace(byzantine={"attack": "zeros", "clients": [4]}, federation={"rounds": 1}))
     federation = Federation(still)

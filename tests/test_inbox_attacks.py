@@ -1,4 +1,4 @@
-"""Attacks on one inbox after another: a reference of one receiver, other lies for other neighbours, one hash."""
+"""Attacks on single inboxes: a reference of one receiver, different messages for different neighbours, one hash."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fedgen.rows import LocalRows
 from fedgen.server.store.checkpoint import load_newest
 
 PEERS = 12
-LIARS = [3, 7]
+ATTACKERS = [3, 7]
 
 BASE: dict[str, dict[str, Any]] = {
     "data": {"clients": PEERS},
@@ -35,12 +35,12 @@ BASE: dict[str, dict[str, Any]] = {
 }
 
 
-def lying(attack: Any, rule: str = "mean", *wrappers: str, **tables: dict[str, Any]) -> Experiment:
+def attacked(attack: Any, rule: str = "mean", *wrappers: str, **tables: dict[str, Any]) -> Experiment:
     """Twelve peers of which two attack every inbox by itself, some keys of some tables changed."""
     base = {
         **BASE,
         "aggregation": {"rule": rule, "wrappers": list(wrappers), "f": 1},
-        "byzantine": {"attack": attack, "clients": LIARS, "per_neighbour": True},
+        "byzantine": {"attack": attack, "clients": ATTACKERS, "per_neighbour": True},
     }
     return Experiment(**{name: base.get(name, {}) | tables.get(name, {}) for name in base | tables})
 
@@ -56,7 +56,7 @@ def inbox_of(federation: Federation, receiver: int, own: Tensor, weights: Tensor
     senders = torch.from_numpy(federation.network.graph(0).inbox(receiver))
     layout = federation.method.layout
     context = Context(own[receiver], layout, senders, 1, streams=federation.streams, share=0.5)
-    byzantine = torch.isin(senders, torch.tensor(LIARS))
+    byzantine = torch.isin(senders, torch.tensor(ATTACKERS))
     view = View(byzantine, weights[senders], context, federation.rule, receiver=receiver)
     return senders, own[senders] - own[receiver], view
 
@@ -64,7 +64,7 @@ def inbox_of(federation: Federation, receiver: int, own: Tensor, weights: Tensor
 @pytest.mark.parametrize("rule", [("mean",), ("median",), ("mean", "variance_correction"), ("krum", "nnm")])
 @pytest.mark.parametrize("attack", ["ipm", "alie", "gaussian", "sign_flip", {"name": "ipm", "optimize": True}])
 def test_every_inbox_is_attacked_as_the_reference_of_one_receiver_says(attack: Any, rule: tuple[str, ...]) -> None:
-    federation = Federation(lying(attack, *rule))
+    federation = Federation(attacked(attack, *rule))
     own, weights = models(federation)
     heard = federation.network.mixing.weights(federation.network.graph(0))
     seen = observe(federation, own)
@@ -82,7 +82,7 @@ def test_every_inbox_is_attacked_as_the_reference_of_one_receiver_says(attack: A
 
 
 def test_every_neighbour_hears_other_noise_and_honest_peers_say_one_thing() -> None:
-    federation = Federation(lying("gaussian"))
+    federation = Federation(attacked("gaussian"))
     own, weights = models(federation)
     graph = federation.network.graph(0)
     mail = Mail(Messages(own, np.arange(PEERS), weights.numpy(), observe(federation, own)), graph.hears)
@@ -92,7 +92,7 @@ def test_every_neighbour_hears_other_noise_and_honest_peers_say_one_thing() -> N
     )
     lies = attack_inboxes(federation, mail, known)
     told = graph.hears.indices[lies.places]
-    assert sorted(told.tolist()) == sorted(np.repeat(LIARS, 6).tolist())
+    assert sorted(told.tolist()) == sorted(np.repeat(ATTACKERS, 6).tolist())
     receivers = np.repeat(np.arange(PEERS), np.diff(graph.hears.indptr))[lies.places]
     noise = lies.sent - own[torch.from_numpy(receivers)]
     assert torch.pdist(noise).min() > 1
@@ -100,7 +100,7 @@ def test_every_neighbour_hears_other_noise_and_honest_peers_say_one_thing() -> N
 
 
 def test_mail_keeps_what_is_heard_and_who_said_it() -> None:
-    federation = Federation(lying("gaussian"))
+    federation = Federation(attacked("gaussian"))
     own, weights = models(federation)
     hears = federation.network.graph(0).hears[[2, 5]]
     mail = Mail(Messages(own, np.arange(PEERS), weights.numpy(), {"sum": own.sum(1)}), hears)
@@ -123,7 +123,7 @@ def test_mail_keeps_what_is_heard_and_who_said_it() -> None:
 def test_every_attack_runs_on_single_inboxes(attack: str, clock: str, run_in: Callable[..., Result]) -> None:
     rounds = 3 if clock == "rounds" else 25
     tables = {"federation": {"rounds": rounds}, "gossip": {"clock": clock}}
-    result = run_in(lying(attack, "median", "variance_correction", **tables))
+    result = run_in(attacked(attack, "median", "variance_correction", **tables))
     assert result.state == "completed"
     assert np.isfinite(result.metrics["consensus_distance"])
 
@@ -137,7 +137,7 @@ def test_what_an_attack_remembers_of_each_neighbour_survives(
         request.getfixturevalue("cluster")
     rounds = 4 if clock == "rounds" else 30
     tables = {"federation": {"rounds": rounds}, "gossip": {"clock": clock}}
-    experiment = lying("free_rider", "mean", "variance_correction", **tables)
+    experiment = attacked("free_rider", "mean", "variance_correction", **tables)
     whole = run(experiment, tmp_path / "whole")
     split = experiment.replace(federation={"rounds": rounds // 2}, runtime={"backend": backend, "workers": 2})
     run(split, tmp_path / "resumed")
@@ -149,10 +149,10 @@ def test_what_an_attack_remembers_of_each_neighbour_survives(
 
 def test_a_star_has_no_neighbours() -> None:
     with pytest.raises(SettingError, match=r"byzantine\.per_neighbour = true are of gossip; set federation\.mode"):
-        lying("ipm", federation={"mode": "star", "cohort": 1.0})
+        attacked("ipm", federation={"mode": "star", "cohort": 1.0})
 
 
 def test_inboxes_of_different_sizes_may_tell_different_things(run_in: Callable[..., Result]) -> None:
     """What a rule says of every sender has another shape in every inbox, and is no matter of the peers."""
-    experiment = lying("gaussian", "flag", faults={"loss": 0.3})
+    experiment = attacked("gaussian", "flag", faults={"loss": 0.3})
     assert run_in(experiment.replace(training={"block": 1})).state == "completed"

@@ -93,7 +93,7 @@ def attack_name(attack: dict[str, Any]) -> str:
     "attack", [*({"name": name} for name in registry.members("attack")), *SEARCHED], ids=attack_name
 )
 def test_every_attack_resumes_to_the_same_hash(tmp_path: Path, attack: dict[str, Any]) -> None:
-    """With liars that are redrawn every round; an attack's memory is in the checkpoint."""
+    """With Byzantine clients that are redrawn every round; an attack's memory is in the checkpoint."""
     whole = experiment("median", attack, backend="serial").replace(byzantine={"redraw": True})
     expected = hashes(run(whole, tmp_path / "whole"))
     run(whole.replace(federation={"rounds": 1}), tmp_path / "resumed")

@@ -1,4 +1,4 @@
-"""Who comes back pulls a neighbour's model; a liar answers with a lie."""
+"""A peer that comes back pulls a neighbour's model; a Byzantine peer answers with an attacked one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def models(federation: Federation) -> Tensors:
 
 
 def honest_source(federation: Federation, state: Tensors, round: int, peer: int) -> int:
-    """Whose model this peer takes where nobody lies."""
+    """The neighbour whose model this peer takes without an attack."""
     taken = pulled(federation, state, round)["model"][peer]
     return int((state["model"] == taken).all(1).nonzero())
 
@@ -70,18 +70,18 @@ def test_a_liar_answers_what_its_attack_makes_of_its_model(attack: Any, told: An
     honest = leaving()
     round, (peer, *_) = some_return(honest)
     state = models(honest)
-    liar = honest_source(honest, state, round, peer)
-    after = pulled(leaving(attack=attack, clients=[liar]), state, round)["model"][peer]
+    attacker = honest_source(honest, state, round, peer)
+    after = pulled(leaving(attack=attack, clients=[attacker]), state, round)["model"][peer]
     own: Tensor = state["model"][peer]
-    torch.testing.assert_close(after, own if told is None else told(state["model"][liar]))
+    torch.testing.assert_close(after, own if told is None else told(state["model"][attacker]))
 
 
 def test_an_answer_that_cannot_be_read_changes_nothing() -> None:
     honest = leaving()
     round, (peer, *_) = some_return(honest)
     state = models(honest)
-    liar = honest_source(honest, state, round, peer)
-    federation = leaving(attack="forged", clients=[liar])
+    attacker = honest_source(honest, state, round, peer)
+    federation = leaving(attack="forged", clients=[attacker])
     after = pulled(federation, state, round)["model"][peer]
     assert torch.equal(after, state["model"][peer])
 
@@ -91,7 +91,7 @@ def test_attacks_that_see_everybody_see_those_that_are_there(attack: str) -> Non
     honest = leaving()
     round, (peer, *_) = some_return(honest)
     state = models(honest)
-    liar = honest_source(honest, state, round, peer)
-    after = pulled(leaving(attack=attack, clients=[liar]), state, round)["model"][peer]
+    attacker = honest_source(honest, state, round, peer)
+    after = pulled(leaving(attack=attack, clients=[attacker]), state, round)["model"][peer]
     assert after.isfinite().all()
     assert not (state["model"] == after).all(1).any()

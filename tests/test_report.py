@@ -59,7 +59,7 @@ def make_run(
     *,
     rounds: int = 30,
     clients: int = 100,
-    liars: int = 10,
+    attackers: int = 10,
     classes: int = 10,
     name: str = "digits-dirichlet",
 ) -> Path:
@@ -72,7 +72,7 @@ def make_run(
     counts = np.random.default_rng(0).dirichlet([0.3] * classes, clients) * np.random.default_rng(1).integers(
         4, 40, (clients, 1)
     )
-    byzantine = list(range(liars))
+    byzantine = list(range(attackers))
     write_json(
         folder / "partition.json",
         {
@@ -84,11 +84,11 @@ def make_run(
     write_json(folder / "environment.json", environment())
     records, events = [], []
     for number in range(rounds):
-        liar = draw.randrange(liars) if liars and number % 3 == 0 else None
-        records.append(record(number, draw, rejected=liar is not None))
-        if liar is not None:
+        attacker = draw.randrange(attackers) if attackers and number % 3 == 0 else None
+        records.append(record(number, draw, rejected=attacker is not None))
+        if attacker is not None:
             reason = f"norm {draw.uniform(1e8, 1e9):.3g} is above aggregation.norm_limit 1e+06"
-            events.append({"event": "rejected", "round": number, "client": liar, "reason": reason})
+            events.append({"event": "rejected", "round": number, "client": attacker, "reason": reason})
         events.append({"event": "admitted", "round": number, "clients": draw.sample(range(clients), min(9, clients))})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(whole(line)) + "\n" for line in records))
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in events))
@@ -254,7 +254,7 @@ def test_a_whole_run_is_told_in_order(tmp_path: Path) -> None:
 
 
 def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", rounds=4, clients=3, liars=1)
+    folder = make_run(tmp_path / "run", rounds=4, clients=3, attackers=1)
     records = [
         {"round": number, "metrics": {"accuracy": accuracy}, "clients": {"admitted": 2, "rejected": number % 2},
          "bytes": {"up": 1000, "down": 2500}, "seconds": {"train": 3.0, "evaluate": 1.0}}
@@ -457,7 +457,7 @@ def test_the_end_state_is_said_in_words(tmp_path: Path, state: str, word: str) -
 
 
 def test_rejections_are_grouped_by_reason_and_by_client(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", rounds=0, liars=2)
+    folder = make_run(tmp_path / "run", rounds=0, attackers=2)
     events = [
         {"event": "rejected", "round": number, "client": number % 3, "reason": f"norm {number + 1}e+09 is above 1e+06"}
         for number in range(9)
@@ -473,7 +473,7 @@ def test_rejections_are_grouped_by_reason_and_by_client(tmp_path: Path) -> None:
 
 
 def test_clients_of_a_failed_block_are_among_the_refused(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", rounds=0, liars=2)
+    folder = make_run(tmp_path / "run", rounds=0, attackers=2)
     append(
         folder / "events.jsonl",
         {"event": "block_failed", "round": 3, "block": 1, "clients": [0, 5], "reason": "the worker died"},
@@ -535,13 +535,13 @@ def test_a_resumed_round_that_was_written_twice_counts_once(tmp_path: Path) -> N
     ("clients", "classes"), [(1, 1), (30, 10), (31, 10), (400, 3), (401, 3), (300, 77), (10_000, 10)]
 )
 def test_who_holds_what_for_any_number_of_clients(tmp_path: Path, clients: int, classes: int) -> None:
-    page = report_of(make_run(tmp_path / "run", rounds=2, clients=clients, classes=classes, liars=1))
+    page = report_of(make_run(tmp_path / "run", rounds=2, clients=clients, classes=classes, attackers=1))
     assert f"{clients:,} client{'s' * (clients > 1)} with" in page.text
     assert (tmp_path / "run/figures/partition.svg").stat().st_size < 150_000
 
 
 def test_a_long_run_with_many_clients_stays_small(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", rounds=1000, clients=10_000, liars=400)
+    folder = make_run(tmp_path / "run", rounds=1000, clients=10_000, attackers=400)
     lines = (
         {"event": "failed", "round": k % 1000, "client": k, "reason": f"client {k}: {'a' * 600}"} for k in range(10_000)
     )
@@ -742,7 +742,7 @@ def test_a_curve_of_one_dot_is_a_number(tmp_path: Path) -> None:
 
 
 def test_rounds_before_training_are_called_so(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", rounds=3, liars=0)
+    folder = make_run(tmp_path / "run", rounds=3, attackers=0)
     append(folder / "events.jsonl", {"event": "retried", "round": -1, "reason": "x"},
            {"event": "rejected", "round": -1, "client": 1, "reason": "why"},
            {"event": "rejected", "round": 2, "client": 1, "reason": "why"})  # fmt: skip
@@ -757,7 +757,7 @@ def test_rounds_before_training_are_called_so(tmp_path: Path) -> None:
 
 
 def test_a_broken_bound_is_said_where_the_state_is(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", rounds=3, liars=0)
+    folder = make_run(tmp_path / "run", rounds=3, attackers=0)
     (folder / "events.jsonl").write_text("")
     assert "Nothing out of the ordinary happened" in report_of(folder).text
     for number in range(3):
@@ -773,7 +773,7 @@ def test_a_broken_bound_is_said_where_the_state_is(tmp_path: Path) -> None:
 
 
 def test_peers_are_called_peers(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", rounds=3, clients=40, liars=2)
+    folder = make_run(tmp_path / "run", rounds=3, clients=40, attackers=2)
     config = folder / "resolved.toml"
     config.write_text(config.read_text().replace('mode = "star"', 'mode = "gossip"'))
     (folder / "experiment.toml").unlink()

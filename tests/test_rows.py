@@ -152,13 +152,13 @@ OMNISCIENT = [name for name, attack in registry.members("attack").items() if get
 
 
 @pytest.mark.parametrize("name", OMNISCIENT)
-@pytest.mark.parametrize("liars", [[0], [1, 6], [0, 1, 2, 3, 4, 5, 6]], ids=str)
+@pytest.mark.parametrize("attackers", [[0], [1, 6], [0, 1, 2, 3, 4, 5, 6]], ids=str)
 def test_every_omniscient_attack_gives_the_same_bits_in_slices(
-    federation: Federation, name: str, liars: list[int]
+    federation: Federation, name: str, attackers: list[int]
 ) -> None:
     attack = registry.build("attack", name, {}, facts=federation.facts)
     data, byzantine = matrix(7, 200), torch.zeros(7, dtype=torch.bool)
-    byzantine[liars] = True
+    byzantine[attackers] = True
     context = Context(torch.zeros(200), Layout({"row": (200,)}), torch.arange(7), 1, streams=Streams(0))
     view = View(byzantine, torch.ones(7, dtype=torch.float64), context, Mean())
 

@@ -256,10 +256,10 @@ def test_every_registered_rule_has_a_reference() -> None:
     assert set(REFERENCES) == set(registry.members("rule"))
 
 
-def rows_of(n: int, d: int, seed: int, liars: int = 0) -> Array:
+def rows_of(n: int, d: int, seed: int, attackers: int = 0) -> Array:
     generator = np.random.default_rng(seed)
     rows = generator.normal(size=(n, d)) + 0.5
-    rows[:liars] *= -5
+    rows[:attackers] *= -5
     return rows
 
 
@@ -269,7 +269,7 @@ def rows_of(n: int, d: int, seed: int, liars: int = 0) -> Array:
 def test_rules_are_their_references(name: str, f: int, spare: int, d: int, seed: int) -> None:
     rule = registry.build("rule", name, {})
     n = max(rule.minimum(f), 2) + spare
-    rows = rows_of(n, d, seed, liars=f)
+    rows = rows_of(n, d, seed, attackers=f)
     tolerance = 1e-3 if name in SLOW_REFERENCES else 1e-9
     result = rule(rows, f=f, root=own_update(rows)).aggregate
     np.testing.assert_allclose(result, REFERENCES[name](rows, f), rtol=tolerance, atol=tolerance)
@@ -279,7 +279,7 @@ def test_rules_are_their_references(name: str, f: int, spare: int, d: int, seed:
 @example(4, 1, 0)
 def test_the_geometric_median_has_the_least_sum_of_distances(n: int, d: int, seed: int) -> None:
     """The rows' directions from it cancel, or, at a row, those of the others are no longer than 1."""
-    rows = rows_of(n, d, seed, liars=n // 3)
+    rows = rows_of(n, d, seed, attackers=n // 3)
     pulls = rows - GeometricMedian()(rows).aggregate.numpy()
     lengths = np.linalg.norm(pulls, axis=1)
     near = int(lengths.argmin())
@@ -363,7 +363,7 @@ def nnm(rows: Array, f: int) -> Array:
 @given(st.integers(0, 2), st.integers(0, 999))
 @settings(max_examples=15)
 def test_nearest_neighbour_mixing_is_the_rule_on_mixed_rows(name: str, f: int, seed: int) -> None:
-    rows = rows_of(9, 12, seed, liars=f)
+    rows = rows_of(9, 12, seed, attackers=f)
     ours = aggregate(rows, name, f=f, wrappers=["nnm"]).aggregate
     np.testing.assert_allclose(ours, registry.build("rule", name, {})(nnm(rows, f), f=f).aggregate, atol=1e-6)
 
@@ -380,7 +380,7 @@ def test_bucketing_is_the_rule_on_means_of_drawn_buckets(name: str) -> None:
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 999))
 def test_dnc_leaves_rows_out_in_steps(f: int, steps: int, seed: int) -> None:
     steps = min(f, steps)
-    rows = rows_of(11, 30, seed, liars=f)
+    rows = rows_of(11, 30, seed, attackers=f)
     np.testing.assert_allclose(aggregate(rows, "dnc", f=f, steps=steps).aggregate, dnc(rows, f, steps), atol=1e-9)
 
 
@@ -558,7 +558,7 @@ def test_nobody_is_trusted_where_the_own_update_tells_nothing(root: Array) -> No
 
 def test_a_geometric_median_of_small_updates_is_not_their_mean() -> None:
     """ByzFL's smoothing is .1 whatever the updates are: scaled by 1e-3 they get their mean."""
-    rows = rows_of(9, 20, 3, liars=2)
+    rows = rows_of(9, 20, 3, attackers=2)
     for factor in (1e-8, 1e-3, 1e8):
         ours = GeometricMedian()(factor * rows, f=2).aggregate
         np.testing.assert_allclose(ours, factor * geometric_median(rows, 2), rtol=1e-5, atol=1e-7 * factor)
@@ -573,7 +573,7 @@ def test_krums_choice_does_not_change_with_a_common_offset(n: int) -> None:
 
 
 def test_multi_krum_does_not_believe_in_reported_weights() -> None:
-    """In Flower, one accepted liar that reports 1e12 samples owns the model."""
+    """In Flower, one accepted Byzantine client that reports 1e12 samples owns the model."""
     rows, weights = rows_of(9, 20, 5), np.ones(9)
     weights[3] = 1e12
     assert torch.equal(MultiKrum()(rows, f=2, weights=weights).aggregate, MultiKrum()(rows, f=2).aggregate)
@@ -582,7 +582,7 @@ def test_multi_krum_does_not_believe_in_reported_weights() -> None:
 @pytest.mark.parametrize("name", ["caf", "smea"])
 def test_spectral_rules_are_deterministic(name: str) -> None:
     """ByzFL's are random: one step of power iteration from an unseeded vector."""
-    rows = rows_of(11, 30, 6, liars=2)
+    rows = rows_of(11, 30, 6, attackers=2)
     first = aggregate(rows, name, f=2).aggregate
     for _ in range(3):
         torch.rand(3)
@@ -590,7 +590,7 @@ def test_spectral_rules_are_deterministic(name: str) -> None:
 
 
 def test_smea_beyond_its_subsets_is_near_the_exact_one() -> None:
-    rows = rows_of(12, 30, 7, liars=3)
+    rows = rows_of(12, 30, 7, attackers=3)
     exact, greedy = (aggregate(rows, "smea", f=3, subsets=subsets).coefficients for subsets in (100_000, 1))
     assert exact is not None
     assert greedy is not None

@@ -22,17 +22,17 @@ LOOPS: dict[str, dict[str, dict[str, Any]]] = {
         "virtual_time": {"training_ticks": [1, 1]},
     },
 }
-LYING = {"clients": 2, "attack": "sign_flip"}
+ATTACKED = {"clients": 2, "attack": "sign_flip"}
 CASES: dict[str, dict[str, Any]] = {
     "one client": {"data": {"clients": 1}},
     "one client, median": {"data": {"clients": 1}, "aggregation": {"rule": "median"}},
     "one client, corrected": {"data": {"clients": 1}, "aggregation": {"wrappers": ["variance_correction"]}},
     "one client, generating": {"data": {"clients": 1}, "training": {"wrappers": ["ggeur"]}},
-    "one honest": {"data": {"clients": 3}, "byzantine": LYING},
-    "one honest, redrawn": {"data": {"clients": 3}, "byzantine": {**LYING, "attack": "alie", "redraw": True}},
+    "one honest": {"data": {"clients": 3}, "byzantine": ATTACKED},
+    "one honest, redrawn": {"data": {"clients": 3}, "byzantine": {**ATTACKED, "attack": "alie", "redraw": True}},
     "one honest, corrected": {
         "data": {"clients": 3},
-        "byzantine": LYING,
+        "byzantine": ATTACKED,
         "aggregation": {"rule": "median", "wrappers": ["variance_correction"]},
     },
 }
@@ -83,10 +83,10 @@ def test_the_means_leave_out_who_lies_in_this_round(
     tables = {**LOOPS[loop], "federation": LOOPS[loop]["federation"] | {"rounds": 6}}
     result = run_in(tiny(training={"method": "numbered"}, **tables, byzantine=redrawn))
     told = read_lines(result.folder / "events.jsonl")
-    liars = {event["round"]: set(event["clients"]) for event in told if event["event"] == "byzantine"}
+    attackers = {event["round"]: set(event["clients"]) for event in told if event["event"] == "byzantine"}
     losses = dict(zip(result.round_numbers.tolist(), result.history["train_loss"].tolist(), strict=True))
-    expected = {round: np.mean([peer for peer in range(12) if peer not in lying]) for round, lying in liars.items()}
+    expected = {round: np.mean([peer for peer in range(12) if peer not in lying]) for round, lying in attackers.items()}
     trained = {round: loss for round, loss in losses.items() if not np.isnan(loss)}
     assert len(trained) >= 3
-    assert len(set(map(tuple, liars.values()))) > 1
+    assert len(set(map(tuple, attackers.values()))) > 1
     assert trained == pytest.approx({round: expected[round] for round in trained})

@@ -268,9 +268,9 @@ def test_an_attack_on_statistics_alone_is_turned_away_or_bounded(
     name: str, scale: float, run_in: Callable[..., Result]
 ) -> None:
     """Whatever the rule: the model stays finite, variances stay above 0, and what is refused is refused by name."""
-    liars = {"attack": {"name": "statistics", "scale": scale}, "clients": [1]}
+    attackers = {"attack": {"name": "statistics", "scale": scale}, "clients": [1]}
     rule: Any = {"name": name, "root_samples": 20} if name == "fltrust" else name
-    result = run_in(normalised(aggregation={"rule": rule, "f": int(name != "mean")}, byzantine=liars))
+    result = run_in(normalised(aggregation={"rule": rule, "f": int(name != "mean")}, byzantine=attackers))
     saved = load_file(result.folder / "model.safetensors")
     assert all(value.isfinite().all() for value in saved.values())
     assert (saved["2.running_var"] >= 0).all()
@@ -285,10 +285,10 @@ def test_an_attack_on_statistics_alone_is_turned_away_or_bounded(
 
 @pytest.mark.parametrize(("rule", "scale"), [("mean", -100.0), ("median", 1e20), ("krum", -100.0)])
 def test_in_gossip_too(rule: str, scale: float, run_in: Callable[..., Result]) -> None:
-    liars = {"attack": {"name": "statistics", "scale": scale}, "clients": [1]}
+    attackers = {"attack": {"name": "statistics", "scale": scale}, "clients": [1]}
     network = {"federation": {"mode": "gossip"}, "gossip": {"topology": "complete"}}
     settings: dict[str, Any] = {"rule": rule, "f": int(rule != "mean")}
-    result = run_in(normalised(**network, aggregation=settings, byzantine=liars))
+    result = run_in(normalised(**network, aggregation=settings, byzantine=attackers))
     assert all(value.isfinite().all() for value in load_file(result.folder / "model.safetensors").values())
     events = read_lines(result.folder / "events.jsonl")
     rejected = [event for event in events if event["event"] == "rejected"]

@@ -265,7 +265,7 @@ def test_running_variances_are_those_of_all_samples(inner: str) -> None:
         torch.testing.assert_close(layout.view(together)["norm.running_var"], merged["norm.running_var"])
 
 
-# Liars.
+# Byzantine clients.
 
 
 @pytest.mark.parametrize("lie", [30.0, -2.0, 0.0], ids=["x30", "x-2", "zeros"])
