@@ -138,7 +138,8 @@ class Life:
         )
         self.observers.start(plan, journal)
         for event in self.opening:
-            self.observers.note(f"{event.event.replace('_', ' ')}: {event.details['reason']}")
+            kind = "" if event.event == "note" else f"{event.event.replace('_', ' ')}: "
+            self.observers.note(f"{kind}{event.details['reason']}")
 
     def _backend(self, standing: Standing) -> Backend:
         """The backend for the remaining rounds, with an event if "auto" chose it."""
