@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fedgen.lazy import lazy_property
 
 Tensors = dict[str, Tensor]
 Array = NDArray[Any]
@@ -59,44 +60,44 @@ class Layout:
         ordered = [*(name for name in shapes if name not in statistics), *statistics]
         return cls({name: shapes[name] for name in ordered}, dtype, statistics=frozenset(statistics))
 
-    @cached_property
+    @lazy_property
     def sizes(self) -> list[int]:
         return [prod(shape) for shape in self.shapes.values()]
 
-    @cached_property
+    @lazy_property
     def size(self) -> int:
         """d, the number of columns."""
         return sum(self.sizes)
 
-    @cached_property
+    @lazy_property
     def columns(self) -> dict[str, tuple[slice, tuple[int, ...]]]:
         """{name: (columns of a row, shape)}."""
         last = list(accumulate(self.sizes))
         parts = [slice(end - size, end) for end, size in zip(last, self.sizes, strict=True)]
         return dict(zip(self.shapes, zip(parts, self.shapes.values(), strict=True), strict=True))
 
-    @cached_property
+    @lazy_property
     def weights(self) -> list[str]:
         """Names of the weights: parameters of two dimensions and more, no biases, no norms' own."""
         return [name for name, shape in self.shapes.items() if len(shape) > 1 and name not in self.statistics]
 
-    @cached_property
+    @lazy_property
     def measured(self) -> slice:
         """The columns of the statistics; empty, at the end, where there are none."""
         parts = [part for name, (part, _) in self.columns.items() if name in self.statistics]
         return slice(parts[0].start, parts[-1].stop) if parts else slice(self.size, self.size)
 
-    @cached_property
+    @lazy_property
     def parameters(self) -> slice:
         """The columns before the statistics: those of the parameters, in a row that is a model."""
         return slice(0, self.measured.start)
 
-    @cached_property
+    @lazy_property
     def of_statistics(self) -> Layout:
         """Of the columns of the statistics alone."""
         return replace(self, shapes={name: shape for name, shape in self.shapes.items() if name in self.statistics})
 
-    @cached_property
+    @lazy_property
     def variances(self) -> list[str]:
         """Names of the statistics that no negative number can be."""
         return [name for name in self.shapes if name in self.statistics and "var" in name.rpartition(".")[2]]

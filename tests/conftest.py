@@ -25,21 +25,27 @@ settings.load_profile("fedgen")
 
 
 RAY = {
-    "test_ray_pool",
-    "test_ray_nodes",
-    "test_surroundings",
-    "test_gossip_survives",
-    "test_inbox_attacks",
-    "test_delta_sum",
+    "test_delta_sum": 1,
+    "test_gossip_survives": 1,
+    "test_inbox_attacks": 1,
+    "test_ray_nodes": 0,
+    "test_ray_pool": 0,
+    "test_surroundings": 0,
 }
-"""Files whose tests start a Ray of their own, or ask for `cluster` by case."""
+"""File whose tests start a Ray, or ask for `cluster` by case -> which of two processes runs them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that wait for Ray run in one process, one after another, beside others that compute."""
+    """Tests that wait for Ray run in two processes, one after another in each."""
     for item in items:
         if item.path.stem in RAY or "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.xdist_group(f"ray {RAY.get(item.path.stem, 1)}"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: two mostly wait for Ray."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

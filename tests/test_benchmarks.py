@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
     [
         pytest.param("engines", ("fedgen, stacked", "fedgen, sequential", "fedgen, vmap"), marks=pytest.mark.slow),
         pytest.param("spine", ("mean", "quickstart"), marks=pytest.mark.slow),
-        ("rules", ("krum | 20 | 2", "optimal ALIE | 20", "1 iteration")),
-        ("byzantine", ("mean", "normalised mean")),
+        pytest.param("rules", ("krum | 20 | 2", "optimal ALIE | 20", "1 iteration"), marks=pytest.mark.slow),
+        pytest.param("byzantine", ("mean", "normalised mean"), marks=pytest.mark.slow),
         ("kappa", ("flag", "nnm, geometric_median")),
         pytest.param(
             "gossip",

@@ -165,5 +165,5 @@ def test_in_virtual_time_a_change_is_summed_once(run_in: Callable[..., Result]) 
 def test_a_server_does_not_sum() -> None:
     section = {"mode": "star", "cohort": 1.0}
     tables = {**BASE, "aggregation": {"wrappers": ["delta_sum"]}, "federation": section, "gossip": {}}
-    with pytest.raises(SettingError, match=r'"delta_sum" is of gossip.*federation\.mode = "gossip"'):
+    with pytest.raises(SettingError, match=r'"delta_sum" requires federation\.mode = "gossip"; in a star raise'):
         checked(Experiment(**tables))

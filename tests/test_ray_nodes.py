@@ -103,7 +103,11 @@ def cluster() -> Iterator[Cluster]:
         for node in nodes:
             node.terminate()
         for node in nodes:
-            node.wait(timeout=60)
+            try:
+                node.wait(timeout=10)
+            except subprocess.TimeoutExpired:  # Ray may wait a minute for what was killed before
+                node.kill()
+                node.wait(timeout=10)
 
 
 def wait_for(done: object, nodes: list[subprocess.Popen[bytes]]) -> None:

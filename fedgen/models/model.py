@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 from threading import RLock
 from typing import Protocol, runtime_checkable
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedgen.device import HOST
+from fedgen.lazy import lazy_property
 from fedgen.models.spectral import derived
 from fedgen.parameters import Layout, Tensors
 from fedgen.streams import Streams
@@ -63,12 +63,12 @@ class Model:
     smallest_batch: int = 1
     device: torch.device = HOST
 
-    @cached_property
+    @lazy_property
     def module(self) -> nn.Module:
         """The one module whose code runs; its own parameters are never trained."""
         return self.fresh()
 
-    @cached_property
+    @lazy_property
     def scratch(self) -> nn.Module:
         """A second module, whose parameters the sequential engine makes views of the row it trains."""
         return self.fresh()
@@ -82,12 +82,12 @@ class Model:
     def _placed(self, module: nn.Module) -> nn.Module:
         return module if self.device == HOST else module.to(self.device)
 
-    @cached_property
+    @lazy_property
     def parameters(self) -> Layout:
         """Of what gradients train: the first columns of a row."""
         return Layout({name: tuple(parameter.shape) for name, parameter in trained_of(self.module).items()})
 
-    @cached_property
+    @lazy_property
     def layout(self) -> Layout:
         """Of a row: trained parameters, then the statistics that the module measures."""
         statistics = {name: tuple(buffer.shape) for name, buffer in measured_by(self.module).items()}
@@ -98,7 +98,7 @@ class Model:
             statistics=frozenset(statistics),
         )
 
-    @cached_property
+    @lazy_property
     def first_kept(self) -> Tensors:
         """{name: tensor}: what replica 0 begins with of the constants that training changes."""
         return {name: self.module.get_buffer(name).clone() for name in self.kept}
@@ -135,7 +135,7 @@ class Model:
             for held, name, tensor in self._shared:
                 held[name] = tensor
 
-    @cached_property
+    @lazy_property
     def _shared(self) -> list[tuple[dict[str, Tensor | None], str, Tensor | None]]:
         """Where a module that stands at two places holds its tensors: torch's functional_call leaves others there."""
         every = list(self.module.named_modules(remove_duplicate=False))
