@@ -139,7 +139,7 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("rule", ["mean", "median"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("rounds", marks=pytest.mark.slow), "events"])
 def test_one_hash_whatever_stops_it(
     case: str, rule: str, run_in: Callable[..., Result], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -402,7 +402,7 @@ def cluster() -> Iterator[None]:
     connection.leave()
 
 
-QUICK = {("flag under ipm", 2), ("trimmed mean under ipm", 2)}
+QUICK = {("flag under ipm", 2)}
 CASES = [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in product(COMPOSED, (1, 2))]
 
 

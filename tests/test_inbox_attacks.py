@@ -128,8 +128,15 @@ def test_every_attack_runs_on_single_inboxes(attack: str, clock: str, run_in: Ca
     assert np.isfinite(result.metrics["consensus_distance"])
 
 
-@pytest.mark.parametrize("clock", ["rounds", "events"])
-@pytest.mark.parametrize("backend", ["serial", "ray"])
+@pytest.mark.parametrize(
+    ("backend", "clock"),
+    [
+        ("serial", "rounds"),
+        ("serial", "events"),
+        pytest.param("ray", "rounds", marks=pytest.mark.slow),
+        ("ray", "events"),
+    ],
+)
 def test_what_an_attack_remembers_of_each_neighbour_survives(
     backend: str, clock: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

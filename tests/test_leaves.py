@@ -85,7 +85,7 @@ def test_the_serial_pool_aligns_what_is_shared(federation: Federation) -> None:
     assert seen[0].data_ptr() % 64 == 0
 
 
-@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("keep", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_records_cross_to_ray_workers_and_back(cluster: None, federation: Federation, keep: int) -> None:
     """Shared tensors come once, handles of what stayed are resolved inside later items."""
     from fedgen.server.pools.ray_pool import RayPool

@@ -74,7 +74,14 @@ def hashes(result: Result) -> tuple[str, str | None]:
     return result.sha256, result.client_sha256
 
 
-@pytest.mark.parametrize(("rule", "attack"), [*product(["mean", "median"], ATTACKS)])
+QUICK = {("mean", "none"), ("mean", "ipm"), ("median", "sign_flip")}
+CASES = [
+    pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+    for case in product(["mean", "median"], ATTACKS)
+]
+
+
+@pytest.mark.parametrize(("rule", "attack"), CASES)
 def test_serial_two_workers_and_resumed(cluster: None, tmp_path: Path, rule: str, attack: str) -> None:
     expected = hashes(serial(tmp_path / "serial", rule, attack))
     assert hashes(on_ray(tmp_path / "ray", rule, attack, 2)) == expected

@@ -43,6 +43,7 @@ def test_most_clients_may_lie_where_the_server_trusts_itself(tiny: Tiny, run_in:
     assert run_in(chosen.replace(aggregation={"rule": "median"}), "median").metrics["accuracy"] < 0.2
 
 
+@pytest.mark.slow
 def test_one_hash_on_workers(tiny: Tiny, run_in: Callable[..., Result], cluster: None) -> None:
     chosen = trusting(tiny, byzantine={"attack": {"name": "alie", "optimize": True}, "clients": 2})
     expected = run_in(chosen.replace(aggregation={"wrappers": ["arc"]}), "serial").sha256
