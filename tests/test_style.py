@@ -128,6 +128,17 @@ def test_a_long_subject_of_a_new_commit_is_named(cloned: Path) -> None:
     assert "short" not in found.stdout
 
 
+def test_commits_from_before_the_lint_are_not_judged(cloned: Path) -> None:
+    commit(cloned, "before " + "x" * 80)
+    (cloned / ".ci").mkdir()
+    (cloned / ".ci" / "subjects.py").write_text("")
+    git(cloned, "add", ".ci")
+    git(cloned, "commit", "-m", "The lint begins")
+    assert linted(cloned).returncode == 0
+    commit(cloned, "after " + "x" * 80)
+    assert "after" in linted(cloned).stdout
+
+
 def test_nothing_is_linted_without_git_or_origin(tmp_path: Path) -> None:
     assert (linted(tmp_path).returncode, linted(tmp_path / "missing").returncode) == (0, 0)
     git(tmp_path, "init", "-b", "main")
