@@ -92,6 +92,22 @@ def test_ray_is_chosen_where_it_saves_its_start(
     assert (decided(load).name == "ray") == (rounds * (alone - beside) > START_S + 1e-6)
 
 
+@pytest.mark.parametrize(("block", "cores"), [(100, 2), (1, 1)], ids=["one block", "one core"])
+def test_nothing_is_counted_where_workers_cannot_save_time(
+    block: int, cores: int, tiny: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting takes a second when it is done first, as long as the whole of a small run."""
+    counted: list[Any] = []
+    monkeypatch.setattr(backend, "sample_flops", lambda *given: counted.append(given) or 1.0)
+    monkeypatch.setattr(backend, "default_workers", lambda: cores)
+    federation = Federation(tiny(training={"block": block}, runtime={"backend": "auto"}))
+    assert backend_of(federation, 5, {}).name == "serial"
+    assert counted == []
+    monkeypatch.setattr(backend, "default_workers", lambda: 2)
+    assert backend_of(Federation(tiny(training={"block": 1}, runtime={"backend": "auto"})), 5, {}).name == "serial"
+    assert len(counted) == 1
+
+
 # What a federation has to do.
 
 

@@ -66,6 +66,8 @@ def backend_of(federation: Federation, rounds: int, environment: Mapping[str, st
         return Backend("serial", f'training.device = "{federation.experiment.training.device}" is used by one process')
     if asked := _asks_for_ray(runtime, environment):
         return Backend("ray", f"{asked} is given")
+    if alone := _alone(_blocks_a_round(federation), default_workers()):  # counting operations takes a second
+        return Backend("serial", alone)
     return decided(load_of(federation, rounds))
 
 
@@ -79,12 +81,17 @@ def _asks_for_ray(runtime: RuntimeSection, environment: Mapping[str, str]) -> st
     return next((name for name, is_set in given.items() if is_set), "")
 
 
+def _alone(blocks: int, workers: int) -> str:
+    """Why workers cannot save time, whatever a block costs; empty if they can."""
+    if blocks < 2:
+        return "a round is one block, which one worker would train alone"
+    return "there is one CPU core" if workers < 2 else ""
+
+
 def decided(load: Load) -> Backend:
     """Ray if its workers save more time than their start takes."""
-    if load.blocks < 2:
-        return Backend("serial", "a round is one block, which one worker would train alone")
-    if load.workers < 2:
-        return Backend("serial", "there is one CPU core")
+    if alone := _alone(load.blocks, load.workers):
+        return Backend("serial", alone)
     blocks = f"{load.blocks} blocks per round of about {human_seconds(load.block_s)} each"
     if load.saved_s <= 0:
         return Backend("serial", f"{blocks} are too small to be sent to workers")
@@ -102,17 +109,24 @@ def load_of(federation: Federation, rounds: int) -> Load:
     """The work of an average round."""
     experiment = federation.experiment
     size = federation.learner.model.layout.size
-    clients = _clients_a_round(federation)
-    block = min(int(experiment.training.block), clients)
+    block = _clients_a_block(federation)
     flops = sample_flops(federation.learner.model, federation.dataset.x) * _samples_a_client(federation)
     rows = 2 * block if experiment.federation.mode == "gossip" else 0  # a peer's model goes to its worker and back
     return Load(
-        blocks=ceil(clients / block),
+        blocks=_blocks_a_round(federation),
         block_s=block * flops / FLOPS_A_SECOND,
         sending_s=BLOCK_S + rows * 4 * size / BYTES_A_SECOND,
         rounds=rounds,
         workers=default_workers(),
     )
+
+
+def _clients_a_block(federation: Federation) -> int:
+    return min(int(federation.experiment.training.block), _clients_a_round(federation))
+
+
+def _blocks_a_round(federation: Federation) -> int:
+    return ceil(_clients_a_round(federation) / _clients_a_block(federation))
 
 
 def _clients_a_round(federation: Federation) -> int:
