@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -20,11 +19,11 @@ from fedgen.federation import Federation
 from fedgen.own_code import explained
 from fedgen.parameters import Tensors
 from fedgen.rows import Select, columns_of, total
+from fedgen.server.pools.on_demand import OnDemand
 from fedgen.server.pools.pool import BlockFailure, Result
 from fedgen.server.pools.sliced_rows import SlicedRows
 from fedgen.server.rounds.session import Session
 from fedgen.server.store.checkpoint import Standing
-from fedgen.server.store.client_store import ClientStore
 from fedgen.server.words import round_name
 
 
@@ -120,27 +119,6 @@ def _report_of(result: Trained | BlockFailure) -> BlockReport | BlockFailure:
     return result if isinstance(result, BlockFailure) else result.report
 
 
-@dataclass(frozen=True)
-class Assignments(Sequence[Members]):
-    """Blocks of clients with their state, which is looked up only when a worker is ready for the block."""
-
-    blocks: list[Tensor]
-    kept: ClientStore
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    @overload
-    def __getitem__(self, number: int) -> Members: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Members]: ...
-    def __getitem__(self, number: int | slice) -> Members | Sequence[Members]:
-        if isinstance(number, slice):
-            return replace(self, blocks=self.blocks[number])
-        clients = self.blocks[number]
-        return Members(clients, self.kept.take(clients))
-
-
 def train(
     session: Session,
     task: Callable[[Federation, Training, Members], Result],
@@ -152,7 +130,8 @@ def train(
     standing = session.standing
     reasons = [session.given_up.get((standing.round, number)) for number in range(len(blocks))]
     wanted = [clients for clients, reason in zip(blocks, reasons, strict=True) if reason is None]
-    computed = session.pool.map(task, Assignments(wanted, standing.clients), training, keep)
+    members = OnDemand(wanted, lambda clients: Members(clients, standing.clients.take(clients)))
+    computed = session.pool.map(task, members, training, keep)
     return (next(computed) if reason is None else BlockFailure(reason) for reason in reasons)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import overload
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from fedgen.federation import Federation
 from fedgen.leaves import with_leaves
 from fedgen.parameters import Array, Layout, Tensors, place_rows
 from fedgen.rows import LocalRows
+from fedgen.server.pools.on_demand import OnDemand
 from fedgen.server.pools.pool import BlockFailure
 from fedgen.server.rounds.exchange import note_failures, train
 from fedgen.server.rounds.session import Session
@@ -203,7 +203,8 @@ def merge(
     scalars, by_weight = ByPeer(len(own), blank=torch.nan), ByPeer(len(own), blank=torch.nan)
     refused: Refused = {}
     alone: list[int] = []
-    for result in session.pool.map(merge_peers, Deliveries(blocks, heard, standing), shared):
+    deliveries = OnDemand(blocks, lambda receivers: _delivery(standing, receivers, heard))
+    for result in session.pool.map(merge_peers, deliveries, shared):
         if isinstance(result, BlockFailure):
             raise FedgenError(f"{round_name(standing.round)}: models could not be merged: {result.reason}")
         for name, value in result.state.items():
@@ -225,29 +226,9 @@ def _wide(tensors: Tensors) -> Tensors:
     return {name: value.double() for name, value in tensors.items()}
 
 
-@dataclass(frozen=True)
-class Deliveries(Sequence[Delivery]):
-    """The delivery of each block of receivers, built from heard csr[N, m] only when a worker is ready for it."""
-
-    blocks: list[Tensor]
-    heard: Matrix
-    standing: Standing
-
-    def __len__(self) -> int:
-        return len(self.blocks)
-
-    @overload
-    def __getitem__(self, number: int) -> Delivery: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Delivery]: ...
-    def __getitem__(self, number: int | slice) -> Delivery | Sequence[Delivery]:
-        if isinstance(number, slice):
-            return replace(self, blocks=self.blocks[number])
-        receivers = self.blocks[number]
-        stacked = {name: value[receivers] for name, value in self.standing.rule_memory.items()}
-        return Delivery(
-            receivers, self.heard[receivers.numpy()], stacked, self.standing.memories.of(receivers.tolist())
-        )
+def _delivery(standing: Standing, receivers: Tensor, heard: Matrix) -> Delivery:
+    stacked = {name: value[receivers] for name, value in standing.rule_memory.items()}
+    return Delivery(receivers, heard[receivers.numpy()], stacked, standing.memories.of(receivers.tolist()))
 
 
 def _others(federation: Federation, state: Tensors) -> Tensors:
