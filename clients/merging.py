@@ -57,8 +57,13 @@ class Memories:
         rule = {receiver: self.rule[receiver] for receiver in receivers if receiver in self.rule}
         return Memories(rule, {receiver: self.attack[receiver] for receiver in receivers if receiver in self.attack})
 
-    def __or__(self, newer: Memories) -> Memories:
-        return Memories(self.rule | newer.rule, self.attack | newer.attack)
+    def updated(self, newer: Sequence[Memories]) -> Memories:
+        """These memories, each replaced by the last newer one of its receiver."""
+        rule, attack = dict(self.rule), dict(self.attack)
+        for each in newer:
+            rule |= each.rule
+            attack |= each.attack
+        return Memories(rule, attack)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Federation:
         return self.participants.cohort(round, everyone, row_bytes)
 
     def byzantine_among(self, clients: Tensor, round: int) -> Tensor:
-        """bool[n]: which of these clients lie in this round."""
+        """bool[n]: which of these clients are Byzantine in this round."""
         return self.participants.byzantine_among(clients, round)
 
     @property

@@ -242,7 +242,8 @@ class RayPool:
         else:
             seat.running.remove(flight)
             seat.since = monotonic()
-            flight.job.results[flight.number] = put_together(value, [Held(ref) for ref in flight.kept])
+            handles = [Held(ref) for ref in flight.kept]
+            flight.job.results[flight.number] = put_together(value, handles) if handles else value
 
     def _cause(self, error: Any) -> Exception:
         """The exception of a task; a RayError in it means that an input of the task was lost."""

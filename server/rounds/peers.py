@@ -199,7 +199,7 @@ def merge(
         for name, value in before.items():
             state[name].copy_(value)
     stacked = ByPeer(len(own), standing.rule_memory if federation.mixes else None)
-    memories = standing.memories
+    memories: list[Memories] = []
     scalars, by_weight = ByPeer(len(own), blank=torch.nan), ByPeer(len(own), blank=torch.nan)
     refused: Refused = {}
     alone: list[int] = []
@@ -210,7 +210,7 @@ def merge(
         for name, value in result.state.items():
             place_rows(state[name], result.receivers, value)
         stacked.place(result.receivers, result.stacked)
-        memories = memories | with_leaves(result.memories, Tensor, Tensor.clone)
+        memories.append(with_leaves(result.memories, Tensor, Tensor.clone))
         scalars.place(result.receivers, _wide(result.diagnostics.scalars))
         by_weight.place(result.receivers, _wide(result.diagnostics.by_weight))
         alone += result.alone
@@ -219,7 +219,8 @@ def merge(
     _note(session, refused, sorted(alone))
     whole = {name: state.get(name, value) for name, value in standing.state.items()}
     diagnostics = Diagnostics(scalars.tensors, by_weight=by_weight.tensors)
-    return Merging(whole, refused, sorted(alone), stacked.tensors, memories, diagnostics)
+    kept = standing.memories.updated(memories)
+    return Merging(whole, refused, sorted(alone), stacked.tensors, kept, diagnostics)
 
 
 def _wide(tensors: Tensors) -> Tensors:
