@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from fedgen.data.dataset import Dataset
 from fedgen.data.samples import Samples as Samples
 from fedgen.data.targets import KINDS, TargetKind, Targets
 from fedgen.exhibits import Exhibit
+from fedgen.lazy import lazy_property
 from fedgen.parameters import Layout, Tensors
 from fedgen.streams import Streams
 
@@ -291,7 +291,7 @@ class Inbox:
     combine: Callable[[], Aggregation]
     f: int = 0
 
-    @cached_property
+    @lazy_property
     def aggregation(self) -> Aggregation:
         return self.combine()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from math import inf
 from typing import Any
 
@@ -23,6 +22,7 @@ from fedgen.data.holdings import Holdings
 from fedgen.data.load import loaded
 from fedgen.data.shards import hold_back, root_of, shards_of
 from fedgen.evaluation.held_out import Evaluation, held_out
+from fedgen.lazy import lazy_property
 from fedgen.parameters import Layout, Tensors
 from fedgen.participants import Participants
 from fedgen.process import prepare_process
@@ -96,7 +96,7 @@ class Federation:
         rule: Rule = _wrapped("rule", "rule_wrapper", aggregation.rule, aggregation.wrappers, supplied)
         return rule
 
-    @cached_property
+    @lazy_property
     def network(self) -> Network:
         """Communication graph of gossip; used by the coordinator only."""
         return network_of(self.experiment)
@@ -169,7 +169,7 @@ class Federation:
         start = start.to(device).expand(len(clients), -1)
         return Block(clients, start, Samples(self._x, self._y, index), counts, state, round, self.streams)
 
-    @cached_property
+    @lazy_property
     def evaluations(self) -> list[Evaluation]:
         """The sets of samples on which a state is evaluated, on the device; see `held_out`."""
         sets = held_out(self.dataset, self.validation, self.learner.model.metrics, self.attack)

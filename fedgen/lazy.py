@@ -20,6 +20,8 @@ class lazy_property(Generic[T]):  # noqa: N801
         self.__doc__ = function.__doc__
 
     def __get__(self, instance: object, owner: type | None = None) -> T:
+        if instance is None:  # of the class, as with a property
+            return self  # type: ignore[return-value]
         value = self.function(instance)
         vars(instance)[self.function.__name__] = value
         return value

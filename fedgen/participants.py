@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedgen.config import Experiment
+from fedgen.lazy import lazy_property
 from fedgen.resolve import BLOCK_BYTES_MOST
 from fedgen.streams import Streams
 
@@ -52,7 +51,7 @@ class Participants:
             self._redrawn = round, self._byzantine(round)
         return (self._redrawn[1] if section.redraw else self.byzantine).index_select(0, clients)
 
-    @cached_property
+    @lazy_property
     def stragglers(self) -> Tensor:
         """bool[N]: whose training takes longer, in gossip in virtual time."""
         slow = torch.zeros(len(self._all), dtype=torch.bool)

@@ -29,6 +29,11 @@ def test_a_value_is_computed_once_an_instance() -> None:
     assert three.calls == [3]
 
 
+def test_of_the_class_it_is_itself() -> None:
+    assert isinstance(Squared.square, lazy_property)
+    assert Squared.square.__doc__ == "The number times itself."
+
+
 def test_a_thread_that_holds_a_lock_may_read_what_another_computes() -> None:
     """One thread computes the property of one instance and waits for the lock that the other holds meanwhile."""
     first, second = Squared(3, []), Squared(4, [])

@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from fedgen.data.targets import TargetKind, Targets, complaint, fitting
 from fedgen.errors import SettingError
+from fedgen.lazy import lazy_property
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class Dataset:
     def input_shape(self) -> tuple[int, ...]:
         return tuple(self.x.shape[1:])
 
-    @cached_property
+    @lazy_property
     def targets(self) -> Targets:
         """What is to be predicted."""
         return Targets.of(self.kind, self.classes, self.y)
 
-    @cached_property
+    @lazy_property
     def sha256(self) -> str:
         """Of every number, so that a run can tell whether it still sees the same data."""
         digest = hashlib.sha256(repr((self.classes, self.input_shape)).encode())

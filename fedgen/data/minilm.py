@@ -5,7 +5,6 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fedgen.errors import SettingError
+from fedgen.lazy import lazy_property
 from fedgen.parameters import Tensors
 from fedgen.registry import register
 
@@ -41,7 +41,7 @@ class MiniLm:
     tokens: Annotated[int, Field(ge=3, le=512, description="longest sentence, in word pieces")] = 256
     batch: Annotated[int, Field(ge=1, description="sentences that are encoded together")] = 64
 
-    @cached_property
+    @lazy_property
     def folder(self) -> Path:
         """Where the package keeps the model; it is not imported."""
         found = find_spec(PACKAGE)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from fedgen.lazy import lazy_property
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Samples:
         n, m = y.shape[:2]
         return cls(x.flatten(0, 1), y.flatten(0, 1), torch.arange(n * m, device=x.device).view(n, m))
 
-    @cached_property
+    @lazy_property
     def x(self) -> Tensor:
         """[n, m, ...], zero padded."""
         return _gathered(self.pool_x, self.index)
 
-    @cached_property
+    @lazy_property
     def y(self) -> Tensor:
         """[n, m, ...], zero padded."""
         return _gathered(self.pool_y, self.index)

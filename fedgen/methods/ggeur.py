@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from math import prod
 from typing import Annotated, ClassVar, Literal
 
@@ -24,6 +24,7 @@ from fedgen.geometry.sampler import Augmented, Centre, augment
 from fedgen.geometry.shapes import Geometry, Scale, geometry_of
 from fedgen.geometry.statistics import Statistics
 from fedgen.geometry.uploads import Sums, Upload, dense_bytes, size_bytes, upload_of
+from fedgen.lazy import lazy_property
 from fedgen.methods.ggeur_exhibits import MOST_CLIENTS, Uploads, exhibits_of
 from fedgen.methods.ggeur_statistics import PHASE, StatisticsExchange, places_of, taken
 from fedgen.methods.recall import Recall
@@ -161,13 +162,13 @@ class Ggeur(MethodWrapper):
     def features(self) -> int:
         return prod(self.facts.input_shape)
 
-    @cached_property
+    @lazy_property
     def encoding(self) -> Upload:
         """How statistics become a row."""
         rank = min(self.rank, self.features)
         return upload_of(self.upload, self.facts.targets.classes, self.features, getattr(torch, self.precision), rank)
 
-    @cached_property
+    @lazy_property
     def exchange(self) -> StatisticsExchange:
         """The exchange before round 0."""
         noise = None

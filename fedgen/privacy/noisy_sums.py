@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from math import sqrt
 
 import torch
 from torch import Tensor
 
 from fedgen.geometry.uploads import Sums
+from fedgen.lazy import lazy_property
 from fedgen.privacy.accountant import multiplier_for
 
 SHARES = {"count": 0.2, "sum": 0.7, "second": 0.7}
@@ -35,11 +35,11 @@ class NoisySums:
     clip: float
     participants: int
 
-    @cached_property
+    @lazy_property
     def multiplier(self) -> float:
         return multiplier_for(self.epsilon, self.delta)
 
-    @cached_property
+    @lazy_property
     def deviations(self) -> Tensor:
         """float64[size]: of the noise in every column of the sum."""
         total = sqrt(sum(share**2 for share in SHARES.values()))

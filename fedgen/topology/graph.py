@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import networkx as nx
@@ -12,6 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from fedgen.lazy import lazy_property
 from fedgen.parameters import Array
 
 Matrix = Any
@@ -72,18 +72,18 @@ class Graph:
     def peers(self) -> int:
         return int(self.hears.shape[0])
 
-    @cached_property
+    @lazy_property
     def degrees(self) -> Array:
         """int64[N]: number of peers that each peer receives from."""
         degrees: Array = np.diff(self.hears.indptr)
         return degrees
 
-    @cached_property
+    @lazy_property
     def symmetric(self) -> bool:
         """Whether the graph is symmetric."""
         return bool((self.hears != self.hears.T).nnz == 0)
 
-    @cached_property
+    @lazy_property
     def audience(self) -> Array:
         """int64[N]: number of peers that receive from each peer."""
         audience: Array = np.bincount(self.hears.indices, minlength=self.peers)

@@ -9,12 +9,12 @@ import json
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedgen.lazy import lazy_property
 from fedgen.server.report.exhibits_record import Shown, read_exhibits
 from fedgen.server.report.round_numbers import SINGLE, numbers_of
 from fedgen.server.selection import Chosen, Directions, Points, best, chosen
@@ -147,7 +147,7 @@ class RunFolder:
         redrawn = {client for clients in lists for client in clients if isinstance(client, int)}
         return redrawn | (set(self.partition.byzantine) if self.partition else set())
 
-    @cached_property
+    @lazy_property
     def rounds(self) -> list[int]:
         """Round numbers of `records`, ascending."""
         return [record.round for record in self.records]
@@ -179,13 +179,13 @@ class RunFolder:
         known = [name for name in first if name in seen]
         return known + [name for name in seen if name not in known]
 
-    @cached_property
+    @lazy_property
     def phase_seconds(self) -> dict[str, list[float]]:
         """Seconds of each phase, one number per round."""
         phases = self.names("seconds", PHASES)
         return {phase: [max(0.0, value) for value in self.column("seconds", phase)] for phase in phases}
 
-    @cached_property
+    @lazy_property
     def points(self) -> dict[str, Points]:
         """{metric: (round, value) pairs}, without values that have diverged."""
         points: dict[str, Points] = {}
@@ -195,14 +195,14 @@ class RunFolder:
                     points.setdefault(name, []).append((record.round, value))
         return points
 
-    @cached_property
+    @lazy_property
     def histories(self) -> dict[str, tuple[list[int], list[float]]]:
         """{metric: (rounds, values)}, from `points`."""
         return {
             name: ([at for at, _ in points], [value for _, value in points]) for name, points in self.points.items()
         }
 
-    @cached_property
+    @lazy_property
     def broken(self) -> dict[str, list[int]]:
         """{metric: rounds in which it is not finite}."""
         rounds: dict[str, list[int]] = {}
@@ -212,13 +212,13 @@ class RunFolder:
                     rounds.setdefault(name, []).append(record.round)
         return rounds
 
-    @cached_property
+    @lazy_property
     def final_metrics(self) -> dict[str, float | str | None]:
         """Metrics of the result or, without a result, of the last evaluated round."""
         evaluated = [record.metrics for record in self.records if record.evaluated]
         return measures(self.result.get("metrics") or (evaluated[-1] if evaluated else None))
 
-    @cached_property
+    @lazy_property
     def directions(self) -> Directions:
         """{metric: whether a lower value is better}, for metrics that declare it."""
         declared = self.environment.get("lower_is_better")
